@@ -1,0 +1,188 @@
+//! Adapter choice and what kernels may rely on.
+
+use serde::Serialize;
+
+use super::GpuError;
+
+/// Classes in order of preference; heuristics for kernel variants start from the class.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeviceClass {
+    /// A GPU with memory of its own.
+    Discrete,
+    /// A GPU that shares the host's memory.
+    Integrated,
+    /// A GPU behind a hypervisor, or of unknown type.
+    Other,
+    /// A driver that computes on the CPU (lavapipe, SwiftShader, WARP).
+    Software,
+}
+
+/// An adapter in words, for `trephine devices` and reports.
+#[derive(Clone, Debug, Serialize)]
+pub struct AdapterSummary {
+    /// Position in the list, in order of preference.
+    pub index: usize,
+    /// The adapter's name.
+    pub name: String,
+    /// vulkan, metal, dx12 or gl.
+    pub backend: String,
+    /// The driver and its version.
+    pub driver: String,
+    /// Class the adapter falls in.
+    #[serde(rename = "type")]
+    pub class: DeviceClass,
+    /// Largest storage binding in bytes.
+    pub max_storage_binding_bytes: u64,
+    /// Largest buffer in bytes.
+    pub max_buffer_bytes: u64,
+    /// Workgroup memory in bytes.
+    pub workgroup_bytes: u32,
+    /// Invocations in a workgroup.
+    pub workgroup_invocations: u32,
+    /// Storage buffers a stage.
+    pub storage_buffers: u32,
+    /// Optional features that Trephine knows how to use.
+    pub features: Vec<String>,
+}
+
+/// What kernels may rely on: the limits and optional features of the open device.
+#[derive(Clone, Debug)]
+pub struct Caps {
+    /// Class of the adapter.
+    pub class: DeviceClass,
+    /// Largest storage binding in bytes.
+    pub max_binding: u64,
+    /// Largest buffer in bytes.
+    pub max_buffer: u64,
+    /// Offsets of bindings must be multiples of this.
+    pub offset_alignment: u64,
+    /// Timestamps are available.
+    pub timestamps: bool,
+}
+
+impl Caps {
+    /// WebGPU's default limits on an unknown adapter: what every kernel must work within.
+    pub fn webgpu_defaults() -> Self {
+        Self {
+            class: DeviceClass::Other,
+            max_binding: 128 << 20,
+            max_buffer: 256 << 20,
+            offset_alignment: 256,
+            timestamps: false,
+        }
+    }
+}
+
+const OPTIONAL: [(wgpu::Features, &str); 4] = [
+    (wgpu::Features::TIMESTAMP_QUERY, "timestamps"),
+    (wgpu::Features::SHADER_F16, "f16"),
+    (wgpu::Features::SUBGROUP, "subgroups"),
+    (wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX, "cooperative matrix"),
+];
+
+fn enumerate() -> Vec<(wgpu::Adapter, AdapterSummary)> {
+    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
+    descriptor.backends = wgpu::Backends::PRIMARY;
+    let instance = wgpu::Instance::new(descriptor);
+    let mut found: Vec<_> = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::PRIMARY))
+        .into_iter()
+        .map(|adapter| {
+            let summary = summarise(&adapter);
+            (adapter, summary)
+        })
+        .collect();
+    found.sort_by_key(|(_, summary)| summary.class);
+    for (index, (_, summary)) in found.iter_mut().enumerate() {
+        summary.index = index;
+    }
+    found
+}
+
+fn summarise(adapter: &wgpu::Adapter) -> AdapterSummary {
+    let info = adapter.get_info();
+    let limits = adapter.limits();
+    let features = adapter.features();
+    AdapterSummary {
+        index: 0,
+        backend: info.backend.to_string(),
+        driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
+        class: match info.device_type {
+            wgpu::DeviceType::DiscreteGpu => DeviceClass::Discrete,
+            wgpu::DeviceType::IntegratedGpu => DeviceClass::Integrated,
+            wgpu::DeviceType::Cpu => DeviceClass::Software,
+            wgpu::DeviceType::VirtualGpu | wgpu::DeviceType::Other => DeviceClass::Other,
+        },
+        name: info.name,
+        max_storage_binding_bytes: limits.max_storage_buffer_binding_size,
+        max_buffer_bytes: limits.max_buffer_size,
+        workgroup_bytes: limits.max_compute_workgroup_storage_size,
+        workgroup_invocations: limits.max_compute_invocations_per_workgroup,
+        storage_buffers: limits.max_storage_buffers_per_shader_stage,
+        features: OPTIONAL
+            .iter()
+            .filter(|(flag, _)| features.contains(*flag))
+            .map(|(_, name)| (*name).to_owned())
+            .collect(),
+    }
+}
+
+/// Every adapter, best first.
+pub fn list_adapters() -> Vec<AdapterSummary> {
+    enumerate().into_iter().map(|(_, summary)| summary).collect()
+}
+
+/// The adapter with this number or whose name contains this text; the best one without.
+pub(super) fn choose(wanted: Option<&str>) -> Result<(wgpu::Adapter, AdapterSummary), GpuError> {
+    let mut found = enumerate();
+    if found.is_empty() {
+        return Err(GpuError::NoAdapter);
+    }
+    let position = match wanted {
+        None => Some(0),
+        Some(text) => match text.parse::<usize>() {
+            Ok(number) => Some(number).filter(|&n| n < found.len()),
+            Err(_) => {
+                let text = text.to_lowercase();
+                found.iter().position(|(_, s)| s.name.to_lowercase().contains(&text))
+            }
+        },
+    };
+    match position {
+        Some(position) => Ok(found.swap_remove(position)),
+        None => Err(GpuError::NoSuchDevice {
+            wanted: wanted.unwrap_or_default().to_owned(),
+            available: found
+                .iter()
+                .map(|(_, s)| format!("{} {}", s.index, s.name))
+                .collect::<Vec<_>>()
+                .join(", "),
+        }),
+    }
+}
+
+/// Opens the adapter with its own limits and the optional features that Trephine uses.
+pub(super) fn request_device(
+    adapter: &wgpu::Adapter,
+    summary: &AdapterSummary,
+) -> Result<(wgpu::Device, wgpu::Queue, Caps), GpuError> {
+    let features = adapter.features() & wgpu::Features::TIMESTAMP_QUERY;
+    let limits = adapter.limits();
+    let caps = Caps {
+        class: summary.class,
+        max_binding: limits.max_storage_buffer_binding_size,
+        max_buffer: limits.max_buffer_size,
+        offset_alignment: limits.min_storage_buffer_offset_alignment as u64,
+        timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
+    };
+    let (device, queue) = pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor {
+        label: Some("trephine"),
+        required_features: features,
+        required_limits: limits,
+        experimental_features: wgpu::ExperimentalFeatures::disabled(),
+        memory_hints: wgpu::MemoryHints::MemoryUsage,
+        trace: wgpu::Trace::Off,
+    }))
+    .map_err(|e| GpuError::Open { adapter: summary.name.clone(), reason: e.to_string() })?;
+    Ok((device, queue, caps))
+}

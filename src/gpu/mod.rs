@@ -1,0 +1,281 @@
+//! The only layer that names `wgpu`: adapters, shader assembly, kernels, buffers, recording, timestamps.
+
+mod adapter;
+mod kernel;
+mod recording;
+mod shader;
+
+pub use adapter::{AdapterSummary, Caps, DeviceClass, list_adapters};
+pub use kernel::{Kernel, KernelKey, Reflection};
+pub(crate) use recording::Prepared;
+pub use recording::{Binding, Dispatch, KernelTime, Lowered, Params, Scalar, Slot};
+pub use shader::{AssembledShader, SHADERS, assemble, validate};
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use thiserror::Error;
+
+/// What can go wrong between a kernel's source and its result.
+#[derive(Debug, Error)]
+pub enum GpuError {
+    /// No adapter at all.
+    #[error(
+        "no GPU adapter found; install a Vulkan driver (on Debian and Ubuntu: \
+         apt-get install mesa-vulkan-drivers libvulkan1, which also runs without a GPU)"
+    )]
+    NoAdapter,
+    /// `--device` named something that is not there.
+    #[error("no device matches '{wanted}'; `trephine devices` lists: {available}")]
+    NoSuchDevice {
+        /// What the user asked for.
+        wanted: String,
+        /// What there is.
+        available: String,
+    },
+    /// The driver refused to open the adapter.
+    #[error("cannot open {adapter}: {reason}")]
+    Open {
+        /// Name of the adapter.
+        adapter: String,
+        /// The driver's words.
+        reason: String,
+    },
+    /// A shader is missing, does not parse or does not validate.
+    #[error("shader {path}: {reason}")]
+    Shader {
+        /// Path below `shaders/`.
+        path: String,
+        /// File, line and reason.
+        reason: String,
+    },
+    /// A dispatch does not fit its kernel.
+    #[error("kernel {path}: {reason}")]
+    Mismatch {
+        /// Path below `shaders/`.
+        path: String,
+        /// What does not fit.
+        reason: String,
+    },
+    /// A buffer is larger than the adapter binds.
+    #[error(
+        "{what} needs {bytes} bytes in one binding, {adapter} allows {limit}; use a smaller grid or batch"
+    )]
+    BindingTooLarge {
+        /// Which tensor.
+        what: String,
+        /// Its size.
+        bytes: u64,
+        /// The adapter's limit.
+        limit: u64,
+        /// The adapter's name.
+        adapter: String,
+    },
+    /// The device ran out of memory.
+    #[error("out of GPU memory: {0}; use a smaller grid or batch, or another --device")]
+    OutOfMemory(String),
+    /// Validation or device loss during execution.
+    #[error("GPU error: {0}")]
+    Execution(String),
+}
+
+/// How to open a device.
+#[derive(Clone, Debug, Default)]
+pub struct GpuOptions {
+    /// Number or part of the name of an adapter (`--device`); `None` picks the best.
+    pub device: Option<String>,
+    /// Keep naga's bounds checks in the kernels (tests do).
+    pub checked: bool,
+}
+
+/// A tensor that lives on the GPU. Cloning shares the buffer.
+#[derive(Clone, Debug)]
+pub struct GpuTensor {
+    pub(crate) buffer: wgpu::Buffer,
+    /// Shape and element type.
+    pub desc: crate::tensor::TensorDesc,
+}
+
+/// An open device with its compiled kernels.
+pub struct Gpu {
+    device: wgpu::Device,
+    queue: wgpu::Queue,
+    /// Name, driver and type of the adapter.
+    pub summary: AdapterSummary,
+    /// What kernels may rely on.
+    pub caps: Caps,
+    checked: bool,
+    kernels: Mutex<HashMap<KernelKey, Arc<Kernel>>>,
+    replacements: Mutex<HashMap<String, String>>,
+    errors: Arc<Mutex<Option<GpuError>>>,
+}
+
+impl Gpu {
+    /// Opens an adapter: discrete before integrated before software unless `options.device` says which.
+    ///
+    /// # Errors
+    /// When no adapter is found, none matches, or the driver refuses.
+    pub fn open(options: &GpuOptions) -> Result<Self, GpuError> {
+        let (adapter, summary) = adapter::choose(options.device.as_deref())?;
+        let (device, queue, caps) = adapter::request_device(&adapter, &summary)?;
+        let errors = Arc::new(Mutex::new(None));
+        let sink = Arc::clone(&errors);
+        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
+            let error = match error {
+                wgpu::Error::OutOfMemory { source } => GpuError::OutOfMemory(source.to_string()),
+                other => GpuError::Execution(other.to_string()),
+            };
+            log::debug!("{error}");
+            if let Ok(mut slot) = sink.lock() {
+                slot.get_or_insert(error);
+            }
+        }));
+        Ok(Self {
+            device,
+            queue,
+            summary,
+            caps,
+            checked: options.checked,
+            kernels: Mutex::default(),
+            replacements: Mutex::default(),
+            errors,
+        })
+    }
+
+    /// Puts `source` in place of the shader file `path` for kernels compiled from now on.
+    pub fn replace_shader(&self, path: &str, source: String) {
+        self.replacements.lock().expect("no panic while held").insert(path.to_owned(), source);
+        self.kernels.lock().expect("no panic while held").retain(|key, _| key.path != path);
+    }
+
+    /// The compiled kernel for `key`, compiled on first use.
+    ///
+    /// # Errors
+    /// When the source does not assemble, parse or compile.
+    pub fn kernel(&self, key: &KernelKey) -> Result<Arc<Kernel>, GpuError> {
+        if let Some(kernel) = self.kernels.lock().expect("no panic while held").get(key) {
+            return Ok(Arc::clone(kernel));
+        }
+        let replacement = self.replacements.lock().expect("no panic while held").get(key.path).cloned();
+        let kernel = Arc::new(Kernel::compile(&self.device, key, replacement.as_deref(), self.checked)?);
+        self.take_error()?;
+        self.kernels.lock().expect("no panic while held").insert(key.clone(), Arc::clone(&kernel));
+        Ok(kernel)
+    }
+
+    /// Allocates a tensor; its content is zero.
+    ///
+    /// # Errors
+    /// When it exceeds what the adapter binds or has.
+    pub fn empty(&self, desc: &crate::tensor::TensorDesc) -> Result<GpuTensor, GpuError> {
+        let bytes = desc.bytes();
+        if bytes > self.caps.max_buffer {
+            return Err(GpuError::BindingTooLarge {
+                what: format!("a tensor of {desc}"),
+                bytes,
+                limit: self.caps.max_buffer,
+                adapter: self.summary.name.clone(),
+            });
+        }
+        let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
+            label: None,
+            size: bytes.next_multiple_of(256).max(256),
+            usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC,
+            mapped_at_creation: false,
+        });
+        self.take_error()?;
+        Ok(GpuTensor { buffer, desc: desc.clone() })
+    }
+
+    /// Uploads 32-bit words (`bytemuck::cast_slice` of `f32` or `u32`) into a new tensor.
+    ///
+    /// # Errors
+    /// When the tensor cannot be allocated.
+    pub fn upload<T: bytemuck::Pod>(
+        &self,
+        desc: &crate::tensor::TensorDesc,
+        data: &[T],
+    ) -> Result<GpuTensor, GpuError> {
+        let tensor = self.empty(desc)?;
+        self.write(&tensor, data)?;
+        Ok(tensor)
+    }
+
+    /// Overwrites a tensor.
+    ///
+    /// # Errors
+    /// When `data` has another length.
+    pub fn write<T: bytemuck::Pod>(&self, tensor: &GpuTensor, data: &[T]) -> Result<(), GpuError> {
+        let bytes: &[u8] = bytemuck::cast_slice(data);
+        if bytes.len() as u64 != tensor.desc.bytes() {
+            return Err(GpuError::Execution(format!(
+                "upload of {} bytes into a tensor of {}",
+                bytes.len(),
+                tensor.desc
+            )));
+        }
+        // wgpu stages every write until the next submission; 32 MiB at a time bounds that memory.
+        for (ix, chunk) in bytes.chunks(32 << 20).enumerate() {
+            self.queue.write_buffer(&tensor.buffer, ix as u64 * (32 << 20), chunk);
+            if bytes.len() > 32 << 20 {
+                self.queue.submit([]);
+                self.wait()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Downloads a tensor as 32-bit elements.
+    ///
+    /// # Errors
+    /// When the device is lost or an earlier command failed.
+    pub fn download<T: bytemuck::Pod>(&self, tensor: &GpuTensor) -> Result<Vec<T>, GpuError> {
+        let bytes = tensor.desc.bytes();
+        if bytes == 0 {
+            return Ok(Vec::new());
+        }
+        let staging = self.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("staging"),
+            size: bytes,
+            usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        let mut encoder = self.device.create_command_encoder(&Default::default());
+        encoder.copy_buffer_to_buffer(&tensor.buffer, 0, &staging, 0, bytes);
+        self.queue.submit([encoder.finish()]);
+        staging.slice(..).map_async(wgpu::MapMode::Read, |_| {});
+        self.wait()?;
+        let view = staging.slice(..).get_mapped_range().map_err(|e| GpuError::Execution(e.to_string()))?;
+        Ok(view.chunks_exact(4).map(bytemuck::pod_read_unaligned).collect())
+    }
+
+    /// Copies one tensor over another of the same size.
+    ///
+    /// # Errors
+    /// When an earlier command failed.
+    pub fn copy(&self, from: &GpuTensor, to: &GpuTensor) -> Result<(), GpuError> {
+        let mut encoder = self.device.create_command_encoder(&Default::default());
+        let bytes = from.desc.bytes().min(to.desc.bytes());
+        encoder.copy_buffer_to_buffer(&from.buffer, 0, &to.buffer, 0, bytes);
+        self.queue.submit([encoder.finish()]);
+        self.take_error()
+    }
+
+    /// Waits until all submitted work is done.
+    ///
+    /// # Errors
+    /// The first error since the last call.
+    pub fn wait(&self) -> Result<(), GpuError> {
+        self.device
+            .poll(wgpu::PollType::wait_indefinitely())
+            .map_err(|e| GpuError::Execution(e.to_string()))?;
+        self.take_error()
+    }
+
+    fn take_error(&self) -> Result<(), GpuError> {
+        match self.errors.lock().expect("no panic while held").take() {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+}

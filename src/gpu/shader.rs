@@ -1,0 +1,148 @@
+//! Shader assembly: `#import`, `#ifdef/#else/#endif` and injected constants, with a line map so that
+//! errors name the file and line a person can open.
+
+use std::collections::HashSet;
+use std::fmt::Write as _;
+
+use include_dir::{Dir, include_dir};
+
+use super::{GpuError, KernelKey};
+
+/// The WGSL files below `shaders/`, embedded so that the binary works alone.
+pub static SHADERS: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/shaders");
+
+/// Assembled WGSL with the origin of each of its lines.
+#[derive(Clone, Debug)]
+pub struct AssembledShader {
+    /// The source handed to naga.
+    pub source: String,
+    /// For each line of `source`: file below `shaders/` and line number, both as a person counts.
+    pub lines: Vec<(String, usize)>,
+}
+
+struct Assembler<'a> {
+    key: &'a KernelKey,
+    out: AssembledShader,
+    imported: HashSet<String>,
+}
+
+/// Assembles the shader of `key`; `replacement` stands in for the file itself.
+///
+/// # Errors
+/// A missing file, an unbalanced `#ifdef` or an unknown directive, with file and line.
+pub fn assemble(key: &KernelKey, replacement: Option<&str>) -> Result<AssembledShader, GpuError> {
+    let mut assembler = Assembler {
+        key,
+        out: AssembledShader { source: String::new(), lines: Vec::new() },
+        imported: HashSet::new(),
+    };
+    for (name, value) in &key.defines {
+        assembler.push(&format!("const {name}: u32 = {value}u;"), "<defines>", 0);
+    }
+    let source = match replacement {
+        Some(text) => text,
+        None => assembler.load(key.path, key.path, 0)?,
+    };
+    assembler.file(key.path, source)?;
+    if let Ok(dir) = std::env::var("TREPHINE_DUMP_WGSL") {
+        dump(&dir, key, &assembler.out.source);
+    }
+    Ok(assembler.out)
+}
+
+fn dump(dir: &str, key: &KernelKey, source: &str) {
+    let mut name = key.path.trim_end_matches(".wgsl").replace('/', "-");
+    for (define, value) in &key.defines {
+        let _ = write!(name, "-{define}{value}");
+    }
+    let path = std::path::Path::new(dir).join(name + ".wgsl");
+    if let Err(error) = std::fs::create_dir_all(dir).and_then(|()| std::fs::write(&path, source)) {
+        log::warn!("TREPHINE_DUMP_WGSL: cannot write {}: {error}", path.display());
+    }
+}
+
+impl Assembler<'_> {
+    fn error(&self, file: &str, line: usize, reason: &str) -> GpuError {
+        GpuError::Shader { path: self.key.path.to_owned(), reason: format!("{file}:{line}: {reason}") }
+    }
+
+    fn load(&self, path: &str, from: &str, line: usize) -> Result<&'static str, GpuError> {
+        SHADERS
+            .get_file(path)
+            .and_then(|file| file.contents_utf8())
+            .ok_or_else(|| self.error(from, line, &format!("no shader file '{path}'")))
+    }
+
+    fn push(&mut self, text: &str, file: &str, line: usize) {
+        self.out.source.push_str(text);
+        self.out.source.push('\n');
+        self.out.lines.push((file.to_owned(), line));
+    }
+
+    fn file(&mut self, path: &str, source: &str) -> Result<(), GpuError> {
+        // One entry per open #ifdef: whether its current branch is taken.
+        let mut branches: Vec<bool> = Vec::new();
+        for (ix, text) in source.lines().enumerate() {
+            let line = ix + 1;
+            let Some(directive) = text.trim_start().strip_prefix('#') else {
+                if branches.iter().all(|&taken| taken) {
+                    self.push(text, path, line);
+                }
+                continue;
+            };
+            let mut words = directive.split_whitespace();
+            match (words.next(), words.next()) {
+                (Some("ifdef"), Some(name)) => {
+                    let set = self.key.defines.iter().any(|(n, v)| *n == name && *v != 0);
+                    branches.push(set);
+                }
+                (Some("else"), _) => match branches.last_mut() {
+                    Some(taken) => *taken = !*taken,
+                    None => return Err(self.error(path, line, "#else without #ifdef")),
+                },
+                (Some("endif"), _) => {
+                    if branches.pop().is_none() {
+                        return Err(self.error(path, line, "#endif without #ifdef"));
+                    }
+                }
+                (Some("import"), Some(name)) => {
+                    if branches.iter().all(|&taken| taken) {
+                        let name = name.trim_matches('"').to_owned();
+                        if self.imported.insert(name.clone()) {
+                            let source = self.load(&name, path, line)?;
+                            self.file(&name, source)?;
+                        }
+                    }
+                }
+                _ => return Err(self.error(path, line, &format!("unknown directive '{text}'"))),
+            }
+        }
+        if branches.is_empty() { Ok(()) } else { Err(self.error(path, 0, "#ifdef without #endif")) }
+    }
+}
+
+/// Parses and validates assembled WGSL; returns naga's module and what it knows of it.
+///
+/// # Errors
+/// The first error, with the file and line it came from.
+pub fn validate(
+    key: &KernelKey,
+    shader: &AssembledShader,
+) -> Result<(naga::Module, naga::valid::ModuleInfo), GpuError> {
+    let origin = |line: u32| match shader.lines.get((line as usize).saturating_sub(1)) {
+        Some((file, line)) => format!("{file}:{line}"),
+        None => "end of file".to_owned(),
+    };
+    let fail = |reason: String| GpuError::Shader { path: key.path.to_owned(), reason };
+    let module = naga::front::wgsl::parse_str(&shader.source).map_err(|e| {
+        let at = e.location(&shader.source).map(|l| origin(l.line_number)).unwrap_or_default();
+        fail(format!("{at}: {}", e.emit_to_string(&shader.source)))
+    })?;
+    let mut validator =
+        naga::valid::Validator::new(naga::valid::ValidationFlags::all(), naga::valid::Capabilities::all());
+    let info = validator.validate(&module).map_err(|e| {
+        let at = e.location(&shader.source).map(|l| origin(l.line_number)).unwrap_or_default();
+        fail(format!("{at}: {}", e.emit_to_string(&shader.source)))
+    })?;
+    Ok((module, info))
+}

@@ -1,0 +1,202 @@
+//! Runs a graph on a device: buffers from the memory plan, every launch compiled and bound once, one
+//! submission a run.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::{Graph, GraphError, MemoryPlan, ValueKind};
+use crate::gpu::{Gpu, GpuError, GpuTensor, KernelTime, Slot};
+use crate::ops::{Operator, ValueId};
+use crate::tensor::TensorDesc;
+
+/// How to run a graph.
+#[derive(Debug, Default)]
+pub struct ExecutorOptions {
+    /// Tensors that stand for values of the graph (weights shared between a training and a validation
+    /// graph, say) instead of new buffers.
+    pub shared: HashMap<ValueId, GpuTensor>,
+    /// One buffer per value, nothing reused: a debugging aid that must not change any result.
+    pub no_reuse: bool,
+}
+
+/// A graph bound to a device.
+pub struct Executor {
+    gpu: Arc<Gpu>,
+    /// The graph.
+    pub graph: Graph,
+    tensors: Vec<GpuTensor>,
+    launches: Vec<crate::gpu::Prepared>,
+    /// Bytes of the buffers that this executor allocated.
+    pub allocated_bytes: u64,
+}
+
+impl Executor {
+    /// Plans memory, allocates, compiles and binds.
+    ///
+    /// # Errors
+    /// When a kernel does not compile or the device has too little memory.
+    pub fn new(gpu: &Arc<Gpu>, graph: Graph, options: ExecutorOptions) -> Result<Self, GraphError> {
+        let plan = MemoryPlan::new(&graph, !options.no_reuse)?;
+        let mut slots: Vec<Option<GpuTensor>> = vec![None; plan.slot_bytes.len()];
+        for (value, tensor) in &options.shared {
+            slots[plan.slot_of[value.0]] = Some(tensor.clone());
+        }
+        let mut allocated_bytes = 0;
+        let mut tensors = Vec::with_capacity(graph.values.len());
+        for (ix, value) in graph.values.iter().enumerate() {
+            let slot = plan.slot_of[ix];
+            let backing = match &slots[slot] {
+                Some(tensor) => tensor.clone(),
+                None => {
+                    let bytes = plan.slot_bytes[slot];
+                    allocated_bytes += bytes;
+                    let tensor = gpu.empty(&TensorDesc::u32(&[bytes as usize / 4]))?;
+                    slots[slot] = Some(tensor.clone());
+                    tensor
+                }
+            };
+            let tensor = GpuTensor { buffer: backing.buffer, desc: value.desc.clone() };
+            if let ValueKind::Constant(words) = &value.kind {
+                gpu.write(&tensor, words.as_slice())?;
+            }
+            tensors.push(tensor);
+        }
+        // Temporaries live for one node only, so all nodes share them by position.
+        let mut scratch: Vec<GpuTensor> = Vec::new();
+        let mut lowered = Vec::with_capacity(graph.nodes.len());
+        let mut scratch_bytes: Vec<u64> = Vec::new();
+        for node in &graph.nodes {
+            let inputs: Vec<_> = node.inputs.iter().map(|&v| graph.desc(v).clone()).collect();
+            let outputs: Vec<_> = node.outputs.iter().map(|&v| graph.desc(v).clone()).collect();
+            let variant = node.op.variants(&inputs, &gpu.caps)[0];
+            let node_lowered = node.op.lower(&inputs, &outputs, &gpu.caps, variant);
+            for (ix, &bytes) in node_lowered.scratch.iter().enumerate() {
+                if ix == scratch_bytes.len() {
+                    scratch_bytes.push(0);
+                }
+                scratch_bytes[ix] = scratch_bytes[ix].max(bytes);
+            }
+            lowered.push(node_lowered);
+        }
+        for bytes in scratch_bytes {
+            allocated_bytes += bytes;
+            scratch.push(gpu.empty(&TensorDesc::u32(&[bytes.div_ceil(4) as usize]))?);
+        }
+        let mut launches = Vec::new();
+        for (node, node_lowered) in graph.nodes.iter().zip(&lowered) {
+            let views: Vec<GpuTensor> = node_lowered
+                .scratch
+                .iter()
+                .enumerate()
+                .map(|(ix, &bytes)| GpuTensor {
+                    buffer: scratch[ix].buffer.clone(),
+                    desc: TensorDesc::u32(&[bytes.div_ceil(4) as usize]),
+                })
+                .collect();
+            let resolve = |slot: Slot| match slot {
+                Slot::Input(ix) => &tensors[node.inputs[ix].0],
+                Slot::Output(ix) => &tensors[node.outputs[ix].0],
+                Slot::Scratch(ix) => &views[ix],
+            };
+            for dispatch in &node_lowered.dispatches {
+                launches.push(gpu.prepare(&node.name, dispatch, &resolve)?);
+            }
+        }
+        Ok(Self { gpu: Arc::clone(gpu), graph, tensors, launches, allocated_bytes })
+    }
+
+    /// The tensor behind a value. Computed values other than the graph's outputs are overwritten during
+    /// a run.
+    pub fn tensor(&self, value: ValueId) -> &GpuTensor {
+        &self.tensors[value.0]
+    }
+
+    /// Writes a value: 32-bit elements.
+    ///
+    /// # Errors
+    /// When the length differs.
+    pub fn write<T: bytemuck::Pod>(&self, value: ValueId, data: &[T]) -> Result<(), GraphError> {
+        Ok(self.gpu.write(&self.tensors[value.0], data)?)
+    }
+
+    /// Reads a value after the work submitted so far.
+    ///
+    /// # Errors
+    /// When a command failed.
+    pub fn read<T: bytemuck::Pod>(&self, value: ValueId) -> Result<Vec<T>, GraphError> {
+        Ok(self.gpu.download(&self.tensors[value.0])?)
+    }
+
+    /// Submits one run without waiting for it.
+    ///
+    /// # Errors
+    /// When a command failed.
+    pub fn run(&self) -> Result<(), GraphError> {
+        Ok(self.gpu.submit(&self.launches)?)
+    }
+
+    /// Runs once with a timestamp round every launch; `None` when the adapter has no timestamps.
+    ///
+    /// # Errors
+    /// When a command failed.
+    pub fn profile(&self) -> Result<Option<Vec<KernelTime>>, GraphError> {
+        Ok(self.gpu.submit_timed(&self.launches)?)
+    }
+}
+
+/// Runs one operator on tensors that are already on the device, with its preferred variant. Outputs
+/// updated in place are the input's own buffer.
+///
+/// # Errors
+/// Shapes that the operator refuses, or a failing device.
+pub fn run_op(gpu: &Gpu, op: &dyn Operator, inputs: &[&GpuTensor]) -> Result<Vec<GpuTensor>, GraphError> {
+    let descs: Vec<TensorDesc> = inputs.iter().map(|t| t.desc.clone()).collect();
+    let variant = op.variants(&descs, &gpu.caps)[0];
+    run_op_variant(gpu, op, inputs, variant, |_| Ok(()))
+}
+
+/// As [`run_op`] with a given variant; `before` sees the outputs before the kernels run (tests fill them
+/// with NaN).
+///
+/// # Errors
+/// Shapes that the operator refuses, or a failing device.
+pub fn run_op_variant(
+    gpu: &Gpu,
+    op: &dyn Operator,
+    inputs: &[&GpuTensor],
+    variant: &str,
+    before: impl Fn(&GpuTensor) -> Result<(), GpuError>,
+) -> Result<Vec<GpuTensor>, GraphError> {
+    let descs: Vec<TensorDesc> = inputs.iter().map(|t| t.desc.clone()).collect();
+    let out_descs =
+        op.infer(&descs).map_err(|source| GraphError::Op { node: op.name().to_owned(), source })?;
+    let mut outputs = Vec::new();
+    for (ix, desc) in out_descs.iter().enumerate() {
+        match op.in_place().iter().find(|(output, _)| *output == ix) {
+            Some(&(_, input)) => outputs.push(inputs[input].clone()),
+            None => {
+                let tensor = gpu.empty(desc)?;
+                before(&tensor)?;
+                outputs.push(tensor);
+            }
+        }
+    }
+    let lowered = op.lower(&descs, &out_descs, &gpu.caps, variant);
+    let scratch: Vec<GpuTensor> = lowered
+        .scratch
+        .iter()
+        .map(|&bytes| gpu.empty(&TensorDesc::u32(&[bytes.div_ceil(4) as usize])))
+        .collect::<Result<_, _>>()?;
+    let resolve = |slot: Slot| match slot {
+        Slot::Input(ix) => inputs[ix],
+        Slot::Output(ix) => &outputs[ix],
+        Slot::Scratch(ix) => &scratch[ix],
+    };
+    let launches = lowered
+        .dispatches
+        .iter()
+        .map(|dispatch| gpu.prepare(op.name(), dispatch, &resolve))
+        .collect::<Result<Vec<_>, _>>()?;
+    gpu.submit(&launches)?;
+    Ok(outputs)
+}

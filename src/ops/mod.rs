@@ -1,0 +1,311 @@
+//! The operator contract and the registry. One file per operator family; everything about an operator
+//! stands there: shape rule, lowering, backward, f64 reference, cost, cases.
+
+pub mod elementwise;
+
+use std::fmt::Debug;
+use std::ops::Range;
+
+use thiserror::Error;
+
+use crate::gpu::{Caps, Dispatch, KernelKey, Lowered, Params, Slot};
+use crate::tensor::{HostTensor, TensorDesc};
+
+/// A shape or attribute that an operator does not accept.
+#[derive(Debug, Error)]
+#[error("{operator}: {reason} (inputs: {inputs})")]
+pub struct OpError {
+    /// The operator's name.
+    pub operator: &'static str,
+    /// What is wrong.
+    pub reason: String,
+    /// The inputs' descriptions.
+    pub inputs: String,
+}
+
+impl OpError {
+    /// Builds the error from the inputs at hand.
+    pub fn new(operator: &'static str, inputs: &[TensorDesc], reason: impl Into<String>) -> Self {
+        let inputs = inputs.iter().map(|d| format!("{d:?}")).collect::<Vec<_>>().join(", ");
+        Self { operator, reason: reason.into(), inputs }
+    }
+}
+
+/// A value in a graph.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ValueId(pub usize);
+
+/// Work and traffic of an operator, for rooflines.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Cost {
+    /// Floating-point operations (a fused multiply-add counts 2).
+    pub flops: f64,
+    /// The fewest bytes that must move: every input read once, every output written once.
+    pub bytes: f64,
+}
+
+/// How exact a kernel can be: the tolerance is `8 * epsilon * sqrt(reduction) * scale`, where scale is
+/// the largest magnitude of the reference output.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Precision {
+    /// Number of terms that one output sums.
+    pub reduction: usize,
+    /// Relative error of one term; `f32::EPSILON` unless the operator uses transcendental functions.
+    pub epsilon: f64,
+}
+
+impl Precision {
+    /// Single precision with sums of this length.
+    pub fn sum_of(reduction: usize) -> Self {
+        Self { reduction: reduction.max(1), epsilon: f32::EPSILON as f64 }
+    }
+
+    /// Absolute tolerance for outputs of magnitude `scale`.
+    pub fn tolerance(&self, scale: f64) -> f64 {
+        8.0 * self.epsilon * (self.reduction.max(1) as f64).sqrt() * scale.max(f64::MIN_POSITIVE)
+    }
+}
+
+/// Adds nodes to a graph while gradients are built.
+pub trait GradientBuilder {
+    /// Description of a value.
+    fn desc(&self, value: ValueId) -> &TensorDesc;
+    /// Applies an operator; returns its outputs.
+    ///
+    /// # Errors
+    /// Shapes that the operator refuses.
+    fn apply(&mut self, op: Box<dyn Operator>, inputs: &[ValueId]) -> Result<Vec<ValueId>, OpError>;
+}
+
+/// What the backward rule of an operator sees of its node.
+pub struct NodeIo<'a> {
+    /// The node's inputs.
+    pub inputs: &'a [ValueId],
+    /// The node's outputs.
+    pub outputs: &'a [ValueId],
+    /// Gradient of the loss by each output; `None` where nothing flows back.
+    pub grad_outputs: &'a [Option<ValueId>],
+    /// Which inputs need a gradient.
+    pub needs: &'a [bool],
+}
+
+/// An operator with its attributes: a value that is shape-checked, lowered to kernels, differentiated,
+/// and defined by an f64 reference.
+pub trait Operator: Debug + Send + Sync {
+    /// The name in the registry.
+    fn name(&self) -> &'static str;
+
+    /// Output descriptions from input descriptions.
+    ///
+    /// # Errors
+    /// Every shape that the operator does not accept; lowering relies on it.
+    fn infer(&self, inputs: &[TensorDesc]) -> Result<Vec<TensorDesc>, OpError>;
+
+    /// Names of the legal kernel variants for these inputs, preferred first; the last always is legal.
+    fn variants(&self, _inputs: &[TensorDesc], _caps: &Caps) -> Vec<&'static str> {
+        vec!["default"]
+    }
+
+    /// Launches of `variant` for these inputs (validated by `infer`). Pure: needs no device.
+    fn lower(&self, inputs: &[TensorDesc], outputs: &[TensorDesc], caps: &Caps, variant: &str) -> Lowered;
+
+    /// Nodes that compute the gradient by each input. The default: no gradient flows.
+    ///
+    /// # Errors
+    /// Shapes that a gradient operator refuses.
+    fn backward(
+        &self,
+        _graph: &mut dyn GradientBuilder,
+        io: &NodeIo<'_>,
+    ) -> Result<Vec<Option<ValueId>>, OpError> {
+        Ok(vec![None; io.inputs.len()])
+    }
+
+    /// The definition: a naive implementation in f64.
+    fn reference(&self, inputs: &[&HostTensor]) -> Vec<HostTensor>;
+
+    /// Work and traffic.
+    fn cost(&self, inputs: &[TensorDesc], outputs: &[TensorDesc]) -> Cost {
+        let bytes = inputs.iter().chain(outputs).map(|d| d.bytes() as f64).sum();
+        Cost { flops: outputs.iter().map(|d| d.len() as f64).sum(), bytes }
+    }
+
+    /// How exact the kernels are.
+    fn precision(&self, _inputs: &[TensorDesc]) -> Precision {
+        Precision::sum_of(1)
+    }
+
+    /// `(output, input)` pairs that share one buffer: the output is the input updated in place. The
+    /// kernel binds the output alone, `read_write`.
+    fn in_place(&self) -> &'static [(usize, usize)] {
+        &[]
+    }
+}
+
+/// How a case fills an input.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Fill {
+    /// Normal with this standard deviation.
+    Normal(f32),
+    /// Uniform in an interval.
+    Uniform(f32, f32),
+    /// 0 or 1 with this probability of 1.
+    Binary(f32),
+    /// Integers in `0..n`.
+    Integer(u32),
+    /// Distinct values at least 0.01 apart in random order: for operators with kinks at ties (max).
+    Distinct,
+    /// Normal, but at least 0.1 away from 0: for operators with a kink at 0 (ReLU).
+    AwayFromZero,
+}
+
+/// Shapes and attributes on which an operator is tested and timed.
+#[derive(Debug)]
+pub struct Case {
+    /// What is special about it.
+    pub name: String,
+    /// The operator with its attributes.
+    pub op: Box<dyn Operator>,
+    /// Its inputs.
+    pub inputs: Vec<(TensorDesc, Fill)>,
+    /// Which inputs are checked against finite differences; empty for operators without a backward.
+    pub differentiable: Vec<usize>,
+    /// Too large for the f64 reference in a test: timed only.
+    pub bench_only: bool,
+}
+
+impl Case {
+    /// A test case without gradients.
+    pub fn new(name: &str, op: impl Operator + 'static, inputs: Vec<(TensorDesc, Fill)>) -> Self {
+        Self {
+            name: name.to_owned(),
+            op: Box::new(op),
+            inputs,
+            differentiable: Vec::new(),
+            bench_only: false,
+        }
+    }
+
+    /// Also checks the backward by these inputs.
+    #[must_use]
+    pub fn differentiable(mut self, inputs: &[usize]) -> Self {
+        self.differentiable = inputs.to_vec();
+        self
+    }
+
+    /// For timing only.
+    #[must_use]
+    pub fn bench_only(mut self) -> Self {
+        self.bench_only = true;
+        self
+    }
+}
+
+/// An entry of the registry.
+pub struct OpDef {
+    /// The operator's name, as `Operator::name` says.
+    pub name: &'static str,
+    /// One line for the docs table.
+    pub summary: &'static str,
+    /// Every shader file that the operator's variants use.
+    pub shaders: &'static [&'static str],
+    /// Test and timing cases.
+    pub cases: fn() -> Vec<Case>,
+}
+
+/// Every operator, in stable order.
+pub static OPS: &[&OpDef] = &[&elementwise::ADD, &elementwise::SCALE, &FILL];
+
+/// The entry of the operator with this name.
+pub fn find(name: &str) -> Option<&'static OpDef> {
+    OPS.iter().find(|def| def.name == name).copied()
+}
+
+/// Invocations in a workgroup of the flat kernels: a multiple of every subgroup size, and large enough
+/// to hide latency without exceeding the 256 that WebGPU guarantees.
+pub const FLAT: usize = 64;
+
+/// Sets `n` elements of a slot to `value` (bit pattern for integer tensors): clears accumulators.
+pub fn fill_dispatch(slot: Slot, n: usize, bits: u32) -> Dispatch {
+    Dispatch::new(KernelKey::new("fill/fill.wgsl"))
+        .bind("y", slot)
+        .params(Params::new().u32("n", n).u32("bits", bits as usize))
+        .flat(n, FLAT)
+}
+
+/// Splits a batch so that every binding stays within the adapter's limit: the whole batch in one piece
+/// when all `tensors` (each `[N, ...]`) fit, else one sample a piece. Kernels see a piece as a batch of
+/// its own; bind it with [`sample_range`].
+pub fn batch_pieces(tensors: &[&TensorDesc], caps: &Caps) -> Vec<Range<usize>> {
+    let batch = tensors.iter().map(|d| d.shape[0]).max().unwrap_or(1);
+    let aligned = tensors.iter().all(|d| sample_bytes(d) % caps.offset_alignment == 0);
+    if !aligned || tensors.iter().all(|d| d.bytes() <= caps.max_binding) {
+        return vec![0..batch];
+    }
+    (0..batch).map(|n| n..n + 1).collect()
+}
+
+fn sample_bytes(desc: &TensorDesc) -> u64 {
+    desc.bytes() / desc.shape[0].max(1) as u64
+}
+
+/// Bytes of the samples `piece` of a tensor `[N, ...]`.
+pub fn sample_range(desc: &TensorDesc, piece: &Range<usize>) -> Range<u64> {
+    piece.start as u64 * sample_bytes(desc)..piece.end as u64 * sample_bytes(desc)
+}
+
+/// Refuses a number of inputs other than `n`.
+pub(crate) fn expect_inputs(name: &'static str, inputs: &[TensorDesc], n: usize) -> Result<(), OpError> {
+    if inputs.len() == n {
+        Ok(())
+    } else {
+        Err(OpError::new(name, inputs, format!("expects {n} inputs, got {}", inputs.len())))
+    }
+}
+
+/// The extents `[N, C, D, H, W]` of an input, or an error naming the operator.
+pub(crate) fn expect_ncdhw(
+    name: &'static str,
+    inputs: &[TensorDesc],
+    ix: usize,
+) -> Result<[usize; 5], OpError> {
+    inputs[ix].ncdhw().filter(|shape| shape.iter().all(|&n| n > 0)).ok_or_else(|| {
+        OpError::new(name, inputs, format!("input {ix} must be N C D H W without an empty axis"))
+    })
+}
+
+/// `fill`: a tensor of one value.
+#[derive(Debug, Clone)]
+pub struct Fill32 {
+    /// Shape of the output.
+    pub desc: TensorDesc,
+    /// The value.
+    pub value: f32,
+}
+
+/// Registry entry of [`Fill32`].
+pub static FILL: OpDef = OpDef {
+    name: "fill",
+    summary: "tensor of one value",
+    shaders: &["fill/fill.wgsl"],
+    cases: || vec![Case::new("odd size", Fill32 { desc: TensorDesc::f32(&[3, 7, 11]), value: -2.5 }, vec![])],
+};
+
+impl Operator for Fill32 {
+    fn name(&self) -> &'static str {
+        "fill"
+    }
+
+    fn infer(&self, inputs: &[TensorDesc]) -> Result<Vec<TensorDesc>, OpError> {
+        expect_inputs("fill", inputs, 0)?;
+        Ok(vec![self.desc.clone()])
+    }
+
+    fn lower(&self, _: &[TensorDesc], outputs: &[TensorDesc], _: &Caps, _: &str) -> Lowered {
+        Lowered::one(fill_dispatch(Slot::Output(0), outputs[0].len(), self.value.to_bits()))
+    }
+
+    fn reference(&self, _: &[&HostTensor]) -> Vec<HostTensor> {
+        vec![HostTensor::new(self.desc.clone(), vec![self.value as f64; self.desc.len()])]
+    }
+}

@@ -1,0 +1,328 @@
+//! Every operator of the registry: kernels against the f64 reference, backward against finite
+//! differences, shaders against naga's back ends, and the registry against the shader folder.
+
+mod common;
+
+use std::collections::{BTreeSet, HashMap};
+
+use common::{assert_close, gpu, random, rng};
+use trephine::gpu::{Caps, GpuTensor, KernelKey, Reflection, SHADERS, assemble, validate};
+use trephine::graph::{Executor, ExecutorOptions, Graph, run_op_variant};
+use trephine::ops::{Case, Fill, OPS, Operator, ValueId};
+use trephine::tensor::{DType, HostTensor, TensorDesc};
+
+/// Bit pattern of a NaN that also is an absurd integer: what outputs hold before a kernel runs.
+const POISON: u32 = 0xFFFF_FFFF;
+
+fn test_cases() -> impl Iterator<Item = (String, Case)> {
+    OPS.iter().flat_map(|def| {
+        (def.cases)().into_iter().filter(|case| !case.bench_only).map(|case| {
+            assert_eq!(case.op.name(), def.name, "case '{}' belongs to another operator", case.name);
+            (format!("{}/{}", def.name, case.name), case)
+        })
+    })
+}
+
+fn inputs_of(name: &str, case: &Case) -> Vec<HostTensor> {
+    let mut rng = rng(name);
+    case.inputs.iter().map(|(desc, fill)| random(&mut rng, desc, *fill)).collect()
+}
+
+/// Runs one variant on the device; returns the outputs.
+fn run_variant(name: &str, case: &Case, inputs: &[HostTensor], variant: &str) -> Vec<HostTensor> {
+    let gpu = gpu().expect("checked by the caller");
+    let tensors: Vec<GpuTensor> =
+        inputs.iter().map(|input| gpu.upload(&input.desc, &input.to_words()).expect("upload")).collect();
+    let refs: Vec<&GpuTensor> = tensors.iter().collect();
+    let poison = |tensor: &GpuTensor| gpu.write(tensor, &vec![POISON; tensor.desc.len()]);
+    let outputs = run_op_variant(&gpu, case.op.as_ref(), &refs, variant, poison)
+        .unwrap_or_else(|error| panic!("{name} [{variant}]: {error}"));
+    outputs
+        .iter()
+        .map(|tensor| {
+            let words: Vec<u32> = gpu.download(tensor).expect("download");
+            HostTensor::from_words(tensor.desc.clone(), &words)
+        })
+        .collect()
+}
+
+#[test]
+fn every_variant_matches_its_reference() {
+    let Some(gpu) = gpu() else { return };
+    let mut failures = Vec::new();
+    for (name, case) in test_cases() {
+        let inputs = inputs_of(&name, &case);
+        let refs: Vec<&HostTensor> = inputs.iter().collect();
+        let want = case.op.reference(&refs);
+        let descs: Vec<TensorDesc> = inputs.iter().map(|t| t.desc.clone()).collect();
+        let precision = case.op.precision(&descs);
+        for variant in case.op.variants(&descs, &gpu.caps) {
+            let got = run_variant(&name, &case, &inputs, variant);
+            assert_eq!(got.len(), want.len(), "{name}: number of outputs");
+            for (ix, (got, want)) in got.iter().zip(&want).enumerate() {
+                assert_eq!(got.desc, want.desc, "{name}: description of output {ix}");
+                let scale = want.data.iter().fold(0.0f64, |m, v| m.max(v.abs()));
+                let tolerance = if want.desc.dtype == DType::U32 { 0.0 } else { precision.tolerance(scale) };
+                let what = format!("{name} [{variant}] output {ix}");
+                let outcome = std::panic::catch_unwind(|| {
+                    assert_close(&what, &got.data, &want.data, tolerance);
+                });
+                if let Err(panic) = outcome {
+                    failures.push(panic.downcast_ref::<String>().cloned().unwrap_or_else(|| what.clone()));
+                }
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
+}
+
+/// Loss = sum of cotangent * output over all outputs that carry a gradient, in f64.
+fn weighted_sum(op: &dyn Operator, inputs: &[HostTensor], cotangent: &HostTensor) -> f64 {
+    let refs: Vec<&HostTensor> = inputs.iter().collect();
+    let output = &op.reference(&refs)[0];
+    output.data.iter().zip(&cotangent.data).map(|(y, c)| y * c).sum()
+}
+
+#[test]
+fn every_backward_matches_finite_differences() {
+    for (name, case) in test_cases() {
+        if case.differentiable.is_empty() {
+            continue;
+        }
+        let inputs = inputs_of(&name, &case);
+        let mut rng = rng(&format!("{name} cotangent"));
+        let mut graph = Graph::new();
+        let values: Vec<ValueId> = inputs
+            .iter()
+            .enumerate()
+            .map(|(ix, t)| graph.input(&format!("input{ix}"), t.desc.clone()))
+            .collect();
+        let op: Box<dyn Operator> =
+            (OPS.iter().find(|d| d.name == case.op.name()).expect("registered").cases)()
+                .into_iter()
+                .find(|c| c.name == case.name)
+                .expect("same case")
+                .op;
+        let outputs = trephine::ops::GradientBuilder::apply(&mut graph, op, &values).expect("shapes");
+        let out_desc = graph.desc(outputs[0]).clone();
+        let seed = graph.input("cotangent", out_desc.clone());
+        let wrt: Vec<ValueId> = case.differentiable.iter().map(|&ix| values[ix]).collect();
+        let grads = graph.backward(outputs[0], seed, &wrt).expect("backward builds");
+        let cotangent = random(&mut rng, &out_desc, Fill::Normal(1.0));
+        let mut feeds: HashMap<ValueId, HostTensor> =
+            values.iter().copied().zip(inputs.iter().cloned()).collect();
+        feeds.insert(seed, cotangent.clone());
+        let evaluated = graph.evaluate_reference(&feeds).expect("reference");
+        for &ix in &case.differentiable {
+            let grad = grads.get(&values[ix]).unwrap_or_else(|| panic!("{name}: no gradient for input {ix}"));
+            let grad = &evaluated[grad.0];
+            assert_eq!(grad.desc.shape, inputs[ix].desc.shape, "{name}: shape of gradient {ix}");
+            // Directional derivatives along random directions, and a few single elements.
+            for trial in 0..6 {
+                let direction: Vec<f64> = if trial < 3 {
+                    random(&mut rng, &inputs[ix].desc, Fill::Normal(1.0)).data
+                } else {
+                    let mut one = vec![0.0; inputs[ix].data.len()];
+                    let at = rand::Rng::random_range(&mut rng, 0..one.len());
+                    one[at] = 1.0;
+                    one
+                };
+                let h = 1e-5;
+                let shifted = |sign: f64| {
+                    let mut moved = inputs.clone();
+                    for (v, d) in moved[ix].data.iter_mut().zip(&direction) {
+                        *v += sign * h * d;
+                    }
+                    weighted_sum(case.op.as_ref(), &moved, &cotangent)
+                };
+                let numeric = (shifted(1.0) - shifted(-1.0)) / (2.0 * h);
+                let analytic: f64 = grad.data.iter().zip(&direction).map(|(g, d)| g * d).sum();
+                let scale: f64 = grad.data.iter().zip(&direction).map(|(g, d)| (g * d).abs()).sum();
+                let tolerance = 1e-6 * scale.max(numeric.abs()).max(1e-3);
+                assert_close(&format!("{name}: gradient of input {ix}"), &[analytic], &[numeric], tolerance);
+            }
+        }
+    }
+}
+
+#[test]
+fn every_backward_on_the_device_matches_its_reference() {
+    let Some(gpu) = gpu() else { return };
+    for (name, case) in test_cases() {
+        if case.differentiable.is_empty() {
+            continue;
+        }
+        let inputs = inputs_of(&name, &case);
+        let mut rng = rng(&format!("{name} device"));
+        let mut graph = Graph::new();
+        let values: Vec<ValueId> = inputs
+            .iter()
+            .enumerate()
+            .map(|(ix, t)| graph.input(&format!("input{ix}"), t.desc.clone()))
+            .collect();
+        let op_name = case.op.name();
+        let outputs = trephine::ops::GradientBuilder::apply(&mut graph, case.op, &values).expect("shapes");
+        let out_desc = graph.desc(outputs[0]).clone();
+        let seed = graph.input("cotangent", out_desc.clone());
+        let wrt: Vec<ValueId> = case.differentiable.iter().map(|&ix| values[ix]).collect();
+        let grads = graph.backward(outputs[0], seed, &wrt).expect("backward builds");
+        for grad in grads.values() {
+            graph.mark_output(*grad);
+        }
+        let cotangent = random(&mut rng, &out_desc, Fill::Normal(1.0));
+        let mut feeds: HashMap<ValueId, HostTensor> = values.iter().copied().zip(inputs).collect();
+        feeds.insert(seed, cotangent);
+        let want = graph.evaluate_reference(&feeds).expect("reference");
+        // Errors pile up along the chain of gradient nodes: the longest reduction of any of them bounds each.
+        let tolerance_of = |scale: f64| {
+            graph
+                .nodes
+                .iter()
+                .map(|node| {
+                    let descs: Vec<_> = node.inputs.iter().map(|&v| graph.desc(v).clone()).collect();
+                    node.op.precision(&descs).tolerance(scale)
+                })
+                .sum::<f64>()
+        };
+        let mut results = Vec::new();
+        for no_reuse in [false, true] {
+            let executor =
+                Executor::new(&gpu, graph.clone(), ExecutorOptions { no_reuse, ..Default::default() })
+                    .unwrap_or_else(|e| panic!("{name}: {e}"));
+            for (value, tensor) in &feeds {
+                executor.write(*value, &tensor.to_words()).expect("write");
+            }
+            executor.run().expect("run");
+            let mut bits: Vec<(ValueId, Vec<u32>)> = Vec::new();
+            for grad in grads.values() {
+                bits.push((*grad, executor.read(*grad).expect("read")));
+            }
+            bits.sort_by_key(|(value, _)| *value);
+            for (value, words) in &bits {
+                let got = HostTensor::from_words(graph.desc(*value).clone(), words);
+                let want = &want[value.0].data;
+                let scale = want.iter().fold(0.0f64, |m, v| m.max(v.abs()));
+                assert_close(&format!("{name} ({op_name}) gradient"), &got.data, want, tolerance_of(scale));
+            }
+            results.push(bits);
+        }
+        assert_eq!(results[0], results[1], "{name}: reusing buffers changes the gradients");
+    }
+}
+
+/// Every kernel that any case uses, over all variants, for the limits of WebGPU's defaults and those of
+/// the software adapters.
+fn every_kernel() -> BTreeSet<KernelKey> {
+    let mut software = Caps::webgpu_defaults();
+    software.class = trephine::gpu::DeviceClass::Software;
+    let mut keys = BTreeSet::new();
+    for def in OPS {
+        for case in (def.cases)() {
+            let inputs: Vec<TensorDesc> = case.inputs.iter().map(|(desc, _)| desc.clone()).collect();
+            let outputs = case.op.infer(&inputs).unwrap_or_else(|e| panic!("{}: {e}", def.name));
+            for caps in [Caps::webgpu_defaults(), software.clone()] {
+                for variant in case.op.variants(&inputs, &caps) {
+                    let lowered = case.op.lower(&inputs, &outputs, &caps, variant);
+                    for dispatch in lowered.dispatches {
+                        assert!(
+                            def.shaders.contains(&dispatch.kernel.path)
+                                || dispatch.kernel.path == "fill/fill.wgsl",
+                            "{} uses {}, which its registry entry does not list",
+                            def.name,
+                            dispatch.kernel.path
+                        );
+                        keys.insert(dispatch.kernel);
+                    }
+                }
+            }
+        }
+    }
+    keys
+}
+
+#[test]
+fn every_shader_translates_to_spirv_msl_and_hlsl() {
+    for key in every_kernel() {
+        let shader = assemble(&key, None).unwrap_or_else(|e| panic!("{e}"));
+        let (module, info) = validate(&key, &shader).unwrap_or_else(|e| panic!("{e}"));
+        let reflection = Reflection::of(key.path, &module).unwrap_or_else(|e| panic!("{e}"));
+        let invocations: u32 = reflection.workgroup_size.iter().product();
+        assert!(invocations <= 256, "{}: {invocations} invocations a workgroup", key.path);
+        assert!(reflection.storage.len() <= 8, "{}: more than 8 storage buffers", key.path);
+        let shared: u32 = module
+            .global_variables
+            .iter()
+            .filter(|(_, v)| v.space == naga::AddressSpace::WorkGroup)
+            .map(|(_, v)| module.types[v.ty].inner.size(module.to_ctx()))
+            .sum();
+        assert!(shared <= 16 << 10, "{}: {shared} bytes of workgroup memory", key.path);
+        naga::back::spv::write_vec(&module, &info, &naga::back::spv::Options::default(), None)
+            .unwrap_or_else(|e| panic!("{} to SPIR-V: {e}", key.path));
+        naga::back::msl::write_string(
+            &module,
+            &info,
+            &naga::back::msl::Options { fake_missing_bindings: true, ..Default::default() },
+            &naga::back::msl::PipelineOptions::default(),
+        )
+        .unwrap_or_else(|e| panic!("{} to MSL: {e}", key.path));
+        let mut hlsl = String::new();
+        let options = naga::back::hlsl::Options::default();
+        naga::back::hlsl::Writer::new(&mut hlsl, &options, &naga::back::hlsl::PipelineOptions::default())
+            .write(&module, &info, None)
+            .unwrap_or_else(|e| panic!("{} to HLSL: {e}", key.path));
+    }
+}
+
+#[test]
+fn every_shader_file_belongs_to_an_operator() {
+    fn walk(dir: &include_dir::Dir<'_>, files: &mut BTreeSet<String>) {
+        for file in dir.files() {
+            files.insert(file.path().to_string_lossy().replace('\\', "/"));
+        }
+        for sub in dir.dirs() {
+            walk(sub, files);
+        }
+    }
+    let mut files = BTreeSet::new();
+    walk(&SHADERS, &mut files);
+    let used: BTreeSet<String> = every_kernel().into_iter().map(|key| key.path.to_owned()).collect();
+    let listed: BTreeSet<String> = OPS.iter().flat_map(|d| d.shaders).map(|&s| s.to_owned()).collect();
+    let kernels: BTreeSet<String> = files.into_iter().filter(|f| !f.starts_with("lib/")).collect();
+    assert_eq!(kernels, used, "shader files on the left, kernels that some case uses on the right");
+    assert_eq!(kernels, listed, "shader files on the left, files that the registry lists on the right");
+}
+
+#[test]
+fn operator_names_are_unique_and_sorted_into_the_registry() {
+    let names: BTreeSet<&str> = OPS.iter().map(|def| def.name).collect();
+    assert_eq!(names.len(), OPS.len(), "two operators share a name");
+    for def in OPS {
+        assert!(!(def.cases)().is_empty(), "{} has no case", def.name);
+        assert!(!def.summary.is_empty(), "{} has no summary", def.name);
+    }
+}
+
+/// Negative control: a kernel that is wrong in one element must not pass.
+#[test]
+fn a_broken_kernel_fails_the_harness() {
+    let Some(gpu) = gpu() else { return };
+    let broken = include_str!("../shaders/elementwise/add.wgsl")
+        .replace("y[i] = a[i] + b[i];", "y[i] = a[i] + b[i] + select(0.0, 1e-3, i == params.n - 1u);");
+    let own = trephine::gpu::Gpu::open(&trephine::gpu::GpuOptions {
+        device: Some(gpu.summary.index.to_string()),
+        checked: true,
+    })
+    .expect("the adapter opened before");
+    own.replace_shader("elementwise/add.wgsl", broken);
+    let (name, case) = test_cases().find(|(name, _)| name.starts_with("add/")).expect("add is registered");
+    let inputs = inputs_of(&name, &case);
+    let tensors: Vec<GpuTensor> =
+        inputs.iter().map(|t| own.upload(&t.desc, &t.to_words()).expect("upload")).collect();
+    let refs: Vec<&GpuTensor> = tensors.iter().collect();
+    let output = run_op_variant(&own, case.op.as_ref(), &refs, "default", |_| Ok(())).expect("runs");
+    let got: Vec<f32> = own.download(&output[0]).expect("download");
+    let got: Vec<f64> = got.into_iter().map(f64::from).collect();
+    let want = case.op.reference(&inputs.iter().collect::<Vec<_>>());
+    let outcome = std::panic::catch_unwind(|| assert_close("broken", &got, &want[0].data, 1e-5));
+    assert!(outcome.is_err(), "the harness accepted a broken kernel");
+}
