@@ -1,6 +1,8 @@
 //! The operator contract and the registry. One file per operator family; everything about an operator
 //! stands there: shape rule, lowering, backward, f64 reference, cost, cases.
 
+pub mod conv3d;
+pub mod conv_transpose3d;
 pub mod elementwise;
 
 use std::fmt::Debug;
@@ -214,7 +216,16 @@ pub struct OpDef {
 }
 
 /// Every operator, in stable order.
-pub static OPS: &[&OpDef] = &[&elementwise::ADD, &elementwise::SCALE, &FILL];
+pub static OPS: &[&OpDef] = &[
+    &conv3d::CONV3D,
+    &conv3d::CONV3D_GRAD_INPUT,
+    &conv3d::CONV3D_GRAD_WEIGHT,
+    &conv3d::SUM_CHANNELS_OP,
+    &conv_transpose3d::CONV_TRANSPOSE3D,
+    &elementwise::ADD,
+    &elementwise::SCALE,
+    &FILL,
+];
 
 /// The entry of the operator with this name.
 pub fn find(name: &str) -> Option<&'static OpDef> {
