@@ -6,6 +6,7 @@
 
 mod error;
 mod geometry;
+pub mod nifti;
 pub mod orientation;
 mod warning;
 
@@ -115,6 +116,7 @@ impl Volume {
 }
 
 /// `Err` unless `got` values belong to a grid of `shape`.
+pub(crate) fn expect_length(shape: [usize; 3], got: usize) -> Result<(), Problem> {
     let expected = shape.iter().product();
     if got == expected {
         Ok(())
