@@ -4,8 +4,12 @@
 //! Arrays are flat with x fastest, as NIfTI stores them: `data[x + nx * (y + ny * z)]`.
 //! World coordinates are millimetres, RAS+ (x to the right, y to the front, z upward).
 
+pub mod components;
+pub mod distance;
 mod error;
 mod geometry;
+pub mod metrics;
+pub mod morphology;
 pub mod nifti;
 pub mod orientation;
 mod warning;
