@@ -12,6 +12,7 @@ pub mod metrics;
 pub mod morphology;
 pub mod nifti;
 pub mod orientation;
+pub mod pairs;
 mod warning;
 
 pub use error::{Problem, VolumeError};
