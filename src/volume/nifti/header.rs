@@ -123,8 +123,8 @@ const MAGIC_TWO: std::ops::Range<usize> = 4..12;
 /// End of the NIfTI-2 magic: line ends that a transfer in text mode would damage.
 const MAGIC_TWO_TAIL: &[u8; 4] = b"\r\n\x1a\n";
 
-/// Bytes that suffice to tell the version and hold the longest header.
-pub(super) const LONGEST: usize = 540;
+/// Bytes that hold the longest header and the extender, which says whether extensions follow.
+pub(super) const LONGEST: usize = TWO.size + 4;
 
 /// A NIfTI header: its bytes, and the fields this program uses.
 #[derive(Debug, Clone, PartialEq)]

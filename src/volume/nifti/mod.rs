@@ -9,8 +9,6 @@ mod gzip;
 mod header;
 mod image;
 mod source;
-#[cfg(test)]
-mod tests;
 mod voxels;
 mod write;
 
