@@ -1,7 +1,10 @@
 //! The operator contract and the registry. One file per operator family; everything about an operator
 //! stands there: shape rule, lowering, backward, f64 reference, cost, cases.
 
+pub mod activation_kind;
 pub mod elementwise;
+pub mod norm;
+pub mod pool;
 
 use std::fmt::Debug;
 use std::ops::Range;
@@ -214,7 +217,20 @@ pub struct OpDef {
 }
 
 /// Every operator, in stable order.
-pub static OPS: &[&OpDef] = &[&elementwise::ADD, &elementwise::SCALE, &FILL];
+pub static OPS: &[&OpDef] = &[
+    &elementwise::ADD,
+    &elementwise::SCALE,
+    &FILL,
+    &norm::INSTANCE_NORM,
+    &norm::BATCH_NORM,
+    &norm::GROUP_NORM,
+    &norm::NORM_GRAD_REDUCE,
+    &norm::NORM_GRAD_INPUT,
+    &norm::BATCH_NORM_UPDATE,
+    &norm::BATCH_NORM_INFERENCE,
+    &pool::MAX_POOL3D,
+    &pool::MAX_POOL3D_GRAD,
+];
 
 /// The entry of the operator with this name.
 pub fn find(name: &str) -> Option<&'static OpDef> {
