@@ -3,7 +3,10 @@
 
 pub mod conv3d;
 pub mod conv_transpose3d;
+pub mod activation_kind;
 pub mod elementwise;
+pub mod norm;
+pub mod pool;
 
 use std::fmt::Debug;
 use std::ops::Range;
@@ -225,6 +228,18 @@ pub static OPS: &[&OpDef] = &[
     &elementwise::ADD,
     &elementwise::SCALE,
     &FILL,
+    &elementwise::ADD,
+    &elementwise::SCALE,
+    &FILL,
+    &norm::INSTANCE_NORM,
+    &norm::BATCH_NORM,
+    &norm::GROUP_NORM,
+    &norm::NORM_GRAD_REDUCE,
+    &norm::NORM_GRAD_INPUT,
+    &norm::BATCH_NORM_UPDATE,
+    &norm::BATCH_NORM_INFERENCE,
+    &pool::MAX_POOL3D,
+    &pool::MAX_POOL3D_GRAD,
 ];
 
 /// The entry of the operator with this name.
