@@ -11,8 +11,8 @@ use flate2::write::GzEncoder;
 use glam::{DMat4, DVec3, DVec4};
 use tempfile::TempDir;
 use trephine::volume::nifti::{
-    FrameChoice, Image, NiftiType, Version, check_output_name, read, read_info, write_like,
-    write_mask, write_new, write_stripped,
+    FrameChoice, Image, NiftiType, Version, check_output_name, read, read_info, write_like, write_mask,
+    write_new, write_stripped,
 };
 use trephine::volume::{FormSource, Problem, VolumeError, Warning};
 
@@ -69,11 +69,7 @@ struct Nii {
 }
 
 /// Oblique, sheared, not RAS: rows of a matrix.
-const OBLIQUE: [[f64; 4]; 3] = [
-    [-0.9, 0.1, 0.02, 30.0],
-    [0.1, 0.95, 0.05, -40.0],
-    [0.0, -0.05, 1.2, -20.0],
-];
+const OBLIQUE: [[f64; 4]; 3] = [[-0.9, 0.1, 0.02, 30.0], [0.1, 0.95, 0.05, -40.0], [0.0, -0.05, 1.2, -20.0]];
 
 impl Nii {
     /// int16 voxels `7 i - 300`, sform only.
@@ -98,13 +94,7 @@ impl Nii {
     }
 
     fn with(datatype: i16, bits: i16, big: bool) -> Self {
-        Self {
-            datatype,
-            bits,
-            big,
-            data: value_bytes(datatype, big, 1),
-            ..Self::new()
-        }
+        Self { datatype, bits, big, data: value_bytes(datatype, big, 1), ..Self::new() }
     }
 
     fn version_two(mut self) -> Self {
@@ -122,11 +112,7 @@ impl Nii {
         let mut dim = vec![self.dim.len() as i64];
         dim.extend(&self.dim);
         dim.resize(8, 1);
-        let extender = if self.extensions.is_empty() {
-            4
-        } else {
-            4 + self.extensions.len()
-        };
+        let extender = if self.extensions.is_empty() { 4 } else { 4 + self.extensions.len() };
         let first = if self.pair { 0 } else { h.len() + extender };
         let offset = self.offset.unwrap_or(first as f64);
         let big = self.big;
@@ -146,14 +132,9 @@ impl Nii {
             put(0, &540_i32.to_le_bytes());
             put(12, &self.datatype.to_le_bytes());
             put(14, &self.bits.to_le_bytes());
-            dim.iter()
-                .enumerate()
-                .for_each(|(i, d)| put(16 + 8 * i, &d.to_le_bytes()));
+            dim.iter().enumerate().for_each(|(i, d)| put(16 + 8 * i, &d.to_le_bytes()));
             put(80, &1.5_f64.to_le_bytes());
-            self.pixdim
-                .iter()
-                .enumerate()
-                .for_each(|(i, p)| put(104 + 8 * i, &p.to_le_bytes()));
+            self.pixdim.iter().enumerate().for_each(|(i, p)| put(104 + 8 * i, &p.to_le_bytes()));
             put(168, &(offset as i64).to_le_bytes());
             put(176, &self.scaling[0].to_le_bytes());
             put(184, &self.scaling[1].to_le_bytes());
@@ -174,11 +155,7 @@ impl Nii {
             put(496, &3_i32.to_le_bytes());
             put(500, &10_i32.to_le_bytes());
             put(504, &1002_i32.to_le_bytes());
-            h[4..12].copy_from_slice(if self.pair {
-                b"ni2\0\r\n\x1a\n"
-            } else {
-                b"n+2\0\r\n\x1a\n"
-            });
+            h[4..12].copy_from_slice(if self.pair { b"ni2\0\r\n\x1a\n" } else { b"n+2\0\r\n\x1a\n" });
             h[240..320].copy_from_slice(&text("a description", 80));
             h[320..344].copy_from_slice(&text("aux.txt", 24));
             h[508..524].copy_from_slice(&text("intent", 16));
@@ -186,18 +163,13 @@ impl Nii {
         } else {
             let f = |v: f64| (v as f32).to_le_bytes();
             put(0, &348_i32.to_le_bytes());
-            dim.iter()
-                .enumerate()
-                .for_each(|(i, d)| put(40 + 2 * i, &(*d as i16).to_le_bytes()));
+            dim.iter().enumerate().for_each(|(i, d)| put(40 + 2 * i, &(*d as i16).to_le_bytes()));
             put(56, &f(1.5));
             put(68, &1002_i16.to_le_bytes());
             put(70, &self.datatype.to_le_bytes());
             put(72, &self.bits.to_le_bytes());
             put(74, &1_i16.to_le_bytes());
-            self.pixdim
-                .iter()
-                .enumerate()
-                .for_each(|(i, p)| put(76 + 4 * i, &f(*p)));
+            self.pixdim.iter().enumerate().for_each(|(i, p)| put(76 + 4 * i, &f(*p)));
             put(108, &f(offset));
             put(112, &f(self.scaling[0]));
             put(116, &f(self.scaling[1]));
@@ -276,18 +248,8 @@ fn value_bytes(datatype: i16, big: bool, frames: usize) -> Vec<u8> {
     out
 }
 
-const REAL_TYPES: [(i16, i16); 10] = [
-    (2, 8),
-    (4, 16),
-    (8, 32),
-    (16, 32),
-    (64, 64),
-    (256, 8),
-    (512, 16),
-    (768, 32),
-    (1024, 64),
-    (1280, 64),
-];
+const REAL_TYPES: [(i16, i16); 10] =
+    [(2, 8), (4, 16), (8, 32), (16, 32), (64, 64), (256, 8), (512, 16), (768, 32), (1024, 64), (1280, 64)];
 
 struct Folder(TempDir);
 
@@ -308,9 +270,7 @@ impl Folder {
 
     fn names(&self) -> Vec<String> {
         let entries = fs::read_dir(self.0.path()).unwrap();
-        let mut names: Vec<String> = entries
-            .map(|e| e.unwrap().file_name().into_string().unwrap())
-            .collect();
+        let mut names: Vec<String> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
     }
@@ -397,22 +357,13 @@ fn scaling_rules() {
             ([1.0, 0.0], 1.0, 0.0),
             ([-2.0, 7.0], -2.0, 7.0),
         ] {
-            let nii = Nii {
-                scaling,
-                two,
-                ..Nii::new()
-            };
+            let nii = Nii { scaling, two, ..Nii::new() };
             let image = only(&dir.put("x.nii", &nii.bytes()));
-            let want: Vec<f32> = (0..VOXELS)
-                .map(|i| (value(4, i) as f64 * slope + intercept) as f32)
-                .collect();
+            let want: Vec<f32> =
+                (0..VOXELS).map(|i| (value(4, i) as f64 * slope + intercept) as f32).collect();
             assert_eq!(values(&image), want, "{scaling:?}");
         }
-        let nii = Nii {
-            scaling: [2.0, f64::NAN],
-            two,
-            ..Nii::new()
-        };
+        let nii = Nii { scaling: [2.0, f64::NAN], two, ..Nii::new() };
         let text = refusal(&dir.put("x.nii", &nii.bytes()));
         assert!(text.contains("intercept of NaN"), "{text}");
     }
@@ -423,13 +374,7 @@ fn gzip_by_content_in_one_member_or_several() {
     let dir = Folder::new();
     let bytes = Nii::new().bytes();
     let packed = gz(&bytes);
-    let several = [
-        gz(&bytes[..100]),
-        gz(&bytes[100..400]),
-        gz(&[]),
-        gz(&bytes[400..]),
-    ]
-    .concat();
+    let several = [gz(&bytes[..100]), gz(&bytes[100..400]), gz(&[]), gz(&bytes[400..])].concat();
     let padded = [&packed[..], &[0; 512]].concat();
     for (name, content) in [
         ("plain.nii", &bytes),
@@ -441,11 +386,7 @@ fn gzip_by_content_in_one_member_or_several() {
         ("padded.nii.gz", &padded),
         ("no_extension", &bytes),
     ] {
-        assert_eq!(
-            values(&only(&dir.put(name, content))),
-            expected(4),
-            "{name}"
-        );
+        assert_eq!(values(&only(&dir.put(name, content))), expected(4), "{name}");
     }
 }
 
@@ -455,12 +396,7 @@ fn pairs_by_either_file() {
     let ext = extension(6, b"hello pair");
     for two in [false, true] {
         for packed in [false, true] {
-            let nii = Nii {
-                pair: true,
-                two,
-                extensions: ext.clone(),
-                ..Nii::new()
-            };
+            let nii = Nii { pair: true, two, extensions: ext.clone(), ..Nii::new() };
             let pack = |b: Vec<u8>| if packed { gz(&b) } else { b };
             let suffix = if packed { ".gz" } else { "" };
             let hdr = dir.put(&format!("p{two}.hdr{suffix}"), &pack(nii.head()));
@@ -480,11 +416,7 @@ fn pairs_by_either_file() {
         }
     }
     // An offset into the voxel file.
-    let mut nii = Nii {
-        pair: true,
-        offset: Some(16.0),
-        ..Nii::new()
-    };
+    let mut nii = Nii { pair: true, offset: Some(16.0), ..Nii::new() };
     nii.data.splice(0..0, [0; 16]);
     let hdr = dir.put("o.hdr", &nii.head());
     dir.put("o.img", &nii.data);
@@ -523,39 +455,24 @@ fn what_is_not_nifti_is_named() {
 fn frames_of_4d() {
     let dir = Folder::new();
     let frames = 3;
-    let nii = Nii {
-        dim: vec![7, 6, 5, frames as i64],
-        data: value_bytes(4, false, frames),
-        ..Nii::new()
-    };
+    let nii = Nii { dim: vec![7, 6, 5, frames as i64], data: value_bytes(4, false, frames), ..Nii::new() };
     for (name, content) in [("x.nii", nii.bytes()), ("x.nii.gz", gz(&nii.bytes()))] {
         let path = dir.put(name, &content);
         assert_eq!(read_info(&path).unwrap().frames, frames);
         let text = refusal(&path);
-        assert!(
-            text.contains("3 volumes") && text.contains("--volume N (0 to 2)"),
-            "{text}"
-        );
+        assert!(text.contains("3 volumes") && text.contains("--volume N (0 to 2)"), "{text}");
         assert!(text.contains("--all"), "{text}");
         let all = read(&path, FrameChoice::All).unwrap();
         assert_eq!(all.frames(), frames);
         for t in 0..frames {
-            let want: Vec<f32> = (0..VOXELS)
-                .map(|i| value(4, i + t * VOXELS) as f32)
-                .collect();
+            let want: Vec<f32> = (0..VOXELS).map(|i| value(4, i + t * VOXELS) as f32).collect();
             assert_eq!(all.frame_f32(t).unwrap().data, want);
             let one = read(&path, FrameChoice::One(t)).unwrap();
             assert_eq!(values(&one), want);
         }
         assert!(all.frame_f32(frames).is_err());
         let error = read(&path, FrameChoice::One(frames)).unwrap_err();
-        assert!(matches!(
-            error.problem,
-            Problem::NoSuchFrame {
-                wanted: 3,
-                frames: 3
-            }
-        ));
+        assert!(matches!(error.problem, Problem::NoSuchFrame { wanted: 3, frames: 3 }));
     }
     // Written from all volumes: 4D; from one: 3D.
     let all = read(dir.path("x.nii"), FrameChoice::All).unwrap();
@@ -592,19 +509,9 @@ fn trailing_dimensions_of_one_are_squeezed_and_slices_refused() {
         assert_eq!(values(&image), expected(4));
     }
     // Volumes along the fifth dimension, as vector images have them.
-    let nii = Nii {
-        dim: vec![7, 6, 5, 1, 3],
-        data: value_bytes(4, false, 3),
-        ..Nii::new()
-    };
+    let nii = Nii { dim: vec![7, 6, 5, 1, 3], data: value_bytes(4, false, 3), ..Nii::new() };
     assert_eq!(read_info(dir.put("x.nii", &nii.bytes())).unwrap().frames, 3);
-    for dim in [
-        vec![42, 5],
-        vec![210],
-        vec![42, 5, 1],
-        vec![42, 1, 5],
-        vec![42, 5, 1, 2],
-    ] {
+    for dim in [vec![42, 5], vec![210], vec![42, 5, 1], vec![42, 1, 5], vec![42, 5, 1, 2]] {
         let nii = Nii { dim, ..Nii::new() };
         let text = refusal(&dir.put("x.nii", &nii.bytes()));
         assert!(text.contains("not a 3D image"), "{text}");
@@ -624,48 +531,30 @@ fn absurd_dimensions_are_refused_before_memory_is_taken() {
         (vec![7, 6, 6], "truncated (420 of 504"),
     ] {
         for pack in [false, true] {
-            let nii = Nii {
-                dim: dim.clone(),
-                ..Nii::new()
-            };
+            let nii = Nii { dim: dim.clone(), ..Nii::new() };
             let bytes = if pack { gz(&nii.bytes()) } else { nii.bytes() };
             let text = refusal(&dir.put("x.nii", &bytes));
             assert!(text.contains(word), "{text}");
         }
     }
-    let huge = Nii {
-        dim: vec![1 << 40, 1 << 40, 2],
-        ..Nii::new().version_two()
-    };
+    let huge = Nii { dim: vec![1 << 40, 1 << 40, 2], ..Nii::new().version_two() };
     assert!(refusal(&dir.put("x.nii", &huge.bytes())).contains("can be addressed"));
     let mut rank = Nii::new().version_two().bytes();
     rank[16] = 200;
     assert!(refusal(&dir.put("x.nii", &rank)).contains("200 dimensions"));
     for offset in [100.0, -16.0, f64::NAN, 1e30] {
-        let nii = Nii {
-            offset: Some(offset),
-            ..Nii::new()
-        };
+        let nii = Nii { offset: Some(offset), ..Nii::new() };
         let text = refusal(&dir.put("x.nii", &nii.bytes()));
         assert!(text.contains("voxel offset"), "{text}");
     }
-    let far = Nii {
-        offset: Some(1e9),
-        ..Nii::new()
-    };
+    let far = Nii { offset: Some(1e9), ..Nii::new() };
     for bytes in [far.bytes(), gz(&far.bytes())] {
         assert!(refusal(&dir.put("x.nii", &bytes)).contains("truncated"));
     }
     // Offset 0 stands for the first byte after the header; a gap before the voxels is legal.
-    let zero = Nii {
-        offset: Some(0.0),
-        ..Nii::new()
-    };
+    let zero = Nii { offset: Some(0.0), ..Nii::new() };
     assert_eq!(values(&only(&dir.put("x.nii", &zero.bytes()))), expected(4));
-    let mut gap = Nii {
-        offset: Some(1352.0),
-        ..Nii::new()
-    };
+    let mut gap = Nii { offset: Some(1352.0), ..Nii::new() };
     gap.data.splice(0..0, vec![9; 1000]);
     for bytes in [gap.bytes(), gz(&gap.bytes())] {
         assert_eq!(values(&only(&dir.put("x.nii", &bytes))), expected(4));
@@ -688,9 +577,7 @@ fn damage_is_told_from_truncation() {
     }
     for n in [12, 30, 100, 300, 500, packed.len() - 20, packed.len() - 5] {
         let text = refusal(&dir.put("t.nii.gz", &packed[..n]));
-        let named = ["truncated", "too short", "damaged (gzip"]
-            .iter()
-            .any(|w| text.contains(w));
+        let named = ["truncated", "too short", "damaged (gzip"].iter().any(|w| text.contains(w));
         assert!(named, "{n}: {text}");
     }
     // A checksum that does not fit.
@@ -788,11 +675,7 @@ fn forms_by_the_rules() {
         pixdim: [1.0, 2.0, 3.0, 4.0, 0.0, 0.0, 0.0, 0.0],
         ..Nii::new().version_two()
     };
-    let want = [
-        [0.0, -3.0, 0.0, 1.0],
-        [2.0, 0.0, 0.0, 2.0],
-        [0.0, 0.0, 4.0, 3.0],
-    ];
+    let want = [[0.0, -3.0, 0.0, 1.0], [2.0, 0.0, 0.0, 2.0], [0.0, 0.0, 4.0, 3.0]];
     let near = |image: &Image, want: [[f64; 4]; 3]| {
         let got = rows(&image.affine());
         let gap = (0..12).map(|i| (got[i / 4][i % 4] - want[i / 4][i % 4]).abs());
@@ -815,10 +698,7 @@ fn forms_by_the_rules() {
     negative.pixdim[1] = -2.0;
     let image = only(&dir.put("q.nii", &negative.bytes()));
     near(&image, want);
-    assert_eq!(
-        image.warnings(),
-        [Warning::NegativePixdim([-2.0, 3.0, 4.0])]
-    );
+    assert_eq!(image.warnings(), [Warning::NegativePixdim([-2.0, 3.0, 4.0])]);
     // The sform wins; that they disagree is said.
     let mut both = q.clone();
     both.codes = [1, 2];
@@ -830,14 +710,7 @@ fn forms_by_the_rules() {
     let mut none = q.clone();
     none.codes = [0, 0];
     let image = only(&dir.put("n.nii", &none.bytes()));
-    near(
-        &image,
-        [
-            [-2.0, 0.0, 0.0, 6.0],
-            [0.0, 3.0, 0.0, -7.5],
-            [0.0, 0.0, 4.0, -8.0],
-        ],
-    );
+    near(&image, [[-2.0, 0.0, 0.0, 6.0], [0.0, 3.0, 0.0, -7.5], [0.0, 0.0, 4.0, -8.0]]);
     assert_eq!(image.warnings(), [Warning::NoOrientation]);
     // Singular.
     let mut flat = q;
@@ -858,10 +731,7 @@ fn non_finite_voxels_are_seen() {
     let mut volume = image.frame_f32(0).unwrap();
     assert_eq!(volume.check_content().unwrap().non_finite, 2);
     let warning = volume.replace_non_finite().unwrap();
-    assert!(
-        warning.to_string().starts_with("2 of 210 voxels"),
-        "{warning}"
-    );
+    assert!(warning.to_string().starts_with("2 of 210 voxels"), "{warning}");
 }
 
 /// One extension record: size, code, data padded to 16 bytes.
@@ -879,20 +749,13 @@ fn extensions_survive_and_damaged_ones_do_no_harm() {
     let dir = Folder::new();
     let records = [extension(6, b"hello ext"), extension(4, &[7; 500])].concat();
     for two in [false, true] {
-        let nii = Nii {
-            two,
-            extensions: records.clone(),
-            ..Nii::new()
-        };
+        let nii = Nii { two, extensions: records.clone(), ..Nii::new() };
         for bytes in [nii.bytes(), gz(&nii.bytes())] {
             let image = only(&dir.put("x.nii", &bytes));
             assert_eq!(values(&image), expected(4));
             write_mask(dir.path("m.nii.gz"), &image, &[1; VOXELS]).unwrap();
             let back = only(&dir.path("m.nii.gz"));
-            assert_eq!(
-                back.header().extensions(),
-                [&[1, 0, 0, 0][..], &records].concat()
-            );
+            assert_eq!(back.header().extensions(), [&[1, 0, 0, 0][..], &records].concat());
             assert_eq!(values(&back), [1.0; VOXELS]);
         }
         // A record that claims more than there is: kept up to it, with a warning.
@@ -915,19 +778,12 @@ fn extensions_survive_and_damaged_ones_do_no_harm() {
 /// Bytes of a header that every output computes anew: datatype to bitpix, offset and scaling,
 /// display range, magic.
 fn recomputed(two: bool) -> Vec<std::ops::Range<usize>> {
-    if two {
-        vec![4..12, 12..16, 168..208]
-    } else {
-        vec![70..74, 108..120, 124..132, 344..348]
-    }
+    if two { vec![4..12, 12..16, 168..208] } else { vec![70..74, 108..120, 124..132, 344..348] }
 }
 
 fn assert_same_but(a: &[u8], b: &[u8], but: &[std::ops::Range<usize>], what: &str) {
     for (i, (x, y)) in a.iter().zip(b).enumerate() {
-        assert!(
-            x == y || but.iter().any(|r| r.contains(&i)),
-            "{what}: byte {i}: {x} {y}"
-        );
+        assert!(x == y || but.iter().any(|r| r.contains(&i)), "{what}: byte {i}: {x} {y}");
     }
 }
 
@@ -937,21 +793,9 @@ fn geometry_and_the_rest_of_the_header_survive_bit_for_bit() {
     let mut cases = vec![];
     for srow in [
         OBLIQUE,
-        [
-            [-1.0, 0.0, 0.0, 90.5],
-            [0.0, 1.0, 0.0, -126.0],
-            [0.0, 0.0, 1.0, -72.0],
-        ],
-        [
-            [0.0, 0.0, -5.0, 11.0],
-            [0.5, 0.0, 0.0, -7.0],
-            [0.0, 0.5, 0.0, 3.3],
-        ],
-        [
-            [1.0, 0.4, 0.0, 0.1],
-            [0.0, 1.0, 0.0, 0.2],
-            [0.0, 0.0, 1.0, 0.3],
-        ],
+        [[-1.0, 0.0, 0.0, 90.5], [0.0, 1.0, 0.0, -126.0], [0.0, 0.0, 1.0, -72.0]],
+        [[0.0, 0.0, -5.0, 11.0], [0.5, 0.0, 0.0, -7.0], [0.0, 0.5, 0.0, 3.3]],
+        [[1.0, 0.4, 0.0, 0.1], [0.0, 1.0, 0.0, 0.2], [0.0, 0.0, 1.0, 0.3]],
     ] {
         for codes in [[0, 2], [1, 0], [1, 4], [0, 0]] {
             for qfac in [1.0, -1.0, 0.0] {
@@ -1005,16 +849,8 @@ fn geometry_and_the_rest_of_the_header_survive_bit_for_bit() {
             let but = if two { 192..208 } else { 124..132 };
             assert_same_but(&head, &written, &[but], "stripped");
             // 0 = 2.5 * 1.2 - 3 is not representable; the nearest stored value is 1.
-            let fill = if big {
-                1_i16.to_be_bytes()
-            } else {
-                1_i16.to_le_bytes()
-            };
-            for (i, (got, was)) in written[head.len()..]
-                .chunks(2)
-                .zip(nii.data.chunks(2))
-                .enumerate()
-            {
+            let fill = if big { 1_i16.to_be_bytes() } else { 1_i16.to_le_bytes() };
+            for (i, (got, was)) in written[head.len()..].chunks(2).zip(nii.data.chunks(2)).enumerate() {
                 assert_eq!(got, if keep[i] == 1 { was } else { &fill }, "voxel {i}");
             }
         }
@@ -1084,25 +920,10 @@ fn new_grids_carry_both_forms_or_the_sform_alone() {
     sheared.y_axis += 0.3 * sheared.x_axis;
     let oblique = DMat4::from_axis_angle(DVec3::new(1.0, 2.0, 3.0).normalize(), 0.4) * plain;
     for two in [false, true] {
-        for (codes, want_codes) in [
-            ([0, 4], (4, 4)),
-            ([1, 0], (1, 1)),
-            ([1, 2], (2, 1)),
-            ([0, 0], (1, 1)),
-        ] {
-            let nii = Nii {
-                two,
-                codes,
-                extensions: extension(6, b"kept"),
-                ..Nii::new()
-            };
+        for (codes, want_codes) in [([0, 4], (4, 4)), ([1, 0], (1, 1)), ([1, 2], (2, 1)), ([0, 0], (1, 1))] {
+            let nii = Nii { two, codes, extensions: extension(6, b"kept"), ..Nii::new() };
             let source = only(&dir.put("s.nii", &nii.bytes()));
-            for (affine, shear) in [
-                (plain, false),
-                (oblique, false),
-                (sheared, true),
-                (turned, true),
-            ] {
+            for (affine, shear) in [(plain, false), (oblique, false), (sheared, true), (turned, true)] {
                 let out = dir.path("n.nii.gz");
                 write_new(&out, shape, &affine, &data, &source).unwrap();
                 let back = only(&out);
@@ -1120,11 +941,8 @@ fn new_grids_carry_both_forms_or_the_sform_alone() {
                 if !shear {
                     let mut bytes = vec![];
                     let file = fs::read(&out).unwrap();
-                    std::io::Read::read_to_end(
-                        &mut flate2::read::GzDecoder::new(&file[..]),
-                        &mut bytes,
-                    )
-                    .unwrap();
+                    std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(&file[..]), &mut bytes)
+                        .unwrap();
                     let code = if two { 348..352 } else { 254..256 };
                     bytes[code].fill(0);
                     let by_qform = only(&dir.put("q.nii", &bytes));
@@ -1153,11 +971,7 @@ fn names_are_kept_exactly_and_failures_leave_nothing() {
     write_mask(dir.path("sub-01_desc.v1.nii"), &image, &mask).unwrap();
     write_mask(dir.path("b.v2.NII.GZ"), &image, &mask).unwrap();
     assert_eq!(dir.names(), ["b.v2.NII.GZ", "in.nii", "sub-01_desc.v1.nii"]);
-    assert!(
-        fs::read(dir.path("b.v2.NII.GZ"))
-            .unwrap()
-            .starts_with(&[0x1f, 0x8b])
-    );
+    assert!(fs::read(dir.path("b.v2.NII.GZ")).unwrap().starts_with(&[0x1f, 0x8b]));
     // Over an existing file.
     write_mask(dir.path("in.nii"), &image, &mask).unwrap();
     assert_eq!(only(&dir.path("in.nii")).datatype(), NiftiType::Uint8);
@@ -1165,10 +979,7 @@ fn names_are_kept_exactly_and_failures_leave_nothing() {
 
     for name in ["x.img", "x.mgz", "x", "x.gz", "nii"] {
         let error = write_mask(dir.path(name), &image, &mask).unwrap_err();
-        assert!(
-            matches!(error.problem, Problem::OutputName),
-            "{name}: {error}"
-        );
+        assert!(matches!(error.problem, Problem::OutputName), "{name}: {error}");
         assert!(check_output_name(dir.path(name)).is_err());
     }
     let error = write_mask(dir.path("no/such/x.nii"), &image, &mask).unwrap_err();
@@ -1189,19 +1000,9 @@ fn a_full_disk_is_an_error_and_devices_stay_devices() {
     let dir = Folder::new();
     let image = only(&dir.put("in.nii", &Nii::new().bytes()));
     let error = write_mask("/dev/full", &image, &[1; VOXELS]).unwrap_err();
-    assert!(
-        error
-            .to_string()
-            .starts_with("/dev/full: cannot be written ("),
-        "{error}"
-    );
+    assert!(error.to_string().starts_with("/dev/full: cannot be written ("), "{error}");
     write_mask("/dev/null", &image, &[1; VOXELS]).unwrap();
-    assert!(
-        fs::metadata("/dev/null")
-            .unwrap()
-            .file_type()
-            .is_char_device()
-    );
+    assert!(fs::metadata("/dev/null").unwrap().file_type().is_char_device());
     // Readable by others as the umask has it, unlike temporary files.
     fs::File::create(dir.path("plain")).unwrap();
     write_mask(dir.path("m.nii"), &image, &[1; VOXELS]).unwrap();
@@ -1214,11 +1015,7 @@ fn every_warning_and_refusal_says_what_to_do() {
     for warning in [
         Warning::NegativePixdim([-1.0, 1.0, 1.0]),
         Warning::NoOrientation,
-        Warning::FormsDisagree {
-            sform: "RAS".into(),
-            qform: "LAS".into(),
-            displacement_mm: 3.0,
-        },
+        Warning::FormsDisagree { sform: "RAS".into(), qform: "LAS".into(), displacement_mm: 3.0 },
         Warning::Units("metres"),
         Warning::NonFinite { count: 1, total: 2 },
         Warning::DamagedExtensions,
@@ -1232,8 +1029,5 @@ fn every_warning_and_refusal_says_what_to_do() {
     metres.two = true;
     let mut bytes = metres.bytes();
     bytes[500] = 1;
-    assert_eq!(
-        only(&dir.put("x.nii", &bytes)).warnings(),
-        [Warning::Units("metres")]
-    );
+    assert_eq!(only(&dir.put("x.nii", &bytes)).warnings(), [Warning::Units("metres")]);
 }

@@ -26,6 +26,15 @@ impl Activation {
         params.u32("activation", kind).f32("slope", slope)
     }
 
+    /// What multiplies values below 0.
+    pub fn negative_slope(self) -> f32 {
+        match self {
+            Self::None => 1.0,
+            Self::Relu => 0.0,
+            Self::LeakyRelu(slope) => slope,
+        }
+    }
+
     /// The definition.
     pub fn apply(self, x: f64) -> f64 {
         match self {

@@ -6,6 +6,7 @@
 
 use std::ops::Range;
 
+use super::activation_kind::Activation;
 use super::{
     Case, Cost, FLAT, Fill, GradientBuilder, NodeIo, OpDef, OpError, Operator, Precision, ValueId,
     batch_pieces, expect_ncdhw, sample_range,
@@ -244,14 +245,14 @@ pub struct Conv3d {
     pub two_inputs: bool,
     /// Whether a bias is the last input.
     pub bias: bool,
-    /// Activation fused into the kernel, as its slope below zero: 1 none, 0 ReLU. Inference only.
-    pub negative_slope: f32,
+    /// Activation fused into the kernel. Inference only: its backward is refused.
+    pub activation: Activation,
 }
 
 impl Conv3d {
     /// A plain convolution of one input.
     pub fn new(window: Window, bias: bool) -> Self {
-        Self { window, two_inputs: false, bias, negative_slope: 1.0 }
+        Self { window, two_inputs: false, bias, activation: Activation::None }
     }
 
     fn sources(&self) -> usize {
@@ -278,19 +279,28 @@ pub static CONV3D: OpDef = OpDef {
     cases: conv3d_cases,
 };
 
-type ConvCase = (&'static str, [usize; 5], usize, usize, [usize; 3], Window, bool, f32);
+type ConvCase = (&'static str, [usize; 5], usize, usize, [usize; 3], Window, bool, Activation);
 
 fn conv3d_cases() -> Vec<Case> {
     let same = Window::same;
     let table: Vec<ConvCase> = vec![
-        ("odd sizes", [2, 5, 3, 6, 9], 0, 6, [3, 3, 3], same([3, 3, 3]), true, 1.0),
-        ("20 channels out", [1, 3, 4, 5, 7], 0, 20, [3, 3, 3], same([3, 3, 3]), true, 1.0),
-        ("all extents 1", [1, 1, 1, 1, 1], 0, 1, [3, 3, 3], same([3, 3, 3]), true, 1.0),
-        ("pointwise", [2, 6, 3, 4, 5], 0, 7, [1, 1, 1], same([1, 1, 1]), true, 1.0),
-        ("two inputs", [2, 3, 4, 3, 6], 4, 9, [3, 3, 3], same([3, 3, 3]), true, 1.0),
-        ("even kernel pads after", [2, 4, 3, 5, 6], 0, 1, [1, 1, 2], same([1, 1, 2]), true, 1.0),
-        ("kernel 7 5 3", [1, 2, 5, 6, 7], 0, 3, [7, 5, 3], same([7, 5, 3]), false, 1.0),
-        ("stride 2", [2, 3, 7, 6, 9], 0, 5, [3, 3, 3], Window::symmetric([2; 3], [1; 3], [1; 3]), true, 1.0),
+        ("odd sizes", [2, 5, 3, 6, 9], 0, 6, [3, 3, 3], same([3, 3, 3]), true, Activation::None),
+        ("20 channels out", [1, 3, 4, 5, 7], 0, 20, [3, 3, 3], same([3, 3, 3]), true, Activation::None),
+        ("all extents 1", [1, 1, 1, 1, 1], 0, 1, [3, 3, 3], same([3, 3, 3]), true, Activation::None),
+        ("pointwise", [2, 6, 3, 4, 5], 0, 7, [1, 1, 1], same([1, 1, 1]), true, Activation::None),
+        ("two inputs", [2, 3, 4, 3, 6], 4, 9, [3, 3, 3], same([3, 3, 3]), true, Activation::None),
+        ("even kernel pads after", [2, 4, 3, 5, 6], 0, 1, [1, 1, 2], same([1, 1, 2]), true, Activation::None),
+        ("kernel 7 5 3", [1, 2, 5, 6, 7], 0, 3, [7, 5, 3], same([7, 5, 3]), false, Activation::None),
+        (
+            "stride 2",
+            [2, 3, 7, 6, 9],
+            0,
+            5,
+            [3, 3, 3],
+            Window::symmetric([2; 3], [1; 3], [1; 3]),
+            true,
+            Activation::None,
+        ),
         (
             "stride and dilation by axis",
             [1, 2, 9, 8, 11],
@@ -299,7 +309,7 @@ fn conv3d_cases() -> Vec<Case> {
             [3, 2, 3],
             Window::symmetric([1, 2, 3], [2, 1, 3], [2, 0, 1]),
             false,
-            1.0,
+            Activation::None,
         ),
         (
             "no padding",
@@ -309,12 +319,21 @@ fn conv3d_cases() -> Vec<Case> {
             [3, 3, 3],
             Window::symmetric([1; 3], [1; 3], [0; 3]),
             true,
-            1.0,
+            Activation::None,
         ),
-        ("fused leaky relu, two inputs", [1, 2, 3, 4, 6], 3, 5, [3, 3, 3], same([3, 3, 3]), true, 0.01),
+        (
+            "fused leaky relu, two inputs",
+            [1, 2, 3, 4, 6],
+            3,
+            5,
+            [3, 3, 3],
+            same([3, 3, 3]),
+            true,
+            Activation::LeakyRelu(0.01),
+        ),
     ];
     let build = |(name, shape, c2, c_out, kernel, window, bias, slope): ConvCase| {
-        let op = Conv3d { window, two_inputs: c2 > 0, bias, negative_slope: slope };
+        let op = Conv3d { window, two_inputs: c2 > 0, bias, activation: slope };
         let c_in = shape[1] + c2;
         let mut inputs = vec![(TensorDesc::f32(&shape), Fill::Normal(1.0))];
         if c2 > 0 {
@@ -326,7 +345,7 @@ fn conv3d_cases() -> Vec<Case> {
         }
         let all: Vec<usize> = (0..inputs.len()).collect();
         let case = Case::new(name, op, inputs);
-        if slope == 1.0 { case.differentiable(&all) } else { case }
+        if slope == Activation::None { case.differentiable(&all) } else { case }
     };
     let mut cases: Vec<Case> = table.into_iter().map(build).collect();
     for (name, shape, c2, c_out) in [
@@ -335,7 +354,9 @@ fn conv3d_cases() -> Vec<Case> {
         ("64 to 64, 4 mm grid", [1, 64, 48, 64, 80], 0, 64),
         ("16+16 to 16, 4 mm grid", [1, 16, 48, 64, 64], 16, 16),
     ] {
-        cases.push(build((name, shape, c2, c_out, [3; 3], same([3; 3]), false, 1.0)).bench_only());
+        cases.push(
+            build((name, shape, c2, c_out, [3; 3], same([3; 3]), false, Activation::None)).bench_only(),
+        );
     }
     cases
 }
@@ -405,7 +426,7 @@ impl Operator for Conv3d {
                     bias: (last && self.bias).then_some(Slot::Input(sources + 1)),
                     window: self.window,
                     pad: self.window.padding.map(|p| p[0] as i32),
-                    negative_slope: if last { self.negative_slope } else { 1.0 },
+                    negative_slope: if last { self.activation.negative_slope() } else { 1.0 },
                     accumulate: source > 0,
                 },
                 caps,
@@ -423,7 +444,7 @@ impl Operator for Conv3d {
         let mut grads = vec![None; io.inputs.len()];
         let Some(dy) = io.grad_outputs[0] else { return Ok(grads) };
         let descs: Vec<TensorDesc> = io.inputs.iter().map(|&v| graph.desc(v).clone()).collect();
-        if self.negative_slope != 1.0 {
+        if self.activation != Activation::None {
             return Err(OpError::new(
                 "conv3d",
                 &descs,
@@ -485,7 +506,7 @@ impl Operator for Conv3d {
             if self.bias {
                 *value += inputs[sources + 1].data[ix / volume % w.desc.shape[0]];
             }
-            *value = value.max(0.0) + self.negative_slope as f64 * value.min(0.0);
+            *value = self.activation.apply(*value);
         }
         vec![y]
     }

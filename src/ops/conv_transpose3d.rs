@@ -1,5 +1,6 @@
 //! `conv_transpose3d`: the adjoint of a strided convolution, used for learned upsampling.
 
+use super::activation_kind::Activation;
 use super::conv3d::{
     Conv3d, Conv3dGradWeight, Packing, SumChannels, Window, conv_cost, for_each_tap, pack_weights,
     shape_params, spatial, window_params,
@@ -25,15 +26,15 @@ pub struct ConvTranspose3d {
     pub window: Window,
     /// Whether a bias is the last input.
     pub bias: bool,
-    /// Activation fused into the kernel, as its slope below zero: 1 none, 0 ReLU. Inference only.
-    pub negative_slope: f32,
+    /// Activation fused into the kernel. Inference only: its backward is refused.
+    pub activation: Activation,
 }
 
 impl ConvTranspose3d {
     /// Stride 2, output twice the input: kernel 2, or kernel 3 with the last plane cropped as Keras does.
     pub fn double(kernel: usize, bias: bool) -> Self {
         let window = Window { stride: [2; 3], dilation: [1; 3], padding: [[0, kernel - 2]; 3] };
-        Self { window, bias, negative_slope: 1.0 }
+        Self { window, bias, activation: Activation::None }
     }
 
     fn output(&self, input: [usize; 3], kernel: [usize; 3]) -> Option<[usize; 3]> {
@@ -63,12 +64,12 @@ pub static CONV_TRANSPOSE3D: OpDef = OpDef {
             }
             let all: Vec<usize> = (0..inputs.len()).collect();
             let case = Case::new(name, op.clone(), inputs);
-            if op.negative_slope == 1.0 { case.differentiable(&all) } else { case }
+            if op.activation == Activation::None { case.differentiable(&all) } else { case }
         };
         let general = |stride, dilation, padding| ConvTranspose3d {
             window: Window::symmetric(stride, dilation, padding),
             bias: true,
-            negative_slope: 1.0,
+            activation: Activation::None,
         };
         vec![
             case("kernel 3, Keras same", [2, 5, 3, 4, 5], 6, [3; 3], ConvTranspose3d::double(3, true)),
@@ -81,7 +82,7 @@ pub static CONV_TRANSPOSE3D: OpDef = OpDef {
                 [1, 3, 2, 3, 2],
                 4,
                 [3; 3],
-                ConvTranspose3d { negative_slope: 0.0, ..ConvTranspose3d::double(3, true) },
+                ConvTranspose3d { activation: Activation::Relu, ..ConvTranspose3d::double(3, true) },
             ),
             case(
                 "32 to 16, to the 2 mm grid",
@@ -210,14 +211,23 @@ impl Operator for ConvTranspose3d {
             let packed = pack_weights(&mut lowered, Slot::Input(1), &packing, 4);
             let out = spatial(&outputs[0].shape);
             let params = shape_params(c_in, c_out, spatial(&inputs[0].shape), out)
-                .f32("negative_slope", self.negative_slope);
+                .f32("negative_slope", self.activation.negative_slope());
             let key =
                 KernelKey::new(CELL).define("BIAS", self.bias.into()).define("K3", (kernel[0] == 3).into());
             let cells = out.map(|n| n.div_ceil(2)).iter().product();
             launch(&mut lowered, key, params, x, y, packed, bias, (cells, c_out.div_ceil(4)), caps);
         } else {
             let weight = (Slot::Input(1), packing);
-            lower_naive(&mut lowered, x, y, weight, bias, &self.window, self.negative_slope, caps);
+            lower_naive(
+                &mut lowered,
+                x,
+                y,
+                weight,
+                bias,
+                &self.window,
+                self.activation.negative_slope(),
+                caps,
+            );
         }
         lowered
     }
@@ -230,7 +240,7 @@ impl Operator for ConvTranspose3d {
         let mut grads = vec![None; io.inputs.len()];
         let Some(dy) = io.grad_outputs[0] else { return Ok(grads) };
         let descs: Vec<TensorDesc> = io.inputs.iter().map(|&v| graph.desc(v).clone()).collect();
-        if self.negative_slope != 1.0 {
+        if self.activation != Activation::None {
             let reason = "a fused activation has no backward; use an operator of its own";
             return Err(OpError::new("conv_transpose3d", &descs, reason));
         }
@@ -271,7 +281,7 @@ impl Operator for ConvTranspose3d {
             if self.bias {
                 *value += inputs[2].data[ix / volume % c_out];
             }
-            *value = value.max(0.0) + self.negative_slope as f64 * value.min(0.0);
+            *value = self.activation.apply(*value);
         }
         vec![y]
     }

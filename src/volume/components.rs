@@ -93,12 +93,7 @@ impl Runs {
 pub fn count(mask: &[u8], shape: [usize; 3]) -> Result<usize, Problem> {
     expect_length(shape, mask.len())?;
     let runs = Runs::new(mask, shape, |v| v != 0);
-    Ok(runs
-        .root
-        .iter()
-        .enumerate()
-        .filter(|(i, r)| i == *r)
-        .count())
+    Ok(runs.root.iter().enumerate().filter(|(i, r)| i == *r).count())
 }
 
 /// The largest component of the voxels that are not 0, as 0 and 1. Among equals, the one that

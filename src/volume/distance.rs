@@ -50,13 +50,11 @@ pub fn squared_to(
             plane
         })
         .collect();
-    out.par_chunks_mut(nx * ny)
-        .enumerate()
-        .for_each(|(z, slab)| {
-            for (row, plane) in slab.chunks_mut(nx).zip(&planes) {
-                row.copy_from_slice(&plane[z * nx..(z + 1) * nx]);
-            }
-        });
+    out.par_chunks_mut(nx * ny).enumerate().for_each(|(z, slab)| {
+        for (row, plane) in slab.chunks_mut(nx).zip(&planes) {
+            row.copy_from_slice(&plane[z * nx..(z + 1) * nx]);
+        }
+    });
     Ok(out)
 }
 
@@ -92,11 +90,7 @@ struct Envelope {
 
 impl Envelope {
     fn new(n: usize) -> Self {
-        Self {
-            f: Vec::with_capacity(n),
-            v: Vec::with_capacity(n),
-            z: Vec::with_capacity(n),
-        }
+        Self { f: Vec::with_capacity(n), v: Vec::with_capacity(n), z: Vec::with_capacity(n) }
     }
 
     /// Replaces the values `f` of the line `plane[start], plane[start + stride], ...` by
@@ -178,9 +172,7 @@ mod tests {
                     .filter(|&j| mask[j] != 0)
                     .map(|j| {
                         let q = at(j, shape);
-                        (0..3)
-                            .map(|a| ((p[a] as f64 - q[a] as f64) * spacing[a]).powi(2))
-                            .sum::<f64>()
+                        (0..3).map(|a| ((p[a] as f64 - q[a] as f64) * spacing[a]).powi(2)).sum::<f64>()
                     })
                     .fold(f64::INFINITY, f64::min);
                 let same = got == want || (got - want).abs() <= 1e-12 * want;

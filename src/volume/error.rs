@@ -26,9 +26,7 @@ pub enum Problem {
     #[error("cannot be read ({0}); check its permissions and the disk")]
     Read(#[source] io::Error),
     /// The operating system refused to create, write or rename.
-    #[error(
-        "cannot be written ({0}); check that its folder exists, may be written to and has space left"
-    )]
+    #[error("cannot be written ({0}); check that its folder exists, may be written to and has space left")]
     Write(#[source] io::Error),
     /// The folder of an output file does not exist.
     #[error("cannot be written: the folder {} does not exist; create it first", .0.display())]
@@ -48,27 +46,19 @@ pub enum Problem {
         remedy: &'static str,
     },
     /// The header of a pair whose voxel file is missing.
-    #[error(
-        "is the header of a .hdr/.img pair whose .img file is missing; put the .img file beside it"
-    )]
+    #[error("is the header of a .hdr/.img pair whose .img file is missing; put the .img file beside it")]
     MissingImg,
     /// The voxels of a pair whose header file is missing.
-    #[error(
-        "holds the voxels of a .hdr/.img pair whose .hdr file is missing; put the .hdr file beside it"
-    )]
+    #[error("holds the voxels of a .hdr/.img pair whose .hdr file is missing; put the .hdr file beside it")]
     MissingHdr,
     /// `dim[0]` is not a number of dimensions.
-    #[error(
-        "has a damaged header ({0} dimensions, where 1 to 7 are legal); fetch or convert it again"
-    )]
+    #[error("has a damaged header ({0} dimensions, where 1 to 7 are legal); fetch or convert it again")]
     Rank(i64),
     /// A single slice, or less.
     #[error("is not a 3D image ({0}); stack its slices into one 3D file first")]
     NotThreeD(String),
     /// A dimension of zero or less.
-    #[error(
-        "has a damaged header (dimension {axis} is {length}); fetch or convert the image again"
-    )]
+    #[error("has a damaged header (dimension {axis} is {length}); fetch or convert the image again")]
     Dimension {
         /// Axis number as NIfTI counts, from 1.
         axis: usize,
@@ -103,9 +93,7 @@ pub enum Problem {
     #[error("holds {0} voxels; convert it to a real number type of at most 64 bits first")]
     Datatype(String),
     /// A slope without a usable intercept.
-    #[error(
-        "has a scaling slope of {slope} with an intercept of {intercept}; set scl_inter to a number"
-    )]
+    #[error("has a scaling slope of {slope} with an intercept of {intercept}; set scl_inter to a number")]
     Intercept {
         /// `scl_slope`.
         slope: f64,
@@ -184,10 +172,7 @@ pub enum Problem {
 impl Problem {
     /// Attaches the file that the problem is about.
     pub fn at(self, path: &Path) -> VolumeError {
-        VolumeError {
-            path: path.to_path_buf(),
-            problem: self,
-        }
+        VolumeError { path: path.to_path_buf(), problem: self }
     }
 
     /// The problem behind an I/O error while opening or reading.

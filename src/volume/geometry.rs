@@ -71,20 +71,14 @@ impl Geometry {
             if forms.qform_code > 0 {
                 compare(&affine, &qform(), shape, warnings);
             }
-            return Ok(Self {
-                affine,
-                source: FormSource::Sform,
-            });
+            return Ok(Self { affine, source: FormSource::Sform });
         }
         if forms.qform_code > 0 {
             let affine = qform();
             if !is_usable(&affine) {
                 return Err(Problem::SingularAffine { form: "qform" });
             }
-            return Ok(Self {
-                affine,
-                source: FormSource::Qform,
-            });
+            return Ok(Self { affine, source: FormSource::Qform });
         }
         warnings.push(Warning::NoOrientation);
         let scale = DVec3::new(-zooms.x, zooms.y, zooms.z);
@@ -93,10 +87,7 @@ impl Geometry {
         if !is_usable(&affine) {
             return Err(Problem::VoxelSize([dx, dy, dz]));
         }
-        Ok(Self {
-            affine,
-            source: FormSource::None,
-        })
+        Ok(Self { affine, source: FormSource::None })
     }
 }
 
@@ -127,21 +118,9 @@ fn rotation(q: DQuat) -> DMat3 {
     let DQuat { x, y, z, w } = q;
     let column = |a, b, c| DVec3::new(a, b, c);
     DMat3::from_cols(
-        column(
-            1.0 - 2.0 * (y * y + z * z),
-            2.0 * (x * y + z * w),
-            2.0 * (x * z - y * w),
-        ),
-        column(
-            2.0 * (x * y - z * w),
-            1.0 - 2.0 * (x * x + z * z),
-            2.0 * (y * z + x * w),
-        ),
-        column(
-            2.0 * (x * z + y * w),
-            2.0 * (y * z - x * w),
-            1.0 - 2.0 * (x * x + y * y),
-        ),
+        column(1.0 - 2.0 * (y * y + z * z), 2.0 * (x * y + z * w), 2.0 * (x * z - y * w)),
+        column(2.0 * (x * y - z * w), 1.0 - 2.0 * (x * x + z * z), 2.0 * (y * z + x * w)),
+        column(2.0 * (x * z + y * w), 2.0 * (y * z - x * w), 1.0 - 2.0 * (x * x + y * y)),
     )
 }
 
@@ -173,26 +152,12 @@ fn compare(sform: &DMat4, qform: &DMat4, shape: [usize; 3], warnings: &mut Vec<W
     for corner in 0..8 {
         let at = |axis: usize| ((corner >> axis) & 1) as f64 * (shape[axis] as f64 - 1.0);
         let p = DVec3::new(at(0), at(1), at(2));
-        let gap = sform
-            .transform_point3(p)
-            .distance(qform.transform_point3(p));
-        worst = if gap.is_nan() {
-            f64::INFINITY
-        } else {
-            worst.max(gap)
-        };
+        let gap = sform.transform_point3(p).distance(qform.transform_point3(p));
+        worst = if gap.is_nan() { f64::INFINITY } else { worst.max(gap) };
     }
     if worst > 0.5 * voxel_size(sform).min_element() {
-        let qform = if is_usable(qform) {
-            axis_codes(qform)
-        } else {
-            "unusable".to_owned()
-        };
-        warnings.push(Warning::FormsDisagree {
-            sform: axis_codes(sform),
-            qform,
-            displacement_mm: worst,
-        });
+        let qform = if is_usable(qform) { axis_codes(qform) } else { "unusable".to_owned() };
+        warnings.push(Warning::FormsDisagree { sform: axis_codes(sform), qform, displacement_mm: worst });
     }
 }
 
@@ -237,11 +202,7 @@ pub(crate) fn qform_fields(affine: &DMat4) -> Option<([f64; 4], [f64; 3])> {
     let a = linear(affine);
     let size = voxel_size(affine);
     let unit = [a.x_axis / size.x, a.y_axis / size.y, a.z_axis / size.z];
-    let cosines = [
-        unit[0].dot(unit[1]),
-        unit[0].dot(unit[2]),
-        unit[1].dot(unit[2]),
-    ];
+    let cosines = [unit[0].dot(unit[1]), unit[0].dot(unit[2]), unit[1].dot(unit[2])];
     // Negated so that NaN counts as sheared.
     if !cosines.iter().all(|c| c.abs() <= SHEAR) {
         return None;
@@ -252,10 +213,7 @@ pub(crate) fn qform_fields(affine: &DMat4) -> Option<([f64; 4], [f64; 3])> {
     let q = DQuat::from_mat3(&r);
     // The header has no room for w: it is the positive root, so the quaternion's sign is set.
     let sign = if q.w < 0.0 { -1.0 } else { 1.0 };
-    Some((
-        [qfac, size.x, size.y, size.z],
-        [sign * q.x, sign * q.y, sign * q.z],
-    ))
+    Some(([qfac, size.x, size.y, size.z], [sign * q.x, sign * q.y, sign * q.z]))
 }
 
 #[cfg(test)]
@@ -306,21 +264,13 @@ mod tests {
 
     const QFORM_NIBABEL: [[f64; 4]; 3] = [
         [0.666, -0.6560588207027165, 0.7773618495495704, 10.0],
-        [
-            0.464775398756768,
-            0.8800000000000001,
-            0.7636809247747852,
-            -20.0,
-        ],
+        [0.464775398756768, 0.8800000000000001, 0.7636809247747852, -20.0],
         [0.3878502658378454, 0.0720196069009055, -2.25, 30.0],
     ];
 
     #[test]
     fn qfac_zero_counts_as_plus_one_and_negative_sizes_as_positive() {
-        let mut f = Forms {
-            qform_code: 1,
-            ..forms()
-        };
+        let mut f = Forms { qform_code: 1, ..forms() };
         f.pixdim = [0.0, -2.0, 3.0, 4.0];
         let mut warnings = vec![];
         let g = Geometry::from_forms(&f, [5, 6, 7], &mut warnings).unwrap();
@@ -343,11 +293,7 @@ mod tests {
         let f = Forms {
             qform_code: 1,
             sform_code: 2,
-            srow: [
-                [-2.0, 0.0, 0.0, 0.0],
-                [0.0, 3.0, 0.0, 0.0],
-                [0.0, 0.0, 4.0, 0.0],
-            ],
+            srow: [[-2.0, 0.0, 0.0, 0.0], [0.0, 3.0, 0.0, 0.0], [0.0, 0.0, 4.0, 0.0]],
             ..forms()
         };
         let mut warnings = vec![];
@@ -357,11 +303,7 @@ mod tests {
         assert!(text.contains("16.0 mm"), "{text}");
         // Forms a tenth of a voxel apart are the same place.
         let mut close = f;
-        close.srow = [
-            [2.0, 0.0, 0.0, 0.2],
-            [0.0, 3.0, 0.0, 0.0],
-            [0.0, 0.0, 4.0, 0.0],
-        ];
+        close.srow = [[2.0, 0.0, 0.0, 0.2], [0.0, 3.0, 0.0, 0.0], [0.0, 0.0, 4.0, 0.0]];
         let mut warnings = vec![];
         Geometry::from_forms(&close, [5, 6, 7], &mut warnings).unwrap();
         assert!(warnings.is_empty(), "{warnings:?}");
@@ -372,11 +314,7 @@ mod tests {
         let mut w = vec![];
         let mut f = Forms {
             sform_code: 1,
-            srow: [
-                [1.0, 1.0, 0.0, 0.0],
-                [1.0, 1.0, 0.0, 0.0],
-                [0.0, 0.0, 1.0, 0.0],
-            ],
+            srow: [[1.0, 1.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0]],
             ..forms()
         };
         assert!(Geometry::from_forms(&f, [5, 6, 7], &mut w).is_err());
@@ -384,19 +322,11 @@ mod tests {
         assert!(Geometry::from_forms(&f, [5, 6, 7], &mut w).is_err());
         for bad in [0.0, f64::NAN, f64::INFINITY] {
             for code in [0, 1] {
-                let f = Forms {
-                    pixdim: [1.0, bad, 1.0, 1.0],
-                    qform_code: code,
-                    ..forms()
-                };
+                let f = Forms { pixdim: [1.0, bad, 1.0, 1.0], qform_code: code, ..forms() };
                 assert!(Geometry::from_forms(&f, [5, 6, 7], &mut w).is_err());
             }
         }
-        let f = Forms {
-            quatern: [f64::NAN, 0.0, 0.0],
-            qform_code: 1,
-            ..forms()
-        };
+        let f = Forms { quatern: [f64::NAN, 0.0, 0.0], qform_code: 1, ..forms() };
         assert!(Geometry::from_forms(&f, [5, 6, 7], &mut w).is_err());
     }
 

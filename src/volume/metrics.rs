@@ -45,13 +45,7 @@ pub fn compare(
     }
     let ratio = |part: usize, whole: usize| part as f64 / whole as f64;
     if a == 0 && b == 0 {
-        return Ok(Agreement {
-            dice: 1.0,
-            iou: 1.0,
-            hd95_mm: 0.0,
-            assd_mm: 0.0,
-            volume_error_percent: 0.0,
-        });
+        return Ok(Agreement { dice: 1.0, iou: 1.0, hd95_mm: 0.0, assd_mm: 0.0, volume_error_percent: 0.0 });
     }
     let overlap = Agreement {
         dice: ratio(2 * both, a + b),
@@ -64,11 +58,7 @@ pub fn compare(
         return Ok(overlap);
     }
     let to_reference = surface_distances(mask, reference, shape, spacing_mm)?;
-    Ok(Agreement {
-        hd95_mm: to_reference.hd95(),
-        assd_mm: to_reference.assd(),
-        ..overlap
-    })
+    Ok(Agreement { hd95_mm: to_reference.hd95(), assd_mm: to_reference.assd(), ..overlap })
 }
 
 /// Distances between the surfaces of two masks, mm, in no particular order.
@@ -94,10 +84,7 @@ fn surface_distances(
     shape: [usize; 3],
     spacing_mm: [f64; 3],
 ) -> Result<SurfaceDistances, Problem> {
-    let (a, b) = (
-        morphology::surface(a, shape)?,
-        morphology::surface(b, shape)?,
-    );
+    let (a, b) = (morphology::surface(a, shape)?, morphology::surface(b, shape)?);
     // No line between the surfaces leaves their common box, so the transform need not either.
     let (from, size) = bounding_box(&a, &b, shape);
     let a = crop(&a, shape, from, size);
@@ -107,10 +94,7 @@ fn surface_distances(
         let on_surface = field.iter().zip(surface).filter(|(_, s)| **s != 0);
         Ok(on_surface.map(|(d, _)| d.sqrt()).collect())
     };
-    Ok(SurfaceDistances {
-        a_to_b: distances(&a, &b)?,
-        b_to_a: distances(&b, &a)?,
-    })
+    Ok(SurfaceDistances { a_to_b: distances(&a, &b)?, b_to_a: distances(&b, &a)? })
 }
 
 /// First voxel and size of the smallest box that holds both masks, at least one of which must
@@ -157,11 +141,7 @@ pub fn percentile(values: &[f64], percent: f64) -> f64 {
     let next = above.iter().copied().min_by(f64::total_cmp).unwrap_or(low);
     let fraction = place - below as f64;
     // Without this, an infinite sample above an exact hit would give NaN.
-    if fraction == 0.0 {
-        low
-    } else {
-        low + fraction * (next - low)
-    }
+    if fraction == 0.0 { low } else { low + fraction * (next - low) }
 }
 
 #[cfg(test)]
@@ -175,9 +155,8 @@ mod tests {
     fn masks() -> (Vec<u8>, Vec<u8>) {
         let inside = |p: [usize; 3], centre: [i64; 3], squared_radii: [i64; 3]| {
             let all: i64 = squared_radii.iter().product();
-            let sum: i64 = (0..3)
-                .map(|axis| (p[axis] as i64 - centre[axis]).pow(2) * (all / squared_radii[axis]))
-                .sum();
+            let sum: i64 =
+                (0..3).map(|axis| (p[axis] as i64 - centre[axis]).pow(2) * (all / squared_radii[axis])).sum();
             sum <= all
         };
         let n = SHAPE.iter().product();

@@ -48,11 +48,7 @@ impl Volume {
     /// A volume of zeros.
     pub fn zeros(shape: [usize; 3], affine: DMat4) -> Self {
         let data = vec![0.0; shape.iter().product()];
-        Self {
-            shape,
-            affine,
-            data,
-        }
+        Self { shape, affine, data }
     }
 
     /// Flat index of voxel `(x, y, z)`.
@@ -101,11 +97,7 @@ impl Volume {
         if min == max {
             return Err(Problem::Constant(min));
         }
-        Ok(Content {
-            min,
-            max,
-            non_finite,
-        })
+        Ok(Content { min, max, non_finite })
     }
 
     /// Puts 0 where the voxel is NaN or infinite, and says so where there were any.
@@ -123,11 +115,7 @@ impl Volume {
 /// `Err` unless `got` values belong to a grid of `shape`.
 pub(crate) fn expect_length(shape: [usize; 3], got: usize) -> Result<(), Problem> {
     let expected = shape.iter().product();
-    if got == expected {
-        Ok(())
-    } else {
-        Err(Problem::Length { expected, got })
-    }
+    if got == expected { Ok(()) } else { Err(Problem::Length { expected, got }) }
 }
 
 #[cfg(test)]
@@ -135,11 +123,7 @@ mod tests {
     use super::*;
 
     fn volume(data: Vec<f32>) -> Volume {
-        Volume {
-            shape: [data.len(), 1, 1],
-            affine: DMat4::IDENTITY,
-            data,
-        }
+        Volume { shape: [data.len(), 1, 1], affine: DMat4::IDENTITY, data }
     }
 
     #[test]
@@ -147,18 +131,9 @@ mod tests {
         let v = volume(vec![1.0, f32::NAN, -2.0, f32::INFINITY]);
         let c = v.check_content().unwrap();
         assert_eq!((c.min, c.max, c.non_finite), (-2.0, 1.0, 2));
-        assert!(matches!(
-            volume(vec![f32::NAN; 3]).check_content(),
-            Err(Problem::NoFiniteVoxel)
-        ));
-        assert!(matches!(
-            volume(vec![0.0; 3]).check_content(),
-            Err(Problem::Constant(0.0))
-        ));
-        assert!(matches!(
-            volume(vec![7.0, 7.0, f32::NAN]).check_content(),
-            Err(Problem::Constant(7.0))
-        ));
+        assert!(matches!(volume(vec![f32::NAN; 3]).check_content(), Err(Problem::NoFiniteVoxel)));
+        assert!(matches!(volume(vec![0.0; 3]).check_content(), Err(Problem::Constant(0.0))));
+        assert!(matches!(volume(vec![7.0, 7.0, f32::NAN]).check_content(), Err(Problem::Constant(7.0))));
     }
 
     #[test]

@@ -18,9 +18,7 @@ pub fn dilate(mask: &[u8], shape: [usize; 3]) -> Result<Vec<u8>, Problem> {
 
 /// The surface of a mask: its voxels that erosion takes away.
 pub fn surface(mask: &[u8], shape: [usize; 3]) -> Result<Vec<u8>, Problem> {
-    each_voxel(mask, shape, |near| {
-        near[0] != 0 && near.iter().any(|&v| v == 0)
-    })
+    each_voxel(mask, shape, |near| near[0] != 0 && near.iter().any(|&v| v == 0))
 }
 
 /// Applies `rule` to each voxel and its six neighbours (0 outside the volume).
@@ -73,10 +71,7 @@ pub fn move_border(
         Ok(to_mask.into_iter().map(|d| u8::from(reaches(d))).collect())
     } else {
         let to_outside = distance::squared_to(mask, shape, spacing_mm, |v| v == 0)?;
-        Ok(to_outside
-            .into_iter()
-            .map(|d| u8::from(!reaches(d)))
-            .collect())
+        Ok(to_outside.into_iter().map(|d| u8::from(!reaches(d))).collect())
     }
 }
 
@@ -147,20 +142,11 @@ pub(crate) mod tests {
             .collect();
         let unit = [1.0; 3];
         assert_eq!(move_border(&mask, shape, unit, 0.0).unwrap(), mask);
-        assert_eq!(
-            move_border(&mask, shape, unit, 1.0).unwrap(),
-            dilate(&mask, shape).unwrap()
-        );
-        assert_eq!(
-            move_border(&mask, shape, unit, -1.0).unwrap(),
-            erode(&mask, shape).unwrap()
-        );
+        assert_eq!(move_border(&mask, shape, unit, 1.0).unwrap(), dilate(&mask, shape).unwrap());
+        assert_eq!(move_border(&mask, shape, unit, -1.0).unwrap(), erode(&mask, shape).unwrap());
         // Steps of 0.1 that no float holds exactly.
         let tenths = [0.1; 3];
-        assert_eq!(
-            move_border(&mask, shape, tenths, 0.1).unwrap(),
-            dilate(&mask, shape).unwrap()
-        );
+        assert_eq!(move_border(&mask, shape, tenths, 0.1).unwrap(), dilate(&mask, shape).unwrap());
         // Thick slices: 2 mm reach across x and y only.
         let thick = move_border(&mask, shape, [1.0, 1.0, 5.0], 2.0).unwrap();
         let slab = |m: &[u8], z: usize| m[z * 132..(z + 1) * 132].iter().any(|&v| v > 0);

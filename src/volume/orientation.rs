@@ -44,18 +44,12 @@ fn world_axes(affine: &DMat4) -> [(usize, bool); 3] {
 /// The direction that each voxel axis points to, such as `RAS` or `LPI`.
 pub fn axis_codes(affine: &DMat4) -> String {
     const ENDS: [[char; 2]; 3] = [['R', 'L'], ['A', 'P'], ['S', 'I']];
-    world_axes(affine)
-        .iter()
-        .map(|&(world, negative)| ENDS[world][usize::from(negative)])
-        .collect()
+    world_axes(affine).iter().map(|&(world, negative)| ENDS[world][usize::from(negative)]).collect()
 }
 
 impl AxisMap {
     /// The map that changes nothing.
-    pub const IDENTITY: Self = Self {
-        source: [0, 1, 2],
-        flip: [false; 3],
-    };
+    pub const IDENTITY: Self = Self { source: [0, 1, 2], flip: [false; 3] };
 
     /// The map that brings a grid closest to RAS+.
     pub fn to_canonical(affine: &DMat4) -> Self {
@@ -101,11 +95,7 @@ impl AxisMap {
     /// # Panics
     /// If `data` does not have `shape` product of values.
     pub fn apply<T: Copy + Send + Sync>(&self, shape: [usize; 3], data: &[T]) -> Vec<T> {
-        assert_eq!(
-            data.len(),
-            shape.iter().product::<usize>(),
-            "the array belongs to the grid"
-        );
+        assert_eq!(data.len(), shape.iter().product::<usize>(), "the array belongs to the grid");
         if *self == Self::IDENTITY || data.is_empty() {
             return data.to_vec();
         }
@@ -113,26 +103,20 @@ impl AxisMap {
         let out_shape = self.shape(shape);
         // Offset of output index i along output axis o.
         let offset = |o: usize, i: usize| {
-            let i = if self.flip[o] {
-                out_shape[o] - 1 - i
-            } else {
-                i
-            };
+            let i = if self.flip[o] { out_shape[o] - 1 - i } else { i };
             i * stride_in[self.source[o]]
         };
         let along_x: Vec<usize> = (0..out_shape[0]).map(|x| offset(0, x)).collect();
         let along_y: Vec<usize> = (0..out_shape[1]).map(|y| offset(1, y)).collect();
         let mut out = vec![data[0]; data.len()];
-        out.par_chunks_mut(out_shape[0] * out_shape[1])
-            .enumerate()
-            .for_each(|(z, slab)| {
-                let base_z = offset(2, z);
-                for (row, &base_y) in slab.chunks_mut(out_shape[0]).zip(&along_y) {
-                    for (value, &base_x) in row.iter_mut().zip(&along_x) {
-                        *value = data[base_x + base_y + base_z];
-                    }
+        out.par_chunks_mut(out_shape[0] * out_shape[1]).enumerate().for_each(|(z, slab)| {
+            let base_z = offset(2, z);
+            for (row, &base_y) in slab.chunks_mut(out_shape[0]).zip(&along_y) {
+                for (value, &base_x) in row.iter_mut().zip(&along_x) {
+                    *value = data[base_x + base_y + base_z];
                 }
-            });
+            }
+        });
         out
     }
 }
@@ -146,14 +130,7 @@ mod tests {
 
     fn all_maps() -> Vec<AxisMap> {
         let mut maps = vec![];
-        for source in [
-            [0, 1, 2],
-            [0, 2, 1],
-            [1, 0, 2],
-            [1, 2, 0],
-            [2, 0, 1],
-            [2, 1, 0],
-        ] {
+        for source in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
             for bits in 0..8 {
                 let flip = [bits & 1 > 0, bits & 2 > 0, bits & 4 > 0];
                 maps.push(AxisMap { source, flip });
@@ -181,9 +158,7 @@ mod tests {
                         let v = out[x + out_shape[0] * (y + out_shape[1] * z)] as usize;
                         let from = DVec3::new((v % 3) as f64, (v / 3 % 4) as f64, (v / 12) as f64);
                         let to = DVec3::new(x as f64, y as f64, z as f64);
-                        let gap = affine
-                            .transform_point3(from)
-                            .distance(moved.transform_point3(to));
+                        let gap = affine.transform_point3(from).distance(moved.transform_point3(to));
                         assert!(gap < 1e-12, "{map:?}");
                     }
                 }
@@ -210,68 +185,17 @@ mod tests {
     }
 
     const CODES_NIBABEL: &[([[f64; 3]; 3], &str)] = &[
-        (
-            [[-0.9, 0.1, 0.02], [0.1, 0.95, 0.05], [0.0, -0.05, 1.2]],
-            "LAS",
-        ),
+        ([[-0.9, 0.1, 0.02], [0.1, 0.95, 0.05], [0.0, -0.05, 1.2]], "LAS"),
         ([[0.0, 0.0, 3.0], [-0.5, 0.1, 0.0], [0.0, 0.5, 0.4]], "PSR"),
         ([[0.6, 0.7, 0.1], [0.5, 0.6, -0.6], [0.1, -0.3, 0.7]], "ARS"),
         ([[0.7, 0.7, 0.0], [0.7, -0.7, 0.0], [0.0, 0.0, -2.0]], "RPI"),
-        (
-            [[-0.58, 0.6, 0.55], [0.57, -0.3, 0.75], [0.58, 0.74, -0.3]],
-            "LSA",
-        ),
-        (
-            [
-                [2.04, -2.56, 0.42],
-                [-0.57, -0.45, -0.22],
-                [-2.02, -0.23, -0.87],
-            ],
-            "PLI",
-        ),
-        (
-            [
-                [3.32, 0.23, -0.35],
-                [-0.28, -0.67, -1.06],
-                [-0.39, 0.48, -0.24],
-            ],
-            "RSP",
-        ),
-        (
-            [[0.96, -0.2, 0.02], [1.55, 0.55, -0.51], [-0.18, 0.54, 1.94]],
-            "RAS",
-        ),
-        (
-            [
-                [-0.27, -0.24, 1.0],
-                [-0.89, -0.29, 0.88],
-                [0.58, 0.09, 0.67],
-            ],
-            "PLS",
-        ),
-        (
-            [
-                [-2.83, 1.02, -0.96],
-                [-1.67, 0.28, 0.7],
-                [-0.44, -1.08, 0.03],
-            ],
-            "LIA",
-        ),
-        (
-            [
-                [-0.05, 1.41, 0.75],
-                [0.19, 1.11, -0.21],
-                [-0.93, 0.58, 0.58],
-            ],
-            "IAR",
-        ),
-        (
-            [
-                [-0.21, -0.78, 0.23],
-                [-2.49, 0.69, 0.49],
-                [-1.64, 0.06, -0.96],
-            ],
-            "PLI",
-        ),
+        ([[-0.58, 0.6, 0.55], [0.57, -0.3, 0.75], [0.58, 0.74, -0.3]], "LSA"),
+        ([[2.04, -2.56, 0.42], [-0.57, -0.45, -0.22], [-2.02, -0.23, -0.87]], "PLI"),
+        ([[3.32, 0.23, -0.35], [-0.28, -0.67, -1.06], [-0.39, 0.48, -0.24]], "RSP"),
+        ([[0.96, -0.2, 0.02], [1.55, 0.55, -0.51], [-0.18, 0.54, 1.94]], "RAS"),
+        ([[-0.27, -0.24, 1.0], [-0.89, -0.29, 0.88], [0.58, 0.09, 0.67]], "PLS"),
+        ([[-2.83, 1.02, -0.96], [-1.67, 0.28, 0.7], [-0.44, -1.08, 0.03]], "LIA"),
+        ([[-0.05, 1.41, 0.75], [0.19, 1.11, -0.21], [-0.93, 0.58, 0.58]], "IAR"),
+        ([[-0.21, -0.78, 0.23], [-2.49, 0.69, 0.49], [-1.64, 0.06, -0.96]], "PLI"),
     ];
 }

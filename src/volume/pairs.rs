@@ -44,19 +44,14 @@ impl PairTable {
         let bytes = fs::read(path).map_err(Problem::from_read)?;
         let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
         // Tab-separated files have no quotes: one in a name is part of the name.
-        let mut reader = csv::ReaderBuilder::new()
-            .delimiter(b'\t')
-            .quoting(false)
-            .flexible(true)
-            .from_reader(text);
+        let mut reader =
+            csv::ReaderBuilder::new().delimiter(b'\t').quoting(false).flexible(true).from_reader(text);
         let table = |e: csv::Error| Problem::Table(e.to_string());
         let header = reader.headers().map_err(table)?.clone();
         let column = |name: &str| header.iter().position(|h| h.trim() == name);
         let image_at = column(IMAGE).ok_or(Problem::Column(IMAGE))?;
         let mask_at = column(MASK);
-        let others: Vec<usize> = (0..header.len())
-            .filter(|&i| i != image_at && Some(i) != mask_at)
-            .collect();
+        let others: Vec<usize> = (0..header.len()).filter(|&i| i != image_at && Some(i) != mask_at).collect();
         let folder = path.parent().unwrap_or(Path::new(""));
         let mut pairs = Vec::new();
         for record in reader.records() {
@@ -77,13 +72,7 @@ impl PairTable {
                 extra: others.iter().map(|&i| cell(i).to_owned()).collect(),
             });
         }
-        Ok(Self {
-            extra_columns: others
-                .iter()
-                .map(|&i| header[i].trim().to_owned())
-                .collect(),
-            pairs,
-        })
+        Ok(Self { extra_columns: others.iter().map(|&i| header[i].trim().to_owned()).collect(), pairs })
     }
 
     /// Writes a table, its paths relative to its folder. An existing file is replaced.
@@ -108,9 +97,7 @@ impl PairTable {
             .from_writer(Vec::new());
         let table = |e: csv::Error| Problem::Table(e.to_string());
         let head = [IMAGE, MASK].into_iter();
-        writer
-            .write_record(head.chain(self.extra_columns.iter().map(String::as_str)))
-            .map_err(table)?;
+        writer.write_record(head.chain(self.extra_columns.iter().map(String::as_str))).map_err(table)?;
         for pair in &self.pairs {
             let cell = |file: &Path| {
                 let text = relative(file, folder);
@@ -123,13 +110,9 @@ impl PairTable {
             let extra = (0..self.extra_columns.len())
                 .map(|i| pair.extra.get(i).map_or("", String::as_str))
                 .map(|text| text.replace(['\t', '\n', '\r'], " "));
-            writer
-                .write_record(cells.into_iter().chain(extra))
-                .map_err(table)?;
+            writer.write_record(cells.into_iter().chain(extra)).map_err(table)?;
         }
-        writer
-            .into_inner()
-            .map_err(|e| Problem::Table(e.to_string()))
+        writer.into_inner().map_err(|e| Problem::Table(e.to_string()))
     }
 }
 
@@ -154,14 +137,8 @@ fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
 fn relative(file: &Path, folder: &Path) -> Option<String> {
     // Only folders are resolved: a file may be a link into some store, and its name counts.
     let resolved = |p: &Path| {
-        let p = if p.as_os_str().is_empty() {
-            Path::new(".")
-        } else {
-            p
-        };
-        p.canonicalize()
-            .or_else(|_| std::path::absolute(p))
-            .unwrap_or_else(|_| p.to_path_buf())
+        let p = if p.as_os_str().is_empty() { Path::new(".") } else { p };
+        p.canonicalize().or_else(|_| std::path::absolute(p)).unwrap_or_else(|_| p.to_path_buf())
     };
     let file = match (file.parent(), file.file_name()) {
         (Some(parent), Some(name)) => resolved(parent).join(name),
@@ -202,8 +179,7 @@ pub struct Index {
 pub fn index(folder: impl AsRef<Path>) -> Result<Index, VolumeError> {
     let folder = folder.as_ref();
     let mut files = BTreeMap::new();
-    scan(folder, &mut BTreeSet::new(), &mut files)
-        .map_err(|(path, e)| Problem::from_read(e).at(&path))?;
+    scan(folder, &mut BTreeSet::new(), &mut files).map_err(|(path, e)| Problem::from_read(e).at(&path))?;
 
     let (mut images, mut masks) = (Vec::new(), Vec::new());
     for (path, stem) in &files {
@@ -225,28 +201,19 @@ pub fn index(folder: impl AsRef<Path>) -> Result<Index, VolumeError> {
     let mut found: Vec<Option<PathBuf>> = vec![None; images.len()];
     let mut unused_masks = Vec::new();
     for (path, mask) in &masks {
-        let nearest =
-            |candidates: &[usize]| closest(candidates, |&i| shared_depth(images[i].0, path));
-        let plain = mask
-            .bases
-            .iter()
-            .find_map(|base| by_stem.get(base).and_then(|c| nearest(c)));
+        let nearest = |candidates: &[usize]| closest(candidates, |&i| shared_depth(images[i].0, path));
+        let plain = mask.bases.iter().find_map(|base| by_stem.get(base).and_then(|c| nearest(c)));
         let image = plain.or_else(|| {
             let name = mask.bids.as_ref()?;
-            let candidates = name
-                .image_entities()
-                .into_iter()
-                .find_map(|entities| by_entities.get(&entities))?;
+            let candidates =
+                name.image_entities().into_iter().find_map(|entities| by_entities.get(&entities))?;
             let suffix_of = |i: usize| images[i].1.rsplit('_').next().unwrap_or_default();
             let suffix = name.modality.unwrap_or_else(|| {
                 let has_t1w = candidates.iter().any(|&i| suffix_of(i) == "T1w");
                 if has_t1w { "T1w" } else { "" }
             });
-            let fitting: Vec<usize> = candidates
-                .iter()
-                .copied()
-                .filter(|&i| suffix.is_empty() || suffix_of(i) == suffix)
-                .collect();
+            let fitting: Vec<usize> =
+                candidates.iter().copied().filter(|&i| suffix.is_empty() || suffix_of(i) == suffix).collect();
             nearest(&fitting)
         });
         match image {
@@ -257,19 +224,9 @@ pub fn index(folder: impl AsRef<Path>) -> Result<Index, VolumeError> {
     let pairs = images
         .into_iter()
         .zip(found)
-        .map(|((path, _), mask)| Pair {
-            image: path.clone(),
-            mask,
-            extra: Vec::new(),
-        })
+        .map(|((path, _), mask)| Pair { image: path.clone(), mask, extra: Vec::new() })
         .collect();
-    Ok(Index {
-        table: PairTable {
-            extra_columns: Vec::new(),
-            pairs,
-        },
-        unused_masks,
-    })
+    Ok(Index { table: PairTable { extra_columns: Vec::new(), pairs }, unused_masks })
 }
 
 /// Collects NIfTI files with their names less the extension. `seen` breaks circles of links.
@@ -343,23 +300,18 @@ struct MaskName<'a> {
 impl<'a> Role<'a> {
     fn of(stem: &'a str) -> Self {
         let bids = BidsName::parse(stem);
-        let of_brain = bids
-            .as_ref()
-            .is_none_or(|name| name.about.iter().all(|about| about.contains("brain")));
+        let of_brain =
+            bids.as_ref().is_none_or(|name| name.about.iter().all(|about| about.contains("brain")));
         let ends = |suffix: &str| super::nifti::strip_suffix(stem, suffix);
         if ends("_mask").is_some() || ends("_brainmask").is_some() {
             if !of_brain {
                 return Self::Other;
             }
             let bases = ["_brainmask", "_desc-brain_mask", "_brain_mask", "_mask"];
-            return Self::Mask(MaskName {
-                bases: bases.into_iter().filter_map(ends).collect(),
-                bids,
-            });
+            return Self::Mask(MaskName { bases: bases.into_iter().filter_map(ends).collect(), bids });
         }
         let derived = bids.is_some_and(|name| {
-            name.about.iter().any(|a| a.contains("brain"))
-                || matches!(name.suffix, "dseg" | "probseg")
+            name.about.iter().any(|a| a.contains("brain")) || matches!(name.suffix, "dseg" | "probseg")
         });
         if derived || ends("_brain").is_some() {
             return Self::Other;
@@ -397,24 +349,14 @@ impl<'a> BidsName<'a> {
             }
         }
         entities.sort_unstable();
-        Some(Self {
-            entities,
-            about,
-            modality,
-            suffix,
-        })
+        Some(Self { entities, about, modality, suffix })
     }
 
     /// Entities that the image of a mask may have: the mask's, then those less a space that
     /// means the image's own.
     fn image_entities(&self) -> Vec<Vec<&'a str>> {
         let native = |part: &&str| {
-            let own = [
-                "space-orig",
-                "space-native",
-                "space-individual",
-                "space-T1w",
-            ];
+            let own = ["space-orig", "space-native", "space-individual", "space-T1w"];
             !own.contains(part)
         };
         let all = self.entities.clone();
@@ -443,14 +385,7 @@ mod tests {
         let rel = |p: &Path| relative(p, dir.path()).unwrap();
         let pairs = index.table.pairs.iter();
         (
-            pairs
-                .map(|p| {
-                    (
-                        rel(&p.image),
-                        p.mask.as_deref().map(rel).unwrap_or_default(),
-                    )
-                })
-                .collect(),
+            pairs.map(|p| (rel(&p.image), p.mask.as_deref().map(rel).unwrap_or_default())).collect(),
             index.unused_masks.iter().map(|m| rel(m)).collect(),
         )
     }
@@ -472,10 +407,7 @@ mod tests {
         assert_eq!(
             pairs,
             [
-                pair(
-                    "A1/sub-A1_ses-NFB3_T1w.nii.gz",
-                    "A1/sub-A1_ses-NFB3_T1w_brainmask.nii.gz"
-                ),
+                pair("A1/sub-A1_ses-NFB3_T1w.nii.gz", "A1/sub-A1_ses-NFB3_T1w_brainmask.nii.gz"),
                 pair("A2/sub-A2_ses-NFB3_T1w.nii.gz", ""),
             ]
         );
@@ -560,14 +492,8 @@ mod tests {
                     "out/sub-2/anat/sub-2_desc-preproc_T1w.nii.gz",
                     "out/sub-2/anat/sub-2_desc-brain_mask.nii.gz"
                 ),
-                pair(
-                    "sub-1/anat/sub-1_T1w.nii.gz",
-                    "out/sub-1/anat/sub-1_T1w_desc-brain_mask.nii.gz"
-                ),
-                pair(
-                    "sub-1/anat/sub-1_T2w.nii.gz",
-                    "out/sub-1/anat/sub-1_mod-T2w_desc-brain_mask.nii.gz"
-                ),
+                pair("sub-1/anat/sub-1_T1w.nii.gz", "out/sub-1/anat/sub-1_T1w_desc-brain_mask.nii.gz"),
+                pair("sub-1/anat/sub-1_T2w.nii.gz", "out/sub-1/anat/sub-1_mod-T2w_desc-brain_mask.nii.gz"),
                 pair("sub-2/anat/sub-2_T1w.nii.gz", ""),
                 pair(
                     "sub-3/anat/sub-3_FLAIR.nii.gz",
@@ -590,11 +516,7 @@ mod tests {
                     mask: Some(dir.path().join("data/\"b\" mask.nii")),
                     extra: vec!["one\ttwo".into()],
                 },
-                Pair {
-                    image: dir.path().join("t/../data/a.nii"),
-                    mask: None,
-                    extra: vec![],
-                },
+                Pair { image: dir.path().join("t/../data/a.nii"), mask: None, extra: vec![] },
             ],
         };
         let path = dir.path().join("t/pairs.tsv");
@@ -622,8 +544,7 @@ mod tests {
             PairTable::read(&path)
         };
         // Byte-order mark, Windows line ends, other order, short row, empty line.
-        let t =
-            read("\u{feff}age\tmask\timage\r\n3\tn/a\ta.nii\r\n\r\n4\tm.nii\tb.nii\r\n").unwrap();
+        let t = read("\u{feff}age\tmask\timage\r\n3\tn/a\ta.nii\r\n\r\n4\tm.nii\tb.nii\r\n").unwrap();
         assert_eq!(t.pairs.len(), 2);
         assert_eq!(t.pairs[0].mask, None);
         assert_eq!(t.pairs[1].mask, Some(dir.path().join("m.nii")));
@@ -635,11 +556,7 @@ mod tests {
         assert!(error.contains("line 2"), "{error}");
         assert!(read("").is_err());
         let error = PairTable::read(dir.path().join("none.tsv")).unwrap_err();
-        assert!(
-            error
-                .to_string()
-                .ends_with("none.tsv: does not exist; check the path")
-        );
+        assert!(error.to_string().ends_with("none.tsv: does not exist; check the path"));
         assert!(index(dir.path().join("none")).is_err());
     }
 }

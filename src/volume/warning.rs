@@ -44,11 +44,7 @@ impl fmt::Display for Warning {
                 "the header says nothing about orientation, so left and right are a guess; \
                  set the sform or qform from the original scan"
             ),
-            Self::FormsDisagree {
-                sform,
-                qform,
-                displacement_mm,
-            } => write!(
+            Self::FormsDisagree { sform, qform, displacement_mm } => write!(
                 f,
                 "sform ({sform}) and qform ({qform}) disagree by up to {displacement_mm:.1} mm, \
                  the sform is taken; set sform_code to 0 if the qform is the right one"

@@ -28,10 +28,8 @@ pub(super) fn write(out: &mut impl io::Write, parts: &[&[u8]]) -> io::Result<()>
     let mut total = 0_u32;
     // In groups, so that the memory for compressed bytes stays small and writing overlaps.
     for group in blocks.chunks(8 * rayon::current_num_threads()) {
-        let packed: Vec<(Vec<u8>, Crc)> = group
-            .par_iter()
-            .map(|block| deflate(block))
-            .collect::<io::Result<_>>()?;
+        let packed: Vec<(Vec<u8>, Crc)> =
+            group.par_iter().map(|block| deflate(block)).collect::<io::Result<_>>()?;
         for (bytes, block_crc) in packed {
             out.write_all(&bytes)?;
             crc.combine(&block_crc);
@@ -54,9 +52,7 @@ fn deflate(block: &[u8]) -> io::Result<(Vec<u8>, Crc)> {
     let mut out = Vec::with_capacity(block.len() / 2 + 1024);
     loop {
         let done = state.total_in() as usize;
-        state
-            .compress_vec(&block[done..], &mut out, FlushCompress::Sync)
-            .map_err(io::Error::other)?;
+        state.compress_vec(&block[done..], &mut out, FlushCompress::Sync).map_err(io::Error::other)?;
         // Space left over means that nothing waits inside.
         if state.total_in() as usize == block.len() && out.len() < out.capacity() {
             return Ok((out, crc));

@@ -150,9 +150,7 @@ impl Header {
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, Problem> {
         if bytes.len() >= TWO.size {
             let magic = &bytes[MAGIC_TWO];
-            if (magic.starts_with(b"n+2\0") || magic.starts_with(b"ni2\0"))
-                && &magic[4..] == MAGIC_TWO_TAIL
-            {
+            if (magic.starts_with(b"n+2\0") || magic.starts_with(b"ni2\0")) && &magic[4..] == MAGIC_TWO_TAIL {
                 return Self::parse_two(&bytes[..TWO.size]);
             }
         }
@@ -299,22 +297,15 @@ impl Header {
     /// The datatype where it is one of the ten real ones of at most 64 bits.
     pub fn datatype(&self) -> Result<NiftiType, Problem> {
         use NiftiType::*;
-        let table = NiftiHeader {
-            datatype: self.datatype,
-            ..NiftiHeader::default()
-        };
+        let table = NiftiHeader { datatype: self.datatype, ..NiftiHeader::default() };
         match table.data_type() {
-            Ok(
-                t @ (Uint8 | Int8 | Uint16 | Int16 | Uint32 | Int32 | Uint64 | Int64 | Float32
-                | Float64),
-            ) => Ok(t),
+            Ok(t @ (Uint8 | Int8 | Uint16 | Int16 | Uint32 | Int32 | Uint64 | Int64 | Float32 | Float64)) => {
+                Ok(t)
+            }
             Ok(Complex64 | Complex128 | Complex256) => Err(Problem::Datatype("complex".into())),
             Ok(Rgb24 | Rgba32) => Err(Problem::Datatype("colour (RGB)".into())),
             Ok(Float128) => Err(Problem::Datatype("128-bit float".into())),
-            Err(_) => Err(Problem::Datatype(format!(
-                "unknown (datatype {})",
-                self.datatype
-            ))),
+            Err(_) => Err(Problem::Datatype(format!("unknown (datatype {})", self.datatype))),
         }
     }
 
@@ -331,10 +322,7 @@ impl Header {
         };
         for (i, &length) in lengths.iter().enumerate() {
             if length < 1 {
-                return Err(Problem::Dimension {
-                    axis: i + 1,
-                    length,
-                });
+                return Err(Problem::Dimension { axis: i + 1, length });
             }
         }
         if rank < 3 || lengths[..3].contains(&1) {
@@ -407,12 +395,7 @@ impl Header {
         for (i, n) in lengths.into_iter().enumerate() {
             out.put_int(layout.dim, i + 1, n as i64);
         }
-        for field in [
-            layout.dim_info,
-            layout.slice_start,
-            layout.slice_end,
-            layout.slice_code,
-        ] {
+        for field in [layout.dim_info, layout.slice_start, layout.slice_end, layout.slice_code] {
             out.put_int(field, 0, 0);
         }
         out.put_float(layout.slice_duration, 0, 0.0);
@@ -555,11 +538,7 @@ impl Writer {
         }
         self.put_float(layout.cal_min, 0, output.range.0);
         self.put_float(layout.cal_max, 0, output.range.1);
-        let extensions: &[u8] = if header.extensions.is_empty() {
-            &[0; 4]
-        } else {
-            &header.extensions
-        };
+        let extensions: &[u8] = if header.extensions.is_empty() { &[0; 4] } else { &header.extensions };
         let offset = layout.size + extensions.len();
         self.put_int(layout.vox_offset, 0, offset as i64);
         match header.version {
@@ -585,10 +564,7 @@ pub(super) fn extension_records(region: &[u8], endianness: Endianness) -> Result
     if region.len() < 4 || region[0] == 0 {
         return Ok(Vec::new());
     }
-    let reader = Reader {
-        raw: region,
-        endianness,
-    };
+    let reader = Reader { raw: region, endianness };
     let mut end = 4;
     let mut sound = true;
     while end + 8 <= region.len() {
@@ -602,11 +578,7 @@ pub(super) fn extension_records(region: &[u8], endianness: Endianness) -> Result
             }
         }
     }
-    let kept = if end > 4 {
-        region[..end].to_vec()
-    } else {
-        Vec::new()
-    };
+    let kept = if end > 4 { region[..end].to_vec() } else { Vec::new() };
     if sound { Ok(kept) } else { Err(kept) }
 }
 
@@ -627,10 +599,7 @@ fn other_format(bytes: &[u8]) -> Problem {
     } else if starts(b"\x89PNG") || starts(&[0xff, 0xd8, 0xff]) {
         ("a picture", "pass the 3D scan it was made from")
     } else if bytes.len() >= ONE.size && little(348) {
-        (
-            "Analyze 7.5, which does not say which side is left",
-            "convert the original scan to NIfTI",
-        )
+        ("Analyze 7.5, which does not say which side is left", "convert the original scan to NIfTI")
     } else if bytes.len() < ONE.size {
         return Problem::TooShort(bytes.len());
     } else {

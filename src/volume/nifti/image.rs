@@ -56,18 +56,14 @@ pub struct Image {
 /// Reads the header of a NIfTI file (or of either file of a pair).
 pub fn read_info(path: impl AsRef<Path>) -> Result<Info, VolumeError> {
     let path = path.as_ref();
-    open(path)
-        .and_then(|mut opened| opened.info())
-        .map_err(|problem| problem.at(path))
+    open(path).and_then(|mut opened| opened.info()).map_err(|problem| problem.at(path))
 }
 
 /// Reads a NIfTI file (or a pair, by either of its files): the header and the voxels of the
 /// chosen volumes.
 pub fn read(path: impl AsRef<Path>, choice: FrameChoice) -> Result<Image, VolumeError> {
     let path = path.as_ref();
-    open(path)
-        .and_then(|opened| opened.image(path, choice))
-        .map_err(|problem| problem.at(path))
+    open(path).and_then(|opened| opened.image(path, choice)).map_err(|problem| problem.at(path))
 }
 
 /// A file whose header is read: `source` stands right after it.
@@ -113,12 +109,7 @@ fn open(path: &Path) -> Result<Opened, Problem> {
     } else {
         None
     };
-    Ok(Opened {
-        header,
-        source,
-        ahead,
-        voxels,
-    })
+    Ok(Opened { header, source, ahead, voxels })
 }
 
 fn has_extension(path: &Path, extension: &str) -> bool {
@@ -141,15 +132,7 @@ impl Opened {
         }
         let geometry = Geometry::from_forms(header.forms(), shape, &mut warnings)?;
         self.read_extensions(offset, &mut warnings)?;
-        Ok(Info {
-            shape,
-            frames,
-            datatype,
-            geometry,
-            scaling,
-            header: self.header.clone(),
-            warnings,
-        })
+        Ok(Info { shape, frames, datatype, geometry, scaling, header: self.header.clone(), warnings })
     }
 
     fn read_extensions(&mut self, offset: u64, warnings: &mut Vec<Warning>) -> Result<(), Problem> {
@@ -189,10 +172,7 @@ impl Opened {
             FrameChoice::Only => return Err(Problem::FrameNeeded(info.frames)),
             FrameChoice::One(wanted) if wanted < info.frames => (wanted, 1),
             FrameChoice::One(wanted) => {
-                return Err(Problem::NoSuchFrame {
-                    wanted,
-                    frames: info.frames,
-                });
+                return Err(Problem::NoSuchFrame { wanted, frames: info.frames });
             }
             FrameChoice::All => (0, info.frames),
         };
@@ -205,21 +185,12 @@ impl Opened {
             Some(img) => Source::open(img)?,
             None => self.source,
         };
-        let ahead = if self.voxels.is_some() {
-            Vec::new()
-        } else {
-            self.ahead
-        };
+        let ahead = if self.voxels.is_some() { Vec::new() } else { self.ahead };
         let data = read_range(&mut source, info.header.size(), &ahead, start, needed)?;
         if first + held == info.frames {
             source.verify()?;
         }
-        Ok(Image {
-            path: path.to_path_buf(),
-            info,
-            held,
-            data,
-        })
+        Ok(Image { path: path.to_path_buf(), info, held, data })
     }
 }
 
@@ -312,24 +283,12 @@ impl Image {
     /// voxels stay: see [`Volume::replace_non_finite`].
     pub fn frame_f32(&self, frame: usize) -> Result<Volume, VolumeError> {
         if frame >= self.held {
-            return Err(Problem::NoSuchFrame {
-                wanted: frame,
-                frames: self.held,
-            }
-            .at(&self.path));
+            return Err(Problem::NoSuchFrame { wanted: frame, frames: self.held }.at(&self.path));
         }
         let size = self.voxels() * self.info.datatype.size_of();
         let bytes = &self.data[frame * size..(frame + 1) * size];
-        let data = voxels::to_f32(
-            bytes,
-            self.info.datatype,
-            self.info.header.endianness(),
-            self.info.scaling,
-        );
-        Ok(Volume {
-            shape: self.info.shape,
-            affine: self.info.geometry.affine,
-            data,
-        })
+        let data =
+            voxels::to_f32(bytes, self.info.datatype, self.info.header.endianness(), self.info.scaling);
+        Ok(Volume { shape: self.info.shape, affine: self.info.geometry.affine, data })
     }
 }

@@ -45,11 +45,7 @@ impl Source {
         } else {
             Inner::Plain(reader)
         };
-        Ok(Self {
-            reader,
-            length,
-            position: 0,
-        })
+        Ok(Self { reader, length, position: 0 })
     }
 
     fn is_gzip(&self) -> bool {
@@ -57,11 +53,7 @@ impl Source {
     }
 
     fn problem(&self, error: io::Error) -> Problem {
-        if self.is_gzip() {
-            Problem::Gzip(error)
-        } else {
-            Problem::from_read(error)
-        }
+        if self.is_gzip() { Problem::Gzip(error) } else { Problem::from_read(error) }
     }
 
     /// Most bytes that can still come, as far as the file's length tells.
@@ -86,9 +78,7 @@ impl Source {
         };
         let first = usize::try_from(expected).unwrap_or(usize::MAX).min(n);
         let mut bytes = Vec::new();
-        bytes
-            .try_reserve_exact(first.max(known.len()))
-            .map_err(|_| Problem::Memory(n as u64))?;
+        bytes.try_reserve_exact(first.max(known.len())).map_err(|_| Problem::Memory(n as u64))?;
         bytes.extend_from_slice(known);
         let rest = (n - known.len()) as u64;
         match (&mut self.reader).take(rest).read_to_end(&mut bytes) {
@@ -128,9 +118,7 @@ impl Source {
         if self.at_most() < n {
             return Err(truncated(self.at_most()));
         }
-        if let (Inner::Plain(reader), Some(_), Ok(step)) =
-            (&mut self.reader, self.length, i64::try_from(n))
-        {
+        if let (Inner::Plain(reader), Some(_), Ok(step)) = (&mut self.reader, self.length, i64::try_from(n)) {
             reader.seek_relative(step).map_err(Problem::from_read)?;
             self.position += n;
             return Ok(());
@@ -176,9 +164,7 @@ struct Members<R> {
 
 impl<R: BufRead> Members<R> {
     fn new(reader: R) -> Self {
-        Self {
-            member: Some(GzDecoder::new(reader)),
-        }
+        Self { member: Some(GzDecoder::new(reader)) }
     }
 }
 

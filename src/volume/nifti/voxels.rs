@@ -95,11 +95,7 @@ pub(super) fn nearest_raw(
 ) -> Vec<u8> {
     let stored = (value - intercept) / slope;
     let is_float = matches!(datatype, NiftiType::Float32 | NiftiType::Float64);
-    let stored = if is_float {
-        stored
-    } else {
-        stored.round_ties_even()
-    };
+    let stored = if is_float { stored } else { stored.round_ties_even() };
     with_type!(datatype, T => {
         // `as` saturates at the ends of integer types and takes NaN to 0.
         let v = stored as T;
@@ -117,16 +113,14 @@ pub(super) fn from_f32(data: &[f32], endianness: Endianness) -> Cow<'_, [u8]> {
         return Cow::Borrowed(bytemuck::cast_slice(data));
     }
     let mut out = vec![0; 4 * data.len()];
-    out.par_chunks_mut(4 * CHUNK)
-        .zip(data.par_chunks(CHUNK))
-        .for_each(|(out, data)| {
-            for (bytes, value) in out.as_chunks_mut::<4>().0.iter_mut().zip(data) {
-                *bytes = match endianness {
-                    Endianness::Big => value.to_be_bytes(),
-                    Endianness::Little => value.to_le_bytes(),
-                };
-            }
-        });
+    out.par_chunks_mut(4 * CHUNK).zip(data.par_chunks(CHUNK)).for_each(|(out, data)| {
+        for (bytes, value) in out.as_chunks_mut::<4>().0.iter_mut().zip(data) {
+            *bytes = match endianness {
+                Endianness::Big => value.to_be_bytes(),
+                Endianness::Little => value.to_le_bytes(),
+            };
+        }
+    });
     Cow::Owned(out)
 }
 
@@ -136,19 +130,10 @@ pub(super) fn finite_range(data: &[f32]) -> (f64, f64) {
         .par_chunks(CHUNK)
         .map(|chunk| {
             let finite = chunk.iter().filter(|v| v.is_finite());
-            finite.fold((f32::INFINITY, f32::NEG_INFINITY), |(lo, hi), &v| {
-                (lo.min(v), hi.max(v))
-            })
+            finite.fold((f32::INFINITY, f32::NEG_INFINITY), |(lo, hi), &v| (lo.min(v), hi.max(v)))
         })
-        .reduce(
-            || (f32::INFINITY, f32::NEG_INFINITY),
-            |a, b| (a.0.min(b.0), a.1.max(b.1)),
-        );
-    if min > max {
-        (0.0, 0.0)
-    } else {
-        (f64::from(min), f64::from(max))
-    }
+        .reduce(|| (f32::INFINITY, f32::NEG_INFINITY), |a, b| (a.0.min(b.0), a.1.max(b.1)));
+    if min > max { (0.0, 0.0) } else { (f64::from(min), f64::from(max)) }
 }
 
 #[cfg(test)]
@@ -170,10 +155,7 @@ mod tests {
         assert_eq!(raw(0.0, NiftiType::Uint8, (1.0, 10.0)), [0]);
         assert_eq!(raw(1e9, NiftiType::Int8, id), [127]);
         assert_eq!(raw(f64::NAN, NiftiType::Int32, id), [0; 4]);
-        assert_eq!(
-            nearest_raw(1.5, NiftiType::Float32, Endianness::Big, id),
-            1.5f32.to_be_bytes()
-        );
+        assert_eq!(nearest_raw(1.5, NiftiType::Float32, Endianness::Big, id), 1.5f32.to_be_bytes());
     }
 
     #[test]

@@ -66,15 +66,13 @@ pub fn write_stripped(
     let frame_bytes = image.voxels() * size;
     for (frame, bytes) in data.chunks_mut(frame_bytes).enumerate() {
         let from = if per_frame { frame * image.voxels() } else { 0 };
-        bytes
-            .par_chunks_mut(size)
-            .with_min_len(1 << 14)
-            .zip(&keep[from..from + image.voxels()])
-            .for_each(|(voxel, &keep)| {
+        bytes.par_chunks_mut(size).with_min_len(1 << 14).zip(&keep[from..from + image.voxels()]).for_each(
+            |(voxel, &keep)| {
                 if keep == 0 {
                     voxel.copy_from_slice(&fill);
                 }
-            });
+            },
+        );
     }
     let values = voxels::to_f32(&data, info.datatype, order, info.scaling);
     let head = info.header.for_output(&Output {
@@ -129,10 +127,7 @@ fn frames_of(image: &Image, got: usize) -> Result<bool, Problem> {
     } else if got == voxels * image.held {
         Ok(true)
     } else {
-        Err(Problem::Length {
-            expected: voxels,
-            got,
-        })
+        Err(Problem::Length { expected: voxels, got })
     }
 }
 
