@@ -1,9 +1,9 @@
 //! The operator contract and the registry. One file per operator family; everything about an operator
 //! stands there: shape rule, lowering, backward, f64 reference, cost, cases.
 
+pub mod activation_kind;
 pub mod conv3d;
 pub mod conv_transpose3d;
-pub mod activation_kind;
 pub mod elementwise;
 pub mod norm;
 pub mod pool;
@@ -226,9 +226,6 @@ pub static OPS: &[&OpDef] = &[
     &conv3d::CONV3D_GRAD_WEIGHT,
     &conv3d::SUM_CHANNELS_OP,
     &conv_transpose3d::CONV_TRANSPOSE3D,
-    &elementwise::ADD,
-    &elementwise::SCALE,
-    &FILL,
     &elementwise::ADD,
     &elementwise::SCALE,
     &FILL,
