@@ -7,6 +7,7 @@ pub mod conv_transpose3d;
 pub mod elementwise;
 pub mod norm;
 pub mod pool;
+pub mod upsample;
 
 use std::fmt::Debug;
 use std::ops::Range;
@@ -237,6 +238,8 @@ pub static OPS: &[&OpDef] = &[
     &norm::BATCH_NORM_INFERENCE,
     &pool::MAX_POOL3D,
     &pool::MAX_POOL3D_GRAD,
+    &upsample::UPSAMPLE,
+    &upsample::UPSAMPLE_GRAD,
 ];
 
 /// The entry of the operator with this name.
