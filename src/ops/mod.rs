@@ -7,6 +7,8 @@ pub mod activation_kind;
 pub mod elementwise;
 pub mod norm;
 pub mod pool;
+pub mod loss;
+mod reduction;
 
 use std::fmt::Debug;
 use std::ops::Range;
@@ -228,9 +230,6 @@ pub static OPS: &[&OpDef] = &[
     &elementwise::ADD,
     &elementwise::SCALE,
     &FILL,
-    &elementwise::ADD,
-    &elementwise::SCALE,
-    &FILL,
     &norm::INSTANCE_NORM,
     &norm::BATCH_NORM,
     &norm::GROUP_NORM,
@@ -240,6 +239,15 @@ pub static OPS: &[&OpDef] = &[
     &norm::BATCH_NORM_INFERENCE,
     &pool::MAX_POOL3D,
     &pool::MAX_POOL3D_GRAD,
+    &loss::SOFT_DICE_LOSS,
+    &loss::SOFT_DICE_LOSS_GRAD,
+    &loss::BCE_LOSS,
+    &loss::BCE_LOSS_GRAD,
+    &loss::FOCAL_LOSS,
+    &loss::FOCAL_LOSS_GRAD,
+    &loss::DICE_BCE_LOSS,
+    &loss::DICE_BCE_LOSS_GRAD,
+    &loss::OVERLAP_COUNTS,
 ];
 
 /// The entry of the operator with this name.
