@@ -8,6 +8,7 @@ pub mod elementwise;
 pub mod norm;
 pub mod pool;
 pub mod loss;
+pub mod optimizer;
 mod reduction;
 
 use std::fmt::Debug;
@@ -248,6 +249,10 @@ pub static OPS: &[&OpDef] = &[
     &loss::DICE_BCE_LOSS,
     &loss::DICE_BCE_LOSS_GRAD,
     &loss::OVERLAP_COUNTS,
+    &optimizer::ADAM,
+    &optimizer::ACCUMULATE_SUM_OF_SQUARES,
+    &optimizer::CLIP_FACTOR,
+    &optimizer::EMA,
 ];
 
 /// The entry of the operator with this name.
