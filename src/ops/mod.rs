@@ -4,6 +4,7 @@
 pub mod conv3d;
 pub mod conv_transpose3d;
 pub mod activation_kind;
+pub mod activation;
 pub mod elementwise;
 pub mod norm;
 pub mod pool;
@@ -253,6 +254,14 @@ pub static OPS: &[&OpDef] = &[
     &optimizer::ACCUMULATE_SUM_OF_SQUARES,
     &optimizer::CLIP_FACTOR,
     &optimizer::EMA,
+    &activation::RELU,
+    &activation::RELU_GRAD,
+    &activation::LEAKY_RELU,
+    &activation::LEAKY_RELU_GRAD,
+    &activation::GELU,
+    &activation::GELU_GRAD,
+    &activation::SIGMOID,
+    &activation::SIGMOID_GRAD,
 ];
 
 /// The entry of the operator with this name.
