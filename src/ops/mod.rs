@@ -5,6 +5,7 @@ pub mod conv3d;
 pub mod conv_transpose3d;
 pub mod activation_kind;
 pub mod activation;
+pub mod dropout;
 pub mod elementwise;
 pub mod norm;
 pub mod pool;
@@ -262,6 +263,7 @@ pub static OPS: &[&OpDef] = &[
     &activation::GELU_GRAD,
     &activation::SIGMOID,
     &activation::SIGMOID_GRAD,
+    &dropout::DROPOUT,
 ];
 
 /// The entry of the operator with this name.
