@@ -12,6 +12,7 @@ pub mod pool;
 pub mod loss;
 pub mod optimizer;
 mod reduction;
+pub mod softmax;
 
 use std::fmt::Debug;
 use std::ops::Range;
@@ -264,6 +265,8 @@ pub static OPS: &[&OpDef] = &[
     &activation::SIGMOID,
     &activation::SIGMOID_GRAD,
     &dropout::DROPOUT,
+    &softmax::SOFTMAX,
+    &softmax::SOFTMAX_GRAD,
 ];
 
 /// The entry of the operator with this name.
