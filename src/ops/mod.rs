@@ -5,6 +5,7 @@ pub mod conv3d;
 pub mod conv_transpose3d;
 pub mod activation_kind;
 pub mod activation;
+pub mod concat;
 pub mod dropout;
 pub mod elementwise;
 pub mod norm;
@@ -267,6 +268,8 @@ pub static OPS: &[&OpDef] = &[
     &dropout::DROPOUT,
     &softmax::SOFTMAX,
     &softmax::SOFTMAX_GRAD,
+    &concat::CONCAT,
+    &concat::SLICE_CHANNELS,
 ];
 
 /// The entry of the operator with this name.
