@@ -8,6 +8,17 @@ pub mod elementwise;
 pub mod norm;
 pub mod pool;
 pub mod upsample;
+pub mod activation_kind;
+pub mod activation;
+pub mod concat;
+pub mod dropout;
+pub mod elementwise;
+pub mod norm;
+pub mod pool;
+pub mod loss;
+pub mod optimizer;
+mod reduction;
+pub mod softmax;
 
 use std::fmt::Debug;
 use std::ops::Range;
@@ -240,6 +251,32 @@ pub static OPS: &[&OpDef] = &[
     &pool::MAX_POOL3D_GRAD,
     &upsample::UPSAMPLE,
     &upsample::UPSAMPLE_GRAD,
+    &loss::SOFT_DICE_LOSS,
+    &loss::SOFT_DICE_LOSS_GRAD,
+    &loss::BCE_LOSS,
+    &loss::BCE_LOSS_GRAD,
+    &loss::FOCAL_LOSS,
+    &loss::FOCAL_LOSS_GRAD,
+    &loss::DICE_BCE_LOSS,
+    &loss::DICE_BCE_LOSS_GRAD,
+    &loss::OVERLAP_COUNTS,
+    &optimizer::ADAM,
+    &optimizer::ACCUMULATE_SUM_OF_SQUARES,
+    &optimizer::CLIP_FACTOR,
+    &optimizer::EMA,
+    &activation::RELU,
+    &activation::RELU_GRAD,
+    &activation::LEAKY_RELU,
+    &activation::LEAKY_RELU_GRAD,
+    &activation::GELU,
+    &activation::GELU_GRAD,
+    &activation::SIGMOID,
+    &activation::SIGMOID_GRAD,
+    &dropout::DROPOUT,
+    &softmax::SOFTMAX,
+    &softmax::SOFTMAX_GRAD,
+    &concat::CONCAT,
+    &concat::SLICE_CHANNELS,
 ];
 
 /// The entry of the operator with this name.
