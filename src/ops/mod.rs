@@ -2,6 +2,7 @@
 //! stands there: shape rule, lowering, backward, f64 reference, cost, cases.
 
 pub mod elementwise;
+pub mod normalise;
 pub mod resample;
 
 use std::fmt::Debug;
@@ -224,6 +225,12 @@ pub static OPS: &[&OpDef] = &[
     &resample::RESAMPLE,
     &resample::RESAMPLE_DEFORMED,
     &resample::CONVOLVE_AXIS,
+    &normalise::MIN_MAX,
+    &normalise::MOMENTS,
+    &normalise::HISTOGRAM,
+    &normalise::PERCENTILES,
+    &normalise::RESCALE,
+    &normalise::STANDARDISE,
 ];
 
 /// The entry of the operator with this name.

@@ -510,7 +510,7 @@ impl Operator for ConvolveAxis {
     fn infer(&self, inputs: &[TensorDesc]) -> Result<Vec<TensorDesc>, OpError> {
         expect_inputs("convolve_axis", inputs, 2)?;
         expect_volume("convolve_axis", inputs, 0)?;
-        if self.axis > 2 || inputs[1].shape.len() != 1 || inputs[1].len() % 2 == 0 {
+        if self.axis > 2 || inputs[1].shape.len() != 1 || inputs[1].len().is_multiple_of(2) {
             let reason = format!("needs an axis below 3 and an odd number of weights, axis is {}", self.axis);
             return Err(OpError::new("convolve_axis", inputs, reason));
         }
