@@ -19,6 +19,8 @@ pub mod loss;
 pub mod optimizer;
 mod reduction;
 pub mod softmax;
+pub mod normalise;
+pub mod resample;
 
 use std::fmt::Debug;
 use std::ops::Range;
@@ -174,6 +176,8 @@ pub enum Fill {
     Distinct,
     /// Normal, but at least 0.1 away from 0: for operators with a kink at 0 (ReLU).
     AwayFromZero,
+    /// These values, repeated: parameters, and volumes with NaN or infinity in them.
+    Values(&'static [f32]),
 }
 
 /// Shapes and attributes on which an operator is tested and timed.
@@ -277,6 +281,18 @@ pub static OPS: &[&OpDef] = &[
     &softmax::SOFTMAX_GRAD,
     &concat::CONCAT,
     &concat::SLICE_CHANNELS,
+    &elementwise::ADD,
+    &elementwise::SCALE,
+    &FILL,
+    &resample::RESAMPLE,
+    &resample::RESAMPLE_DEFORMED,
+    &resample::CONVOLVE_AXIS,
+    &normalise::MIN_MAX,
+    &normalise::MOMENTS,
+    &normalise::HISTOGRAM,
+    &normalise::PERCENTILES,
+    &normalise::RESCALE,
+    &normalise::STANDARDISE,
 ];
 
 /// The entry of the operator with this name.
@@ -335,6 +351,19 @@ pub(crate) fn expect_ncdhw(
     inputs[ix].ncdhw().filter(|shape| shape.iter().all(|&n| n > 0)).ok_or_else(|| {
         OpError::new(name, inputs, format!("input {ix} must be N C D H W without an empty axis"))
     })
+}
+
+/// The extents `[D, H, W]` of a single f32 or u32 volume, whose axes before the last three are 1, or an error
+/// naming the operator.
+pub(crate) fn expect_volume(
+    name: &'static str,
+    inputs: &[TensorDesc],
+    ix: usize,
+) -> Result<[usize; 3], OpError> {
+    match inputs[ix].shape.as_slice() {
+        [ones @ .., d, h, w] if d * h * w > 0 && ones.iter().all(|&n| n == 1) => Ok([*d, *h, *w]),
+        _ => Err(OpError::new(name, inputs, format!("input {ix} must be one volume without an empty axis"))),
+    }
 }
 
 /// `fill`: a tensor of one value.

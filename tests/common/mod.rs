@@ -52,6 +52,7 @@ pub fn random(rng: &mut ChaCha8Rng, desc: &TensorDesc, fill: Fill) -> HostTensor
             order.shuffle(rng);
             order.into_iter().map(|ix| (ix as f64 - n as f64 / 2.0) * 0.01).collect()
         }
+        Fill::Values(values) => values.iter().cycle().take(n).map(|&v| f64::from(v)).collect(),
         Fill::AwayFromZero => (0..n)
             .map(|_| {
                 let value = normal(rng);

@@ -1,0 +1,139 @@
+// resample: y(o) = x interpolated at the input coordinate M (o, 1) + u(o).
+// Inputs: x [D, H, W] f32; with DEFORMED also rows [3, D', H', points] f32, the displacement lattice already
+// contracted along d and h (augment/lattice_rows.wgsl): u(d, h, w) = sum_k B_k(w) rows[., d, h, k].
+// Output: y [D', H', W'] f32. M stands in fixed point (lib/fixed_point.wgsl): row a of the matrix is
+// whole_a + part_a * 2^-32.
+// NEAREST: floor(coordinate + 0.5). CUBIC: Keys 1981, a = -0.5, 64 taps. Else linear, 8 taps.
+// ZERO: samples outside [0, n - 1] are `outside` (scipy, mode constant). Else samples outside
+// [-0.5, n - 0.5) are `outside` (ITK). Taps beyond the grid repeat the edge.
+// One invocation an output voxel. Cost: about 30, 60 or 300 flops and, from cache, 8 bytes a voxel.
+#import "lib/index.wgsl"
+#import "lib/fixed_point.wgsl"
+#ifdef DEFORMED
+#import "lib/bspline.wgsl"
+#endif
+
+struct Params {
+    in_shape: vec4<u32>,
+    out_shape: vec4<u32>,
+    whole_d: vec4<u32>,
+    whole_h: vec4<u32>,
+    whole_w: vec4<u32>,
+    part_d: vec4<u32>,
+    part_h: vec4<u32>,
+    part_w: vec4<u32>,
+    n: u32,
+    outside: f32,
+    points: u32,
+}
+
+@group(0) @binding(0) var<storage, read> x: array<f32>;
+@group(0) @binding(1) var<storage, read_write> y: array<f32>;
+@group(0) @binding(2) var<uniform> params: Params;
+#ifdef DEFORMED
+@group(0) @binding(3) var<storage, read> rows: array<f32>;
+
+fn displaced(at: Coordinate, axis: u32, index: vec3<u32>, spline: Spline) -> Coordinate {
+    let row = (axis * params.out_shape.x + index.x) * params.out_shape.y + index.y;
+    let first = row * params.points + spline.first;
+    let taps = vec4<f32>(rows[first], rows[first + 1u], rows[first + 2u], rows[first + 3u]);
+    let moved = at.part + dot(taps, spline.weights);
+    let whole = floor(moved);
+    return Coordinate(at.whole + i32(whole), moved - whole);
+}
+#endif
+
+fn inside(at: Coordinate, n: u32) -> bool {
+    let last = i32(n) - 1;
+#ifdef ZERO
+    return at.whole >= 0 && (at.whole < last || (at.whole == last && at.part == 0.0));
+#else
+    return (at.whole >= 0 || (at.whole == -1 && at.part >= 0.5))
+        && (at.whole < last || (at.whole == last && at.part < 0.5));
+#endif
+}
+
+fn tap(whole: i32, n: u32) -> u32 {
+    return u32(clamp(whole, 0, i32(n) - 1));
+}
+
+fn voxel(d: u32, h: u32, w: u32) -> f32 {
+    return x[(d * params.in_shape.y + h) * params.in_shape.z + w];
+}
+
+#ifdef CUBIC
+fn keys(t: f32) -> vec4<f32> {
+    return vec4<f32>(
+        t * (t * (1.0 - 0.5 * t) - 0.5),
+        1.0 + t * t * (1.5 * t - 2.5),
+        t * (0.5 + t * (2.0 - 1.5 * t)),
+        t * t * (0.5 * t - 0.5),
+    );
+}
+#endif
+
+fn interpolate(d: Coordinate, h: Coordinate, w: Coordinate) -> f32 {
+    let shape = params.in_shape;
+#ifdef NEAREST
+    return voxel(
+        tap(d.whole + select(0, 1, d.part >= 0.5), shape.x),
+        tap(h.whole + select(0, 1, h.part >= 0.5), shape.y),
+        tap(w.whole + select(0, 1, w.part >= 0.5), shape.z),
+    );
+#else
+#ifdef CUBIC
+    var weights_d = keys(d.part);
+    var weights_h = keys(h.part);
+    let weights_w = keys(w.part);
+    let w0 = tap(w.whole - 1, shape.z);
+    let w1 = tap(w.whole, shape.z);
+    let w2 = tap(w.whole + 1, shape.z);
+    let w3 = tap(w.whole + 2, shape.z);
+    var sum = 0.0;
+    for (var kd = 0; kd < 4; kd++) {
+        let td = tap(d.whole + kd - 1, shape.x);
+        for (var kh = 0; kh < 4; kh++) {
+            let th = tap(h.whole + kh - 1, shape.y);
+            let taps = vec4<f32>(voxel(td, th, w0), voxel(td, th, w1), voxel(td, th, w2), voxel(td, th, w3));
+            sum += weights_d[kd] * weights_h[kh] * dot(taps, weights_w);
+        }
+    }
+    return sum;
+#else
+    let d0 = tap(d.whole, shape.x);
+    let d1 = tap(d.whole + 1, shape.x);
+    let h0 = tap(h.whole, shape.y);
+    let h1 = tap(h.whole + 1, shape.y);
+    let w0 = tap(w.whole, shape.z);
+    let w1 = tap(w.whole + 1, shape.z);
+    let row00 = mix(voxel(d0, h0, w0), voxel(d0, h0, w1), w.part);
+    let row01 = mix(voxel(d0, h1, w0), voxel(d0, h1, w1), w.part);
+    let row10 = mix(voxel(d1, h0, w0), voxel(d1, h0, w1), w.part);
+    let row11 = mix(voxel(d1, h1, w0), voxel(d1, h1, w1), w.part);
+    return mix(mix(row00, row01, h.part), mix(row10, row11, h.part), d.part);
+#endif
+#endif
+}
+
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) global: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+    let i = flat_index(global, groups, 64u);
+    if i < params.n {
+        let row = i / params.out_shape.z;
+        let index = vec3<u32>(row / params.out_shape.y, row % params.out_shape.y, i % params.out_shape.z);
+        var d = affine_coordinate(params.whole_d, params.part_d, index);
+        var h = affine_coordinate(params.whole_h, params.part_h, index);
+        var w = affine_coordinate(params.whole_w, params.part_w, index);
+#ifdef DEFORMED
+        let spline = spline_at(index.z, params.out_shape.z, params.points);
+        d = displaced(d, 0u, index, spline);
+        h = displaced(h, 1u, index, spline);
+        w = displaced(w, 2u, index, spline);
+#endif
+        var value = params.outside;
+        if inside(d, params.in_shape.x) && inside(h, params.in_shape.y) && inside(w, params.in_shape.z) {
+            value = interpolate(d, h, w);
+        }
+        y[i] = value;
+    }
+}
