@@ -1,0 +1,206 @@
+//! From a description to a graph.
+
+use std::collections::HashMap;
+
+use super::ModelError;
+use super::description::*;
+use crate::graph::Graph;
+use crate::ops::ValueId;
+use crate::ops::activation::Activate;
+use crate::ops::activation_kind::Activation;
+use crate::ops::conv_transpose3d::ConvTranspose3d;
+use crate::ops::conv3d::{Conv3d, Window};
+use crate::ops::dropout::Dropout;
+use crate::ops::elementwise::Add;
+use crate::ops::norm::{BatchNormInference, BatchNormUpdate, Norm, NormKind};
+use crate::ops::pool::MaxPool3d;
+use crate::tensor::TensorDesc;
+
+/// What the graph is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Batch statistics, dropout, running statistics updated.
+    Training,
+    /// Running statistics, no dropout.
+    Inference,
+}
+
+/// A description's graph with the values that its caller feeds and reads.
+#[derive(Debug)]
+pub struct BuiltNetwork {
+    /// The graph.
+    pub graph: Graph,
+    /// Input `[N, 1, D, H, W]`.
+    pub input: ValueId,
+    /// Logits `[N, 1, D, H, W]`.
+    pub logits: ValueId,
+    /// `[seed, step]` of dropout, when the network has any and is trained.
+    pub dropout_seed: Option<ValueId>,
+    /// Output of every layer by name.
+    pub layers: HashMap<String, ValueId>,
+}
+
+struct Builder {
+    graph: Graph,
+    mode: Mode,
+    dropout_seed: Option<ValueId>,
+    dropouts: u32,
+}
+
+impl Builder {
+    fn parameter(&mut self, layer: &str, name: &str, shape: &[usize]) -> ValueId {
+        self.graph.parameter(&format!("{layer}.{name}"), TensorDesc::f32(shape))
+    }
+
+    fn norm(
+        &mut self,
+        layer: &str,
+        x: ValueId,
+        kind: NormKind,
+        eps: f32,
+        activation: Activation,
+    ) -> Result<Vec<ValueId>, ModelError> {
+        let channels = self.graph.desc(x).shape[1];
+        let gamma = self.parameter(layer, "weight", &[channels]);
+        let beta = self.parameter(layer, "bias", &[channels]);
+        Ok(self.graph.apply(Norm { kind, eps, activation }, &[x, gamma, beta])?)
+    }
+
+    fn batch_norm(
+        &mut self,
+        layer: &str,
+        x: ValueId,
+        eps: f32,
+        momentum: f32,
+        activation: Activation,
+    ) -> Result<ValueId, ModelError> {
+        let channels = TensorDesc::f32(&[self.graph.desc(x).shape[1]]);
+        if self.mode == Mode::Inference {
+            let gamma = self.parameter(layer, "weight", &channels.shape);
+            let beta = self.parameter(layer, "bias", &channels.shape);
+            let mean = self.graph.state(&format!("{layer}.running_mean"), channels.clone());
+            let variance = self.graph.state(&format!("{layer}.running_var"), channels);
+            let op = BatchNormInference { eps, activation };
+            return Ok(self.graph.apply1(op, &[x, gamma, beta, mean, variance])?);
+        }
+        let outputs = self.norm(layer, x, NormKind::Batch, eps, activation)?;
+        let mean = self.graph.state(&format!("{layer}.running_mean"), channels.clone());
+        let variance = self.graph.state(&format!("{layer}.running_var"), channels);
+        self.graph.apply(BatchNormUpdate { momentum, eps }, &[mean, variance, outputs[1], outputs[2]])?;
+        Ok(outputs[0])
+    }
+
+    fn dropout(&mut self, x: ValueId, rate: f32) -> Result<ValueId, ModelError> {
+        if self.mode == Mode::Inference {
+            return Ok(x);
+        }
+        let seed = match self.dropout_seed {
+            Some(seed) => seed,
+            None => self.graph.input("dropout_seed", TensorDesc::u32(&[2])),
+        };
+        self.dropout_seed = Some(seed);
+        self.dropouts += 1;
+        Ok(self.graph.apply1(Dropout { rate, stream: self.dropouts }, &[x, seed])?)
+    }
+
+    fn layer(&mut self, layer: &Layer, inputs: &[ValueId]) -> Result<ValueId, ModelError> {
+        let name = layer.name.as_str();
+        let channels: usize = inputs.iter().map(|&v| self.graph.desc(v).shape[1]).sum();
+        match &layer.kind {
+            LayerKind::Conv3d { out_channels, kernel, stride, dilation, padding, bias, activation } => {
+                let [kd, kh, kw] = *kernel;
+                let mut operands = inputs.to_vec();
+                operands.push(self.parameter(name, "weight", &[*out_channels, channels, kd, kh, kw]));
+                if *bias {
+                    operands.push(self.parameter(name, "bias", &[*out_channels]));
+                }
+                let padding = padding.unwrap_or(Window::same(*kernel).padding);
+                let op = Conv3d {
+                    window: Window { stride: *stride, dilation: *dilation, padding },
+                    two_inputs: inputs.len() == 2,
+                    bias: *bias,
+                    activation: (*activation).into(),
+                };
+                Ok(self.graph.apply1(op, &operands)?)
+            }
+            LayerKind::ConvTranspose3d { out_channels, kernel, stride, crop, bias, activation } => {
+                let [kd, kh, kw] = *kernel;
+                let mut operands = inputs.to_vec();
+                operands.push(self.parameter(name, "weight", &[channels, *out_channels, kd, kh, kw]));
+                if *bias {
+                    operands.push(self.parameter(name, "bias", &[*out_channels]));
+                }
+                let op = ConvTranspose3d {
+                    window: Window { stride: *stride, dilation: [1; 3], padding: *crop },
+                    bias: *bias,
+                    activation: (*activation).into(),
+                };
+                Ok(self.graph.apply1(op, &operands)?)
+            }
+            LayerKind::BatchNorm { eps, momentum, activation } => {
+                self.batch_norm(name, inputs[0], *eps, *momentum, (*activation).into())
+            }
+            LayerKind::InstanceNorm { eps, activation } => {
+                Ok(self.norm(name, inputs[0], NormKind::Instance, *eps, (*activation).into())?[0])
+            }
+            LayerKind::GroupNorm { groups, eps, activation } => {
+                let kind = NormKind::Group { groups: *groups };
+                Ok(self.norm(name, inputs[0], kind, *eps, (*activation).into())?[0])
+            }
+            LayerKind::Activation { activation } => match activation {
+                ActivationKind::None => Ok(inputs[0]),
+                ActivationKind::Relu => Ok(self.graph.apply1(Activate::Relu, inputs)?),
+                ActivationKind::LeakyRelu(slope) => {
+                    Ok(self.graph.apply1(Activate::LeakyRelu { slope: *slope }, inputs)?)
+                }
+            },
+            LayerKind::MaxPool3d { kernel, stride, padding } => {
+                let op = MaxPool3d { kernel: *kernel, stride: *stride, padding: *padding };
+                Ok(self.graph.apply(op, inputs)?[0])
+            }
+            LayerKind::Add => Ok(self.graph.apply1(Add, inputs)?),
+            LayerKind::Dropout { rate } => self.dropout(inputs[0], *rate),
+        }
+    }
+}
+
+/// Builds the graph of a description for a batch of inputs `[batch, 1, shape]`.
+///
+/// # Errors
+/// A layer that reads an unknown name, or shapes that do not fit, with the layer's name.
+pub fn build(
+    description: &Description,
+    batch: usize,
+    shape: [usize; 3],
+    mode: Mode,
+) -> Result<BuiltNetwork, ModelError> {
+    let mut builder = Builder { graph: Graph::new(), mode, dropout_seed: None, dropouts: 0 };
+    let [d, h, w] = shape;
+    let input = builder.graph.input("input", TensorDesc::f32(&[batch, 1, d, h, w]));
+    let mut layers = HashMap::from([("input".to_owned(), input)]);
+    for layer in &description.layers {
+        let fail = |reason: String| ModelError::Layer { layer: layer.name.clone(), reason };
+        let inputs: Vec<ValueId> = layer
+            .inputs
+            .iter()
+            .map(|name| {
+                layers.get(name).copied().ok_or_else(|| fail(format!("reads unknown layer '{name}'")))
+            })
+            .collect::<Result<_, _>>()?;
+        if inputs.is_empty() || inputs.len() > 2 {
+            return Err(fail(format!("has {} inputs; 1 or 2 are possible", inputs.len())));
+        }
+        builder.graph.set_scope(&layer.name);
+        let value = builder.layer(layer, &inputs)?;
+        if layers.insert(layer.name.clone(), value).is_some() {
+            return Err(fail("has the name of an earlier layer".to_owned()));
+        }
+    }
+    builder.graph.set_scope("");
+    let logits = layers.get(&description.output).copied().ok_or_else(|| ModelError::Layer {
+        layer: description.output.clone(),
+        reason: "is named as the output but does not exist".to_owned(),
+    })?;
+    builder.graph.mark_output(logits);
+    Ok(BuiltNetwork { graph: builder.graph, input, logits, dropout_seed: builder.dropout_seed, layers })
+}

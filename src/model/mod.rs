@@ -1,0 +1,41 @@
+//! Networks as data: descriptions, their graphs, weights with their model card, and training graphs.
+
+mod build;
+mod description;
+mod fold;
+mod training;
+mod unet;
+mod weights;
+
+use thiserror::Error;
+
+pub use build::{BuiltNetwork, Mode, build};
+pub use description::{ActivationKind, Centre, Description, GridSpec, Intensity, Layer, LayerKind, Sampling};
+pub use fold::fold_for_inference;
+pub use training::{LossKind, OptimiserSpec, TrainingGraph, weights_of};
+pub use unet::{article, residual_unet};
+pub use weights::{Model, ModelCard, Tensors, initialise};
+
+/// What can go wrong with a network or its weights.
+#[derive(Debug, Error)]
+pub enum ModelError {
+    /// The description does not make a network.
+    #[error("layer '{layer}': {reason}")]
+    Layer {
+        /// Name of the layer.
+        layer: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A weight file is missing something or malformed.
+    #[error("{file}: {reason}")]
+    Weights {
+        /// The file, or `built-in model NAME`.
+        file: String,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+    /// The graph layer refused.
+    #[error(transparent)]
+    Graph(#[from] crate::graph::GraphError),
+}

@@ -1,0 +1,230 @@
+//! Weights: named tensors with the description and the model card, in safetensors files.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use half::f16;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use safetensors::tensor::{Dtype, TensorView};
+use serde::{Deserialize, Serialize};
+
+use super::description::Description;
+use super::{Mode, ModelError, build};
+use crate::tensor::TensorDesc;
+
+/// Named single-precision tensors.
+pub type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
+
+/// What a user must know of a model before trusting it; the long form is the `.md` beside the weights.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ModelCard {
+    /// What it was trained on.
+    pub data: String,
+    /// Licence of the weights.
+    pub licence: String,
+    /// Credits that the data ask for.
+    pub attribution: String,
+    /// The command that trained it.
+    pub command: String,
+    /// Measured figures.
+    pub figures: String,
+}
+
+/// A network with its weights.
+#[derive(Clone, Debug)]
+pub struct Model {
+    /// The network.
+    pub description: Description,
+    /// Parameters and running statistics by name.
+    pub tensors: Tensors,
+    /// Its card.
+    pub card: ModelCard,
+}
+
+const DESCRIPTION_KEY: &str = "trephine.description";
+const CARD_KEY: &str = "trephine.card";
+
+impl Model {
+    /// Reads a model from the bytes of a safetensors file; `origin` names it in errors.
+    ///
+    /// # Errors
+    /// Not a safetensors file, no description in its metadata, a tensor missing or of another shape.
+    pub fn from_bytes(bytes: &[u8], origin: &str) -> Result<Self, ModelError> {
+        let fail = |reason: String| ModelError::Weights { file: origin.to_owned(), reason };
+        let not_ours = |e: &dyn std::fmt::Display| {
+            fail(format!("is not a safetensors file ({e}); expected a model made by `trephine train`"))
+        };
+        let (_, metadata) = safetensors::SafeTensors::read_metadata(bytes).map_err(|e| not_ours(&e))?;
+        let metadata = metadata.metadata().clone().unwrap_or_default();
+        let description = metadata.get(DESCRIPTION_KEY).ok_or_else(|| {
+            fail(
+                "has no network description in its metadata; expected a model made by `trephine train`"
+                    .into(),
+            )
+        })?;
+        let description: Description = serde_json::from_str(description)
+            .map_err(|e| fail(format!("has a network description that does not parse: {e}")))?;
+        let card = metadata.get(CARD_KEY).and_then(|c| serde_json::from_str(c).ok()).unwrap_or_default();
+        let file = safetensors::SafeTensors::deserialize(bytes).map_err(|e| not_ours(&e))?;
+        let mut tensors = Tensors::new();
+        for (name, view) in file.iter() {
+            let values = decode(&view).ok_or_else(|| {
+                fail(format!("tensor '{name}' has type {:?}; F32 or F16 expected", view.dtype()))
+            })?;
+            tensors.insert(name.to_owned(), (view.shape().to_vec(), values));
+        }
+        let model = Self { description, tensors, card };
+        model.check(origin)?;
+        Ok(model)
+    }
+
+    /// Reads a model file.
+    ///
+    /// # Errors
+    /// As [`Model::from_bytes`], or the file cannot be read.
+    pub fn read(path: &Path) -> Result<Self, ModelError> {
+        let origin = path.display().to_string();
+        let bytes = std::fs::read(path).map_err(|e| ModelError::Weights {
+            file: origin.clone(),
+            reason: format!("cannot be read: {e}"),
+        })?;
+        Self::from_bytes(&bytes, &origin)
+    }
+
+    /// The model as a safetensors file, its tensors in half precision when `half` is set.
+    ///
+    /// # Errors
+    /// When the tensors do not serialise.
+    pub fn to_bytes(&self, half: bool) -> Result<Vec<u8>, ModelError> {
+        let fail = |reason: String| ModelError::Weights { file: self.description.name.clone(), reason };
+        let encoded: Vec<(String, Vec<usize>, Vec<u8>)> = self
+            .tensors
+            .iter()
+            .map(|(name, (shape, values))| {
+                let bytes = if half {
+                    let halves: Vec<f16> = values.iter().map(|&v| f16::from_f32(v)).collect();
+                    bytemuck::cast_slice(&halves).to_vec()
+                } else {
+                    bytemuck::cast_slice(values).to_vec()
+                };
+                (name.clone(), shape.clone(), bytes)
+            })
+            .collect();
+        let dtype = if half { Dtype::F16 } else { Dtype::F32 };
+        let views = encoded
+            .iter()
+            .map(|(name, shape, bytes)| {
+                TensorView::new(dtype, shape.clone(), bytes).map(|view| (name.as_str(), view))
+            })
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|e| fail(e.to_string()))?;
+        let json = |value: Result<String, serde_json::Error>| value.map_err(|e| fail(e.to_string()));
+        let metadata = std::collections::HashMap::from([
+            (DESCRIPTION_KEY.to_owned(), json(serde_json::to_string(&self.description))?),
+            (CARD_KEY.to_owned(), json(serde_json::to_string(&self.card))?),
+        ]);
+        safetensors::serialize(views, Some(metadata)).map_err(|e| fail(e.to_string()))
+    }
+
+    /// Number of trained parameters, and of all stored numbers with the running statistics.
+    pub fn parameter_counts(&self) -> (usize, usize) {
+        let all = self.tensors.values().map(|(_, values)| values.len()).sum();
+        let running: usize = self
+            .tensors
+            .iter()
+            .filter(|(name, _)| name.ends_with(".running_mean") || name.ends_with(".running_var"))
+            .map(|(_, (_, values))| values.len())
+            .sum();
+        (all - running, all)
+    }
+
+    fn check(&self, origin: &str) -> Result<(), ModelError> {
+        for (name, desc) in expected_tensors(&self.description)? {
+            let fail = |reason: String| ModelError::Weights { file: origin.to_owned(), reason };
+            match self.tensors.get(&name) {
+                None => return Err(fail(format!("tensor '{name}' of the network is missing"))),
+                Some((shape, _)) if *shape != desc.shape => {
+                    return Err(fail(format!(
+                        "tensor '{name}' has shape {shape:?}, the network needs {:?}",
+                        desc.shape
+                    )));
+                }
+                Some((_, values)) if values.iter().any(|v| !v.is_finite()) => {
+                    return Err(fail(format!("tensor '{name}' holds values that are not finite")));
+                }
+                Some(_) => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+fn decode(view: &TensorView<'_>) -> Option<Vec<f32>> {
+    let bytes = view.data();
+    match view.dtype() {
+        Dtype::F32 => Some(bytes.chunks_exact(4).map(bytemuck::pod_read_unaligned).collect()),
+        Dtype::F16 => {
+            Some(bytes.chunks_exact(2).map(|b| bytemuck::pod_read_unaligned::<f16>(b).to_f32()).collect())
+        }
+        _ => None,
+    }
+}
+
+/// Names and shapes of every tensor that a description needs.
+fn expected_tensors(description: &Description) -> Result<Vec<(String, TensorDesc)>, ModelError> {
+    let network = build(description, 1, description.input.shape, Mode::Inference)?;
+    let graph = &network.graph;
+    Ok(graph
+        .values_of(|kind| matches!(kind, crate::graph::ValueKind::Parameter | crate::graph::ValueKind::State))
+        .into_iter()
+        .map(|value| (graph.values[value.0].name.clone(), graph.desc(value).clone()))
+        .collect())
+}
+
+/// Fresh weights: He-normal for convolutions (truncated at 2 sigma and rescaled, as Keras does; He et al.
+/// 2015), Glorot-uniform for transposed ones, zero biases, unit scales and variances.
+///
+/// # Errors
+/// When the description does not make a network.
+pub fn initialise(description: &Description, seed: u64) -> Result<Tensors, ModelError> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut tensors = Tensors::new();
+    for (name, desc) in expected_tensors(description)? {
+        let n = desc.len();
+        let values: Vec<f32> = match desc.shape.as_slice() {
+            [a, b, kernel @ ..] if kernel.len() == 3 => {
+                let taps: usize = kernel.iter().product();
+                let layer = name.trim_end_matches(".weight");
+                let transposed = description
+                    .layers
+                    .iter()
+                    .any(|l| l.name == layer && matches!(l.kind, super::LayerKind::ConvTranspose3d { .. }));
+                if transposed {
+                    let limit = (6.0 / ((a + b) * taps) as f32).sqrt();
+                    (0..n).map(|_| rng.random_range(-limit..limit)).collect()
+                } else {
+                    // 0.8796 is the standard deviation of a unit normal truncated at 2.
+                    let std = (2.0 / (b * taps) as f64).sqrt() / 0.879_625_66;
+                    (0..n).map(|_| (truncated_normal(&mut rng) * std) as f32).collect()
+                }
+            }
+            _ if name.ends_with(".weight") || name.ends_with(".running_var") => vec![1.0; n],
+            _ => vec![0.0; n],
+        };
+        tensors.insert(name, (desc.shape, values));
+    }
+    Ok(tensors)
+}
+
+/// A unit normal number within 2 standard deviations (Box-Muller, rejecting the tails).
+fn truncated_normal(rng: &mut ChaCha8Rng) -> f64 {
+    loop {
+        let u: f64 = rng.random_range(f64::MIN_POSITIVE..1.0);
+        let v: f64 = rng.random();
+        let value = (-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos();
+        if value.abs() <= 2.0 {
+            return value;
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! Whole networks against PyTorch in f64 (`tools/make_fixtures.py`): logits, loss, every gradient, three
+//! optimiser steps, running statistics, inference, and folding.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use common::gpu;
+use trephine::graph::{Executor, ExecutorOptions};
+use trephine::model::{
+    Description, GridSpec, LayerKind, LossKind, Mode, OptimiserSpec, Tensors, TrainingGraph, article, build,
+    fold_for_inference, residual_unet,
+};
+
+struct Golden(BTreeMap<String, (Vec<usize>, Vec<f32>)>);
+
+impl Golden {
+    fn read(name: &str) -> Self {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);
+        let bytes = std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let file = safetensors::SafeTensors::deserialize(&bytes).expect("fixture parses");
+        Self(
+            file.iter()
+                .filter(|(_, view)| view.dtype() == safetensors::Dtype::F32)
+                .map(|(name, view)| {
+                    let values = view.data().chunks_exact(4).map(bytemuck::pod_read_unaligned).collect();
+                    (name.to_owned(), (view.shape().to_vec(), values))
+                })
+                .collect(),
+        )
+    }
+
+    fn get(&self, name: &str) -> &[f32] {
+        &self.0.get(name).unwrap_or_else(|| panic!("fixture has no '{name}'")).1
+    }
+
+    fn with_prefix(&self, prefix: &str) -> Tensors {
+        self.0
+            .iter()
+            .filter_map(|(name, value)| Some((name.strip_prefix(prefix)?.to_owned(), value.clone())))
+            .collect()
+    }
+}
+
+fn relative_l2(got: &[f32], want: &[f32]) -> f64 {
+    assert_eq!(got.len(), want.len());
+    let square = |v: f64| v * v;
+    let difference: f64 = got.iter().zip(want).map(|(g, w)| square(*g as f64 - *w as f64)).sum();
+    let norm: f64 = want.iter().map(|w| square(*w as f64)).sum();
+    (difference / norm.max(1e-30)).sqrt()
+}
+
+fn check(what: &str, got: &[f32], want: &[f32], bar: f64) {
+    let error = relative_l2(got, want);
+    assert!(error <= bar, "{what}: relative L2 error {error:.2e}, allowed {bar:.1e}");
+}
+
+fn any_grid() -> GridSpec {
+    article(2, 1, 0.0).input
+}
+
+fn train_and_compare(fixture: &str, description: &Description, optimiser: OptimiserSpec) {
+    let Some(gpu) = gpu() else { return };
+    let golden = Golden::read(fixture);
+    let shape = &golden.0["input"].0;
+    let (batch, extents) = (shape[0], [shape[2], shape[3], shape[4]]);
+    let training =
+        TrainingGraph::new(description, batch, extents, LossKind::DiceBce, &optimiser).expect("builds");
+    let mut graph = training.graph.clone();
+    graph.mark_output(training.logits);
+    for &gradient in training.gradients.values() {
+        graph.mark_output(gradient);
+    }
+    let executor = Executor::new(&gpu, graph, ExecutorOptions::default()).expect("compiles");
+    training.load(&executor, &golden.with_prefix("init.")).expect("loads");
+    executor.write(training.input, golden.get("input")).expect("write");
+    executor.write(training.target, golden.get("target")).expect("write");
+    for step in 1..=3u64 {
+        let state = optimiser.adam().step_state(step, 1e-3, 1.0);
+        executor.write(training.step_state, &state).expect("write");
+        executor.run().expect("runs");
+        let loss: Vec<f32> = executor.read(training.loss).expect("read");
+        check(&format!("loss of step {step}"), &loss, &golden.get("losses")[step as usize - 1..][..1], 2e-6);
+        if step == 1 {
+            let logits: Vec<f32> = executor.read(training.logits).expect("read");
+            check("logits", &logits, golden.get("logits"), 3e-6);
+            for (name, &value) in &training.gradients {
+                let gradient: Vec<f32> = executor.read(value).expect("read");
+                let want = golden.get(&format!("grad.{name}"));
+                // The gradient by a convolution's bias before batch norm is 0 in exact arithmetic.
+                if name.ends_with("conv.bias") {
+                    let largest = gradient.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+                    assert!(largest < 1e-6, "gradient of {name} should vanish, is {largest:e}");
+                } else {
+                    check(&format!("gradient of {name}"), &gradient, want, 2e-5);
+                }
+            }
+        }
+    }
+    let after = training.save(&executor).expect("saves");
+    for (name, (_, want)) in golden.with_prefix("after3.") {
+        // Biases before batch norm move by noise, see above; three steps of 1e-3 bound them.
+        if name != "eval_logits" && !name.ends_with("conv.bias") {
+            check(&format!("{name} after 3 steps"), &after[&name].1, &want, 2e-5);
+        }
+    }
+
+    // Inference with the golden weights, as described and folded.
+    let mut trained = golden.with_prefix("after3.");
+    let (_, want) = trained.remove("eval_logits").expect("in the fixture");
+    let (folded, folded_tensors) = fold_for_inference(description, &trained);
+    let folds = description.layers.iter().any(|l| matches!(l.kind, LayerKind::BatchNorm { .. }));
+    assert_eq!(folded.layers.len() < description.layers.len(), folds, "batch norms fold away");
+    for (description, tensors) in [(description, &trained), (&folded, &folded_tensors)] {
+        let network = build(description, batch, extents, Mode::Inference).expect("builds");
+        let executor = Executor::new(&gpu, network.graph, ExecutorOptions::default()).expect("compiles");
+        for (name, (_, values)) in tensors {
+            let value = executor.graph.find(name).unwrap_or_else(|| panic!("no value '{name}'"));
+            executor.write(value, values).expect("write");
+        }
+        executor.write(network.input, golden.get("input")).expect("write");
+        executor.run().expect("runs");
+        let logits: Vec<f32> = executor.read(network.logits).expect("read");
+        check("logits after 3 steps", &logits, &want, 1e-5);
+    }
+}
+
+#[test]
+fn article_network_matches_keras_semantics() {
+    let keras = OptimiserSpec { weight_decay: 0.0, keras: true, clip_norm: 0.0, ema_decay: 0.0 };
+    train_and_compare("article_unet.safetensors", &article(2, 4, 0.0), keras);
+}
+
+#[test]
+fn residual_network_matches_pytorch() {
+    let adamw = OptimiserSpec { weight_decay: 1e-2, keras: false, clip_norm: 0.0, ema_decay: 0.0 };
+    train_and_compare("residual_unet.safetensors", &residual_unet("test", &[4, 6, 8], any_grid()), adamw);
+}
+
+#[test]
+fn article_network_has_the_articles_parameter_count() {
+    let description = article(16, 4, 0.05);
+    let tensors = trephine::model::initialise(&description, 0).expect("initialises");
+    let model = trephine::model::Model { description, tensors, card: Default::default() };
+    assert_eq!(model.parameter_counts(), (5_298_273, 5_300_257));
+}
+
+#[test]
+fn a_model_survives_its_file() {
+    let description = residual_unet("test", &[4, 6, 8], any_grid());
+    let tensors = trephine::model::initialise(&description, 3).expect("initialises");
+    let model = trephine::model::Model { description, tensors, card: Default::default() };
+    let full = model.to_bytes(false).expect("serialises");
+    let back = trephine::model::Model::from_bytes(&full, "test").expect("parses");
+    assert_eq!(back.description, model.description);
+    assert_eq!(back.tensors, model.tensors);
+    let half = model.to_bytes(true).expect("serialises");
+    assert!(half.len() * 10 < full.len() * 6);
+    let back = trephine::model::Model::from_bytes(&half, "test").expect("parses");
+    check("half precision", &back.tensors["mid.conv1.weight"].1, &model.tensors["mid.conv1.weight"].1, 5e-4);
+    assert!(trephine::model::Model::from_bytes(&full[..full.len() / 2], "cut").is_err());
+    assert!(trephine::model::Model::from_bytes(b"no", "bad").is_err());
+}
+
+#[test]
+fn reruns_of_a_training_step_are_bit_equal() {
+    let Some(gpu) = gpu() else { return };
+    let description = article(2, 2, 0.05);
+    let run = || {
+        let optimiser = OptimiserSpec { weight_decay: 1e-2, keras: false, clip_norm: 1.0, ema_decay: 0.9 };
+        let training =
+            TrainingGraph::new(&description, 1, [8, 12, 16], LossKind::DiceBce, &optimiser).expect("builds");
+        let executor =
+            Executor::new(&gpu, training.graph.clone(), ExecutorOptions::default()).expect("compiles");
+        training
+            .load(&executor, &trephine::model::initialise(&description, 5).expect("initialises"))
+            .expect("loads");
+        let mut rng = common::rng("rerun");
+        let voxels = 8 * 12 * 16;
+        let noise: Vec<f32> = (0..voxels).map(|_| common::normal(&mut rng) as f32).collect();
+        let target: Vec<f32> = noise.iter().map(|v| f32::from(u8::from(*v > 0.5))).collect();
+        executor.write(training.input, &noise).expect("write");
+        executor.write(training.target, &target).expect("write");
+        for step in 1..=3u32 {
+            let state = optimiser.adam().step_state(step.into(), 1e-3, 1.0);
+            executor.write(training.step_state, &state).expect("write");
+            executor.write(training.dropout_seed.expect("has dropout"), &[7u32, step]).expect("write");
+            executor.run().expect("runs");
+        }
+        training.save(&executor).expect("saves")
+    };
+    let bits = |tensors: Tensors| -> Vec<u32> {
+        tensors.into_values().flat_map(|(_, v)| v).map(f32::to_bits).collect()
+    };
+    assert_eq!(bits(run()), bits(run()));
+    let _: Arc<_> = gpu;
+}
