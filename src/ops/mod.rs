@@ -3,6 +3,7 @@
 
 pub mod activation;
 pub mod activation_kind;
+pub mod augment;
 pub mod concat;
 pub mod conv3d;
 pub mod conv_transpose3d;
@@ -237,6 +238,7 @@ pub static OPS: &[&OpDef] = &[
     &conv3d::CONV3D_GRAD_WEIGHT,
     &conv3d::SUM_CHANNELS_OP,
     &conv_transpose3d::CONV_TRANSPOSE3D,
+    &augment::INTENSITY_AUGMENT,
     &elementwise::ADD,
     &elementwise::SCALE,
     &FILL,

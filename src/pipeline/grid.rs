@@ -1,0 +1,225 @@
+//! Volumes on the device, where the head lies in them, and the network's grid placed on it.
+
+use glam::{DMat4, DVec3, DVec4};
+
+use crate::gpu::{Gpu, GpuTensor};
+use crate::graph::{GraphError, run_op};
+use crate::model::{Centre, GridSpec, Intensity, Sampling};
+use crate::ops::normalise::{MinMax, Moments, Percentiles, Rescale, Standardise};
+use crate::ops::resample::{AxisOrder, Edge, Interpolation, Resample, grid_matrix, index_matrix, prefilters};
+use crate::tensor::TensorDesc;
+use crate::volume::{Volume, components};
+
+/// A volume on the device with its place in the world.
+#[derive(Clone, Debug)]
+pub struct PlacedVolume {
+    /// Voxels `[D, H, W]` in the order of `axes`.
+    pub tensor: GpuTensor,
+    /// Voxel (x, y, z) to world in mm.
+    pub affine: DMat4,
+    /// How the tensor's axes map to x, y, z.
+    pub axes: AxisOrder,
+}
+
+impl PlacedVolume {
+    /// Uploads a volume as NIfTI stores it.
+    ///
+    /// # Errors
+    /// When it does not fit the device.
+    pub fn upload(gpu: &Gpu, volume: &Volume) -> Result<Self, GraphError> {
+        let [x, y, z] = volume.shape;
+        let tensor = gpu.upload(&TensorDesc::f32(&[z, y, x]), &volume.data)?;
+        Ok(Self { tensor, affine: volume.affine, axes: AxisOrder::Zyx })
+    }
+
+    /// Voxels along x, y, z.
+    pub fn shape_xyz(&self) -> [usize; 3] {
+        let shape = &self.tensor.desc.shape;
+        [0, 1, 2].map(|axis| shape[self.axes.nifti_axis(axis)])
+    }
+
+    /// Samples this volume on another grid; samples outside are 0.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn sample(
+        &self,
+        gpu: &Gpu,
+        grid: &Grid,
+        axes: AxisOrder,
+        sampling: Sampling,
+    ) -> Result<Self, GraphError> {
+        let matrix = index_matrix(grid_matrix(self.affine, grid.affine), self.axes, axes);
+        let mut source = self.tensor.clone();
+        let (interpolation, edge) = match sampling {
+            Sampling::Nearest => (Interpolation::Nearest, Edge::Zero),
+            Sampling::Area => {
+                for (filter, weights) in prefilters(&matrix) {
+                    let weights = gpu.upload(&TensorDesc::f32(&[weights.len()]), &weights)?;
+                    source = run_op(gpu, &filter, &[&source, &weights])?.remove(0);
+                }
+                (Interpolation::Linear, Edge::Clamp)
+            }
+        };
+        let shape = [0, 1, 2].map(|axis| grid.shape[axes.nifti_axis(axis)]);
+        let op = Resample { matrix, shape, interpolation, edge, outside: 0.0 };
+        let tensor = run_op(gpu, &op, &[&source])?.remove(0);
+        Ok(Self { tensor, affine: grid.affine, axes })
+    }
+}
+
+/// A regular grid in the world.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Grid {
+    /// Voxels along x, y, z.
+    pub shape: [usize; 3],
+    /// Voxel (x, y, z) to world in mm.
+    pub affine: DMat4,
+}
+
+impl Grid {
+    /// RAS axes, voxels of `voxel_mm`, the middle of the extent at `centre` in mm.
+    pub fn centred(shape: [usize; 3], voxel_mm: DVec3, centre: DVec3) -> Self {
+        let half = DVec3::from_array(shape.map(|n| (n as f64 - 1.0) / 2.0));
+        let origin = centre - half * voxel_mm;
+        let affine = DMat4::from_cols(
+            DVec4::new(voxel_mm.x, 0.0, 0.0, 0.0),
+            DVec4::new(0.0, voxel_mm.y, 0.0, 0.0),
+            DVec4::new(0.0, 0.0, voxel_mm.z, 0.0),
+            origin.extend(1.0),
+        );
+        Self { shape, affine }
+    }
+
+    /// The grid on which a network sees this volume.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn of_network(spec: &GridSpec, gpu: &Gpu, volume: &PlacedVolume) -> Result<Self, GraphError> {
+        let voxel = DVec3::from_array(spec.voxel_mm);
+        let centre = match spec.centre {
+            // nilearn's offset of minus half the extent puts voxel n/2 at the origin.
+            Centre::WorldOrigin => voxel * -0.5,
+            Centre::Head { above_mm } => {
+                let head = HeadBox::find(gpu, volume)?;
+                let middle = (head.low + head.high) / 2.0;
+                let height = spec.shape[2] as f64 * voxel.z;
+                DVec3::new(middle.x, middle.y, head.high.z + above_mm - height / 2.0)
+            }
+        };
+        Ok(Self::centred(spec.shape, voxel, centre))
+    }
+}
+
+/// Smallest box along the world's axes round the head, in mm.
+#[derive(Clone, Copy, Debug)]
+pub struct HeadBox {
+    /// Corner to the left, back and bottom.
+    pub low: DVec3,
+    /// Corner to the right, front and top.
+    pub high: DVec3,
+}
+
+/// Voxel size at which the head is looked for: fine enough to place a grid of 4 mm.
+const SEARCH_MM: f64 = 4.0;
+
+impl HeadBox {
+    /// Looks for the head: the largest component above Otsu's threshold of the volume averaged to 4 mm.
+    /// A volume without contrast counts as head throughout.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn find(gpu: &Gpu, volume: &PlacedVolume) -> Result<Self, GraphError> {
+        let (low, high) = world_bounds(volume);
+        let shape = ((high - low) / SEARCH_MM).ceil().to_array().map(|n| (n as usize).clamp(1, 512));
+        let grid = Grid::centred(shape, DVec3::splat(SEARCH_MM), (low + high) / 2.0);
+        let coarse = volume.sample(gpu, &grid, AxisOrder::Zyx, Sampling::Area)?;
+        let values: Vec<f32> = gpu.download(&coarse.tensor)?;
+        let whole = Self { low, high };
+        let Some(threshold) = otsu(&values) else { return Ok(whole) };
+        let mask: Vec<u8> = values.iter().map(|&v| u8::from(v > threshold)).collect();
+        let Ok(head) = components::largest(&mask, shape) else { return Ok(whole) };
+        let (mut first, mut last) = ([usize::MAX; 3], [0; 3]);
+        for ix in (0..head.len()).filter(|&ix| head[ix] != 0) {
+            let at = [ix % shape[0], ix / shape[0] % shape[1], ix / (shape[0] * shape[1])];
+            for a in 0..3 {
+                first[a] = first[a].min(at[a]);
+                last[a] = last[a].max(at[a]);
+            }
+        }
+        if first[0] == usize::MAX {
+            return Ok(whole);
+        }
+        let world = |at: [f64; 3]| grid.affine.transform_point3(DVec3::from_array(at));
+        Ok(Self { low: world(first.map(|v| v as f64 - 0.5)), high: world(last.map(|v| v as f64 + 0.5)) })
+    }
+}
+
+/// Smallest box along the world's axes round a volume's voxels, in mm.
+fn world_bounds(volume: &PlacedVolume) -> (DVec3, DVec3) {
+    let shape = volume.shape_xyz();
+    let (mut low, mut high) = (DVec3::INFINITY, DVec3::NEG_INFINITY);
+    for corner in 0..8usize {
+        let index = DVec3::from_array(
+            [0, 1, 2].map(|a| if corner >> a & 1 == 1 { shape[a] as f64 - 0.5 } else { -0.5 }),
+        );
+        let world = volume.affine.transform_point3(index);
+        low = low.min(world);
+        high = high.max(world);
+    }
+    (low, high)
+}
+
+/// Otsu's threshold (Otsu 1979) of the values up to their 99.5th percentile in 256 bins; `None` when they are
+/// all alike.
+fn otsu(values: &[f32]) -> Option<f32> {
+    let mut sorted: Vec<f32> = values.iter().copied().filter(|v| v.is_finite()).collect();
+    sorted.sort_unstable_by(f32::total_cmp);
+    let low = *sorted.first()?;
+    // A few very bright voxels (vessels, fat) would push all tissue into the first bins.
+    let high = sorted[(sorted.len() - 1) * 995 / 1000];
+    if high <= low {
+        return None;
+    }
+    let mut histogram = [0.0f64; 256];
+    for &v in &sorted {
+        histogram[(((v - low) / (high - low) * 255.0) as usize).min(255)] += 1.0;
+    }
+    let total: f64 = histogram.iter().sum();
+    let mean: f64 = histogram.iter().enumerate().map(|(ix, n)| ix as f64 * n).sum();
+    let (mut below, mut mean_below, mut best, mut best_ix) = (0.0, 0.0, -1.0, 0);
+    for (ix, n) in histogram.iter().enumerate() {
+        below += n;
+        mean_below += ix as f64 * n;
+        let above = total - below;
+        if below > 0.0 && above > 0.0 {
+            let gap = mean_below / below - (mean - mean_below) / above;
+            if below * above * gap * gap > best {
+                best = below * above * gap * gap;
+                best_ix = ix;
+            }
+        }
+    }
+    Some(low + (best_ix as f32 + 1.0) / 255.0 * (high - low))
+}
+
+/// Brings intensities to the scale that a network expects.
+///
+/// # Errors
+/// When the device fails.
+pub fn normalise(gpu: &Gpu, x: &GpuTensor, intensity: Intensity) -> Result<GpuTensor, GraphError> {
+    let (statistics, op): (_, Box<dyn crate::ops::Operator>) = match intensity {
+        Intensity::MinMax { high } => {
+            (run_op(gpu, &MinMax, &[x])?, Box::new(Rescale { out_low: 0.0, out_high: high }))
+        }
+        Intensity::Percentile { low, high } => {
+            let quantiles = vec![low as f64 / 100.0, high as f64 / 100.0];
+            (
+                run_op(gpu, &Percentiles { quantiles }, &[x])?,
+                Box::new(Rescale { out_low: 0.0, out_high: 1.0 }),
+            )
+        }
+        Intensity::ZScore => (run_op(gpu, &Moments { above: None }, &[x])?, Box::new(Standardise)),
+    };
+    Ok(run_op(gpu, op.as_ref(), &[x, &statistics[0]])?.remove(0))
+}
