@@ -1,5 +1,6 @@
 //! Reading: every container, datatype and form; refusals; damage.
 
+use std::fs;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
@@ -322,6 +323,21 @@ fn absurd_dimensions_are_refused_before_memory_is_taken() {
         let text = refusal(&dir.put("x.nii", &nii.bytes()));
         assert!(text.contains("voxel offset"), "{text}");
     }
+    // Long files (of nothing, on disk and packed) that claim to be longer still: what is there
+    // is not read in before the claim is seen to be false.
+    let claims = Nii {
+        dim: vec![1000, 1000, 1000],
+        ..Nii::new()
+    };
+    let path = dir.put("x.nii", &claims.bytes());
+    let file = fs::File::options().append(true).open(&path).unwrap();
+    file.set_len(100 << 20).unwrap();
+    assert!(refusal(&path).contains("truncated (104857248 of 2000000000"));
+    let start = gz(&claims.bytes());
+    let zeros = gz(&[0; 1 << 20]);
+    let packed = [&start[..], &zeros.repeat(100)].concat();
+    let text = refusal(&dir.put("x.nii.gz", &packed));
+    assert!(text.contains("a gzip file of its size"), "{text}");
     let far = Nii {
         offset: Some(1e9),
         ..Nii::new()
