@@ -249,14 +249,18 @@ impl Gpu {
         Ok(view.chunks_exact(4).map(bytemuck::pod_read_unaligned).collect())
     }
 
-    /// Copies one tensor over another of the same size.
+    /// Copies a tensor into another, from element `offset` of it on.
     ///
     /// # Errors
-    /// When an earlier command failed.
-    pub fn copy(&self, from: &GpuTensor, to: &GpuTensor) -> Result<(), GpuError> {
+    /// When it does not fit, or an earlier command failed.
+    pub fn copy(&self, from: &GpuTensor, to: &GpuTensor, offset: usize) -> Result<(), GpuError> {
+        let (bytes, start) = (from.desc.bytes(), offset as u64 * 4);
+        if start + bytes > to.desc.bytes() {
+            let reason = format!("copy of {} elements to {offset} of {}", from.desc.len(), to.desc);
+            return Err(GpuError::Execution(reason));
+        }
         let mut encoder = self.device.create_command_encoder(&Default::default());
-        let bytes = from.desc.bytes().min(to.desc.bytes());
-        encoder.copy_buffer_to_buffer(&from.buffer, 0, &to.buffer, 0, bytes);
+        encoder.copy_buffer_to_buffer(&from.buffer, 0, &to.buffer, start, bytes);
         self.queue.submit([encoder.finish()]);
         self.take_error()
     }

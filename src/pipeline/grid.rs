@@ -38,7 +38,49 @@ impl PlacedVolume {
         [0, 1, 2].map(|axis| shape[self.axes.nifti_axis(axis)])
     }
 
-    /// Samples this volume on another grid; samples outside are 0.
+    /// Averages over boxes of the size of `grid`'s voxels, along the axes where those are larger.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn filtered_for(&self, gpu: &Gpu, grid: &Grid) -> Result<Self, GraphError> {
+        let matrix = index_matrix(grid_matrix(self.affine, grid.affine), self.axes, self.axes);
+        let mut tensor = self.tensor.clone();
+        for (filter, weights) in prefilters(&matrix) {
+            let weights = gpu.upload(&TensorDesc::f32(&[weights.len()]), &weights)?;
+            tensor = run_op(gpu, &filter, &[&tensor, &weights])?.remove(0);
+        }
+        Ok(Self { tensor, ..*self })
+    }
+
+    /// Interpolates on another grid without filtering; samples outside are 0.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn interpolated(
+        &self,
+        gpu: &Gpu,
+        grid: &Grid,
+        axes: AxisOrder,
+        interpolation: Interpolation,
+    ) -> Result<Self, GraphError> {
+        let op = self.resample_op(grid, axes, interpolation);
+        let tensor = run_op(gpu, &op, &[&self.tensor])?.remove(0);
+        Ok(Self { tensor, affine: grid.affine, axes })
+    }
+
+    /// The operator behind [`PlacedVolume::interpolated`].
+    pub fn resample_op(&self, grid: &Grid, axes: AxisOrder, interpolation: Interpolation) -> Resample {
+        let edge = if interpolation == Interpolation::Nearest { Edge::Zero } else { Edge::Clamp };
+        Resample {
+            matrix: index_matrix(grid_matrix(self.affine, grid.affine), self.axes, axes),
+            shape: [0, 1, 2].map(|axis| grid.shape[axes.nifti_axis(axis)]),
+            interpolation,
+            edge,
+            outside: 0.0,
+        }
+    }
+
+    /// Samples this volume on another grid as a network asks for; samples outside are 0.
     ///
     /// # Errors
     /// When the device fails.
@@ -49,22 +91,12 @@ impl PlacedVolume {
         axes: AxisOrder,
         sampling: Sampling,
     ) -> Result<Self, GraphError> {
-        let matrix = index_matrix(grid_matrix(self.affine, grid.affine), self.axes, axes);
-        let mut source = self.tensor.clone();
-        let (interpolation, edge) = match sampling {
-            Sampling::Nearest => (Interpolation::Nearest, Edge::Zero),
+        match sampling {
+            Sampling::Nearest => self.interpolated(gpu, grid, axes, Interpolation::Nearest),
             Sampling::Area => {
-                for (filter, weights) in prefilters(&matrix) {
-                    let weights = gpu.upload(&TensorDesc::f32(&[weights.len()]), &weights)?;
-                    source = run_op(gpu, &filter, &[&source, &weights])?.remove(0);
-                }
-                (Interpolation::Linear, Edge::Clamp)
+                self.filtered_for(gpu, grid)?.interpolated(gpu, grid, axes, Interpolation::Linear)
             }
-        };
-        let shape = [0, 1, 2].map(|axis| grid.shape[axes.nifti_axis(axis)]);
-        let op = Resample { matrix, shape, interpolation, edge, outside: 0.0 };
-        let tensor = run_op(gpu, &op, &[&source])?.remove(0);
-        Ok(Self { tensor, affine: grid.affine, axes })
+        }
     }
 }
 

@@ -80,8 +80,18 @@ pub enum Problem {
     Truncated {
         /// Bytes that the dimensions and the datatype call for.
         needed: u64,
-        /// Bytes found, or the most that the file can hold.
+        /// Bytes found.
         found: u64,
+    },
+    /// A compressed file too short for the voxels that the header claims.
+    #[error(
+        "is truncated or has a damaged header (it claims {needed} voxel bytes, and a gzip file of its size holds {most} at most); fetch or convert it again"
+    )]
+    Overclaimed {
+        /// Bytes that the dimensions and the datatype call for.
+        needed: u64,
+        /// The most that can come out of a gzip file of this length.
+        most: u64,
     },
     /// The gzip stream is damaged.
     #[error("is damaged (gzip: {0}); fetch or compress it again")]

@@ -183,7 +183,7 @@ pub(crate) fn nearest_orthogonal(a: DMat3) -> DMat3 {
     );
     // From the threshold of SINGULAR upward, 40 halvings reach the quadratic phase and end it.
     for _ in 0..60 {
-        if !(x.determinant().abs() > f64::MIN_POSITIVE) {
+        if !x.determinant().is_normal() {
             break;
         }
         let next = (x + x.inverse().transpose()) * 0.5;

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 /// The voxels whose six neighbours by faces are all in the mask. Voxels at the border of the
 /// volume fall away.
 pub fn erode(mask: &[u8], shape: [usize; 3]) -> Result<Vec<u8>, Problem> {
-    each_voxel(mask, shape, |near| near.iter().all(|&v| v != 0))
+    each_voxel(mask, shape, |near| !near.contains(&0))
 }
 
 /// The mask and the six neighbours by faces of its voxels.
@@ -18,7 +18,11 @@ pub fn dilate(mask: &[u8], shape: [usize; 3]) -> Result<Vec<u8>, Problem> {
 
 /// The surface of a mask: its voxels that erosion takes away.
 pub fn surface(mask: &[u8], shape: [usize; 3]) -> Result<Vec<u8>, Problem> {
+<<<<<<< HEAD
     each_voxel(mask, shape, |near| near[0] != 0 && near.iter().any(|&v| v == 0))
+=======
+    each_voxel(mask, shape, |near| near[0] != 0 && near.contains(&0))
+>>>>>>> volume
 }
 
 /// Applies `rule` to each voxel and its six neighbours (0 outside the volume).
@@ -118,10 +122,10 @@ pub(crate) mod tests {
             let mask = noise_mask(shape, percent);
             let set = |n: Option<usize>| n.is_some_and(|n| mask[n] != 0);
             let (mut eroded, mut dilated) = (vec![], vec![]);
-            for i in 0..mask.len() {
+            for (i, &inside) in mask.iter().enumerate() {
                 let near = neighbours(i, shape);
-                eroded.push(u8::from(mask[i] != 0 && near.iter().all(|&n| set(n))));
-                dilated.push(u8::from(mask[i] != 0 || near.iter().any(|&n| set(n))));
+                eroded.push(u8::from(inside != 0 && near.iter().all(|&n| set(n))));
+                dilated.push(u8::from(inside != 0 || near.iter().any(|&n| set(n))));
             }
             assert_eq!(erode(&mask, shape).unwrap(), eroded);
             assert_eq!(dilate(&mask, shape).unwrap(), dilated);

@@ -36,7 +36,7 @@ impl fmt::Display for Warning {
         match self {
             Self::NegativePixdim([x, y, z]) => write!(
                 f,
-                "negative voxel size in the header ({x}, {y}, {z}), taken as positive; \
+                "negative voxel size in the header ({x:.3}, {y:.3}, {z:.3}), taken as positive; \
                  correct pixdim if the image appears mirrored"
             ),
             Self::NoOrientation => write!(

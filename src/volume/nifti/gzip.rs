@@ -11,7 +11,8 @@ use std::io;
 /// Bytes per block: large enough that the window restarting costs below 1%.
 const BLOCK: usize = 1 << 20;
 
-/// Deflate level. See the table in [`super::write`].
+/// Deflate level. A 25 MB int16 head on one core, zlib-rs: level 1 0.18 s and 15.7 MB, level 3
+/// 0.38 s and 10.7 MB, level 6 0.88 s and 10.3 MB; masks and float fields bend at 3 as well.
 pub(super) const LEVEL: u32 = 3;
 
 /// RFC 1952: magic, deflate, no flags, no time (equal input gives equal files), unknown system.

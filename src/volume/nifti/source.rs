@@ -63,6 +63,15 @@ impl Source {
         whole.saturating_sub(self.position)
     }
 
+    fn too_short(&self, needed: u64, most: u64) -> Problem {
+        if self.is_gzip() {
+            Problem::Overclaimed { needed, most }
+        } else {
+            let found = most;
+            Problem::Truncated { needed, found }
+        }
+    }
+
     /// Up to `n` bytes, fewer only where the file ends or a gzip stream breaks off.
     pub(super) fn read_up_to(&mut self, n: usize) -> Result<Vec<u8>, Problem> {
         self.read_after(&[], n)
@@ -99,14 +108,14 @@ impl Source {
     pub(super) fn read_voxels(&mut self, known: &[u8], n: u64) -> Result<Vec<u8>, Problem> {
         let size = usize::try_from(n).map_err(|_| Problem::Memory(n))?;
         let known = &known[..known.len().min(size)];
-        let truncated = |found: u64| Problem::Truncated { needed: n, found };
-        let at_most = self.at_most().saturating_add(known.len() as u64);
-        if at_most < n {
-            return Err(truncated(at_most));
+        let most = self.at_most().saturating_add(known.len() as u64);
+        if most < n {
+            return Err(self.too_short(n, most));
         }
         let bytes = self.read_after(known, size)?;
         if bytes.len() < size {
-            return Err(truncated(bytes.len() as u64));
+            let found = bytes.len() as u64;
+            return Err(Problem::Truncated { needed: n, found });
         }
         Ok(bytes)
     }
@@ -116,7 +125,7 @@ impl Source {
         let n = offset.saturating_sub(self.position);
         let truncated = |found| Problem::Truncated { needed: n, found };
         if self.at_most() < n {
-            return Err(truncated(self.at_most()));
+            return Err(self.too_short(n, self.at_most()));
         }
         if let (Inner::Plain(reader), Some(_), Ok(step)) = (&mut self.reader, self.length, i64::try_from(n)) {
             reader.seek_relative(step).map_err(Problem::from_read)?;

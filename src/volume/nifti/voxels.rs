@@ -58,6 +58,10 @@ macro_rules! with_type {
 }
 
 /// `slope * value + intercept` of each voxel in f64, rounded to f32 once.
+#[expect(
+    clippy::unnecessary_cast,
+    reason = "one body for all types, floats among them"
+)]
 pub(super) fn to_f32(
     bytes: &[u8],
     datatype: NiftiType,
@@ -124,16 +128,24 @@ pub(super) fn from_f32(data: &[f32], endianness: Endianness) -> Cow<'_, [u8]> {
     Cow::Owned(out)
 }
 
-/// Least and greatest finite value, (0, 0) where there is none.
-pub(super) fn finite_range(data: &[f32]) -> (f64, f64) {
+/// Least and greatest finite value, if there is one.
+pub(super) fn finite_range(data: &[f32]) -> Option<(f64, f64)> {
     let (min, max) = data
         .par_chunks(CHUNK)
         .map(|chunk| {
             let finite = chunk.iter().filter(|v| v.is_finite());
             finite.fold((f32::INFINITY, f32::NEG_INFINITY), |(lo, hi), &v| (lo.min(v), hi.max(v)))
         })
+<<<<<<< HEAD
         .reduce(|| (f32::INFINITY, f32::NEG_INFINITY), |a, b| (a.0.min(b.0), a.1.max(b.1)));
     if min > max { (0.0, 0.0) } else { (f64::from(min), f64::from(max)) }
+=======
+        .reduce(
+            || (f32::INFINITY, f32::NEG_INFINITY),
+            |a, b| (a.0.min(b.0), a.1.max(b.1)),
+        );
+    (min <= max).then(|| (f64::from(min), f64::from(max)))
+>>>>>>> volume
 }
 
 #[cfg(test)]

@@ -74,12 +74,19 @@ pub fn write_stripped(
             },
         );
     }
-    let values = voxels::to_f32(&data, info.datatype, order, info.scaling);
+    // A volume at a time: floats of a whole series would take twice its memory again.
+    let range = data
+        .chunks(frame_bytes)
+        .filter_map(|bytes| {
+            let values = voxels::to_f32(bytes, info.datatype, order, info.scaling);
+            voxels::finite_range(&values)
+        })
+        .reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)));
     let head = info.header.for_output(&Output {
         datatype: info.datatype,
         keep_scaling: true,
         all_frames: image.held > 1,
-        range: voxels::finite_range(&values),
+        range: range.unwrap_or_default(),
     });
     save(path, &[&head, &data]).map_err(|p| p.at(path))
 }
@@ -115,7 +122,7 @@ fn float_output(data: &[f32], all_frames: bool) -> Output {
         datatype: NiftiType::Float32,
         keep_scaling: false,
         all_frames,
-        range: voxels::finite_range(data),
+        range: voxels::finite_range(data).unwrap_or_default(),
     }
 }
 
