@@ -1,3 +1,77 @@
 //! What the commands do, without a terminal: placing grids, training, stripping.
 
+pub mod augment;
+pub mod dataset;
 pub mod grid;
+pub mod plot;
+pub mod train;
+
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+use crate::gpu::{Gpu, GpuError};
+use crate::graph::GraphError;
+use crate::model::{GridSpec, ModelError};
+use crate::volume::VolumeError;
+use grid::PlacedVolume;
+
+/// What can go wrong in a command.
+#[derive(Debug, Error)]
+pub enum PipelineError {
+    /// An image file.
+    #[error(transparent)]
+    Volume(#[from] VolumeError),
+    /// The device.
+    #[error(transparent)]
+    Gpu(#[from] GpuError),
+    /// A graph on the device.
+    #[error(transparent)]
+    Graph(#[from] GraphError),
+    /// A network or its weights.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// An input that is readable but of no use.
+    #[error("{}: {reason}", file.display())]
+    Input {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong; what to do.
+        reason: String,
+    },
+    /// A file that cannot be written.
+    #[error("{}: cannot be written: {source}", file.display())]
+    Write {
+        /// The file.
+        file: PathBuf,
+        /// The system's words.
+        source: std::io::Error,
+    },
+    /// Training went wrong.
+    #[error("training: {0}")]
+    Training(String),
+}
+
+/// Corrects the bias field when the network was trained on corrected images.
+fn bias_correct_for(
+    _gpu: &Gpu,
+    volume: PlacedVolume,
+    _spec: &GridSpec,
+    _file: &Path,
+) -> Result<PlacedVolume, PipelineError> {
+    Ok(volume)
+}
+
+/// Writes a file by way of a temporary one in the same folder, so that it is whole or absent.
+///
+/// # Errors
+/// When the folder cannot be written or the disk is full.
+pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), PipelineError> {
+    let fail = |source| PipelineError::Write { file: path.to_path_buf(), source };
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(fail)?;
+    std::io::Write::write_all(&mut file, bytes).map_err(fail)?;
+    file.as_file().sync_all().map_err(fail)?;
+    file.persist(path).map_err(|e| fail(e.error))?;
+    Ok(())
+}

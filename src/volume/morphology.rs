@@ -18,11 +18,7 @@ pub fn dilate(mask: &[u8], shape: [usize; 3]) -> Result<Vec<u8>, Problem> {
 
 /// The surface of a mask: its voxels that erosion takes away.
 pub fn surface(mask: &[u8], shape: [usize; 3]) -> Result<Vec<u8>, Problem> {
-<<<<<<< HEAD
-    each_voxel(mask, shape, |near| near[0] != 0 && near.iter().any(|&v| v == 0))
-=======
     each_voxel(mask, shape, |near| near[0] != 0 && near.contains(&0))
->>>>>>> volume
 }
 
 /// Applies `rule` to each voxel and its six neighbours (0 outside the volume).

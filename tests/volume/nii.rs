@@ -34,11 +34,8 @@ pub struct Nii {
 }
 
 /// Oblique, sheared, not RAS: rows of a matrix.
-pub const OBLIQUE: [[f64; 4]; 3] = [
-    [-0.9, 0.1, 0.02, 30.0],
-    [0.1, 0.95, 0.05, -40.0],
-    [0.0, -0.05, 1.2, -20.0],
-];
+pub const OBLIQUE: [[f64; 4]; 3] =
+    [[-0.9, 0.1, 0.02, 30.0], [0.1, 0.95, 0.05, -40.0], [0.0, -0.05, 1.2, -20.0]];
 
 impl Nii {
     /// int16 voxels `7 i - 300`, sform only.
@@ -63,13 +60,7 @@ impl Nii {
     }
 
     pub fn with(datatype: i16, bits: i16, big: bool) -> Self {
-        Self {
-            datatype,
-            bits,
-            big,
-            data: value_bytes(datatype, big, 1),
-            ..Self::new()
-        }
+        Self { datatype, bits, big, data: value_bytes(datatype, big, 1), ..Self::new() }
     }
 
     pub fn version_two(mut self) -> Self {
@@ -87,11 +78,7 @@ impl Nii {
         let mut dim = vec![self.dim.len() as i64];
         dim.extend(&self.dim);
         dim.resize(8, 1);
-        let extender = if self.extensions.is_empty() {
-            4
-        } else {
-            4 + self.extensions.len()
-        };
+        let extender = if self.extensions.is_empty() { 4 } else { 4 + self.extensions.len() };
         let first = if self.pair { 0 } else { h.len() + extender };
         let offset = self.offset.unwrap_or(first as f64);
         let big = self.big;
@@ -111,14 +98,9 @@ impl Nii {
             put(0, &540_i32.to_le_bytes());
             put(12, &self.datatype.to_le_bytes());
             put(14, &self.bits.to_le_bytes());
-            dim.iter()
-                .enumerate()
-                .for_each(|(i, d)| put(16 + 8 * i, &d.to_le_bytes()));
+            dim.iter().enumerate().for_each(|(i, d)| put(16 + 8 * i, &d.to_le_bytes()));
             put(80, &1.5_f64.to_le_bytes());
-            self.pixdim
-                .iter()
-                .enumerate()
-                .for_each(|(i, p)| put(104 + 8 * i, &p.to_le_bytes()));
+            self.pixdim.iter().enumerate().for_each(|(i, p)| put(104 + 8 * i, &p.to_le_bytes()));
             put(168, &(offset as i64).to_le_bytes());
             put(176, &self.scaling[0].to_le_bytes());
             put(184, &self.scaling[1].to_le_bytes());
@@ -139,11 +121,7 @@ impl Nii {
             put(496, &3_i32.to_le_bytes());
             put(500, &10_i32.to_le_bytes());
             put(504, &1002_i32.to_le_bytes());
-            h[4..12].copy_from_slice(if self.pair {
-                b"ni2\0\r\n\x1a\n"
-            } else {
-                b"n+2\0\r\n\x1a\n"
-            });
+            h[4..12].copy_from_slice(if self.pair { b"ni2\0\r\n\x1a\n" } else { b"n+2\0\r\n\x1a\n" });
             h[240..320].copy_from_slice(&text("a description", 80));
             h[320..344].copy_from_slice(&text("aux.txt", 24));
             h[508..524].copy_from_slice(&text("intent", 16));
@@ -151,18 +129,13 @@ impl Nii {
         } else {
             let f = |v: f64| (v as f32).to_le_bytes();
             put(0, &348_i32.to_le_bytes());
-            dim.iter()
-                .enumerate()
-                .for_each(|(i, d)| put(40 + 2 * i, &(*d as i16).to_le_bytes()));
+            dim.iter().enumerate().for_each(|(i, d)| put(40 + 2 * i, &(*d as i16).to_le_bytes()));
             put(56, &f(1.5));
             put(68, &1002_i16.to_le_bytes());
             put(70, &self.datatype.to_le_bytes());
             put(72, &self.bits.to_le_bytes());
             put(74, &1_i16.to_le_bytes());
-            self.pixdim
-                .iter()
-                .enumerate()
-                .for_each(|(i, p)| put(76 + 4 * i, &f(*p)));
+            self.pixdim.iter().enumerate().for_each(|(i, p)| put(76 + 4 * i, &f(*p)));
             put(108, &f(offset));
             put(112, &f(self.scaling[0]));
             put(116, &f(self.scaling[1]));
@@ -206,18 +179,8 @@ impl Nii {
     }
 }
 
-pub const REAL_TYPES: [(i16, i16); 10] = [
-    (2, 8),
-    (4, 16),
-    (8, 32),
-    (16, 32),
-    (64, 64),
-    (256, 8),
-    (512, 16),
-    (768, 32),
-    (1024, 64),
-    (1280, 64),
-];
+pub const REAL_TYPES: [(i16, i16); 10] =
+    [(2, 8), (4, 16), (8, 32), (16, 32), (64, 64), (256, 8), (512, 16), (768, 32), (1024, 64), (1280, 64)];
 
 pub struct Folder(pub TempDir);
 
@@ -238,9 +201,7 @@ impl Folder {
 
     pub fn names(&self) -> Vec<String> {
         let entries = fs::read_dir(self.0.path()).unwrap();
-        let mut names: Vec<String> = entries
-            .map(|e| e.unwrap().file_name().into_string().unwrap())
-            .collect();
+        let mut names: Vec<String> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
     }

@@ -71,22 +71,13 @@ fn scaling_rules() {
             ([1.0, 0.0], 1.0, 0.0),
             ([-2.0, 7.0], -2.0, 7.0),
         ] {
-            let nii = Nii {
-                scaling,
-                two,
-                ..Nii::new()
-            };
+            let nii = Nii { scaling, two, ..Nii::new() };
             let image = only(&dir.put("x.nii", &nii.bytes()));
-            let want: Vec<f32> = (0..VOXELS)
-                .map(|i| (value(4, i) as f64 * slope + intercept) as f32)
-                .collect();
+            let want: Vec<f32> =
+                (0..VOXELS).map(|i| (value(4, i) as f64 * slope + intercept) as f32).collect();
             assert_eq!(values(&image), want, "{scaling:?}");
         }
-        let nii = Nii {
-            scaling: [2.0, f64::NAN],
-            two,
-            ..Nii::new()
-        };
+        let nii = Nii { scaling: [2.0, f64::NAN], two, ..Nii::new() };
         let text = refusal(&dir.put("x.nii", &nii.bytes()));
         assert!(text.contains("intercept of NaN"), "{text}");
     }
@@ -97,13 +88,7 @@ fn gzip_by_content_in_one_member_or_several() {
     let dir = Folder::new();
     let bytes = Nii::new().bytes();
     let packed = gz(&bytes);
-    let several = [
-        gz(&bytes[..100]),
-        gz(&bytes[100..400]),
-        gz(&[]),
-        gz(&bytes[400..]),
-    ]
-    .concat();
+    let several = [gz(&bytes[..100]), gz(&bytes[100..400]), gz(&[]), gz(&bytes[400..])].concat();
     let padded = [&packed[..], &[0; 512]].concat();
     for (name, content) in [
         ("plain.nii", &bytes),
@@ -115,11 +100,7 @@ fn gzip_by_content_in_one_member_or_several() {
         ("padded.nii.gz", &padded),
         ("no_extension", &bytes),
     ] {
-        assert_eq!(
-            values(&only(&dir.put(name, content))),
-            expected(4),
-            "{name}"
-        );
+        assert_eq!(values(&only(&dir.put(name, content))), expected(4), "{name}");
     }
 }
 
@@ -129,12 +110,7 @@ fn pairs_by_either_file() {
     let ext = extension(6, b"hello pair");
     for two in [false, true] {
         for packed in [false, true] {
-            let nii = Nii {
-                pair: true,
-                two,
-                extensions: ext.clone(),
-                ..Nii::new()
-            };
+            let nii = Nii { pair: true, two, extensions: ext.clone(), ..Nii::new() };
             let pack = |b: Vec<u8>| if packed { gz(&b) } else { b };
             let suffix = if packed { ".gz" } else { "" };
             let hdr = dir.put(&format!("p{two}.hdr{suffix}"), &pack(nii.head()));
@@ -154,11 +130,7 @@ fn pairs_by_either_file() {
         }
     }
     // An offset into the voxel file.
-    let mut nii = Nii {
-        pair: true,
-        offset: Some(16.0),
-        ..Nii::new()
-    };
+    let mut nii = Nii { pair: true, offset: Some(16.0), ..Nii::new() };
     nii.data.splice(0..0, [0; 16]);
     let hdr = dir.put("o.hdr", &nii.head());
     dir.put("o.img", &nii.data);
@@ -197,39 +169,24 @@ fn what_is_not_nifti_is_named() {
 fn frames_of_4d() {
     let dir = Folder::new();
     let frames = 3;
-    let nii = Nii {
-        dim: vec![7, 6, 5, frames as i64],
-        data: value_bytes(4, false, frames),
-        ..Nii::new()
-    };
+    let nii = Nii { dim: vec![7, 6, 5, frames as i64], data: value_bytes(4, false, frames), ..Nii::new() };
     for (name, content) in [("x.nii", nii.bytes()), ("x.nii.gz", gz(&nii.bytes()))] {
         let path = dir.put(name, &content);
         assert_eq!(read_info(&path).unwrap().frames, frames);
         let text = refusal(&path);
-        assert!(
-            text.contains("3 volumes") && text.contains("--volume N (0 to 2)"),
-            "{text}"
-        );
+        assert!(text.contains("3 volumes") && text.contains("--volume N (0 to 2)"), "{text}");
         assert!(text.contains("--all"), "{text}");
         let all = read(&path, FrameChoice::All).unwrap();
         assert_eq!(all.frames(), frames);
         for t in 0..frames {
-            let want: Vec<f32> = (0..VOXELS)
-                .map(|i| value(4, i + t * VOXELS) as f32)
-                .collect();
+            let want: Vec<f32> = (0..VOXELS).map(|i| value(4, i + t * VOXELS) as f32).collect();
             assert_eq!(all.frame_f32(t).unwrap().data, want);
             let one = read(&path, FrameChoice::One(t)).unwrap();
             assert_eq!(values(&one), want);
         }
         assert!(all.frame_f32(frames).is_err());
         let error = read(&path, FrameChoice::One(frames)).unwrap_err();
-        assert!(matches!(
-            error.problem,
-            Problem::NoSuchFrame {
-                wanted: 3,
-                frames: 3
-            }
-        ));
+        assert!(matches!(error.problem, Problem::NoSuchFrame { wanted: 3, frames: 3 }));
     }
     // Written from all volumes: 4D; from one: 3D.
     let all = read(dir.path("x.nii"), FrameChoice::All).unwrap();
@@ -266,19 +223,9 @@ fn trailing_dimensions_of_one_are_squeezed_and_slices_refused() {
         assert_eq!(values(&image), expected(4));
     }
     // Volumes along the fifth dimension, as vector images have them.
-    let nii = Nii {
-        dim: vec![7, 6, 5, 1, 3],
-        data: value_bytes(4, false, 3),
-        ..Nii::new()
-    };
+    let nii = Nii { dim: vec![7, 6, 5, 1, 3], data: value_bytes(4, false, 3), ..Nii::new() };
     assert_eq!(read_info(dir.put("x.nii", &nii.bytes())).unwrap().frames, 3);
-    for dim in [
-        vec![42, 5],
-        vec![210],
-        vec![42, 5, 1],
-        vec![42, 1, 5],
-        vec![42, 5, 1, 2],
-    ] {
+    for dim in [vec![42, 5], vec![210], vec![42, 5, 1], vec![42, 1, 5], vec![42, 5, 1, 2]] {
         let nii = Nii { dim, ..Nii::new() };
         let text = refusal(&dir.put("x.nii", &nii.bytes()));
         assert!(text.contains("not a 3D image"), "{text}");
@@ -298,37 +245,25 @@ fn absurd_dimensions_are_refused_before_memory_is_taken() {
         (vec![7, 6, 6], "truncated (420 of 504"),
     ] {
         for pack in [false, true] {
-            let nii = Nii {
-                dim: dim.clone(),
-                ..Nii::new()
-            };
+            let nii = Nii { dim: dim.clone(), ..Nii::new() };
             let bytes = if pack { gz(&nii.bytes()) } else { nii.bytes() };
             let text = refusal(&dir.put("x.nii", &bytes));
             assert!(text.contains(word), "{text}");
         }
     }
-    let huge = Nii {
-        dim: vec![1 << 40, 1 << 40, 2],
-        ..Nii::new().version_two()
-    };
+    let huge = Nii { dim: vec![1 << 40, 1 << 40, 2], ..Nii::new().version_two() };
     assert!(refusal(&dir.put("x.nii", &huge.bytes())).contains("can be addressed"));
     let mut rank = Nii::new().version_two().bytes();
     rank[16] = 200;
     assert!(refusal(&dir.put("x.nii", &rank)).contains("200 dimensions"));
     for offset in [100.0, -16.0, f64::NAN, 1e30] {
-        let nii = Nii {
-            offset: Some(offset),
-            ..Nii::new()
-        };
+        let nii = Nii { offset: Some(offset), ..Nii::new() };
         let text = refusal(&dir.put("x.nii", &nii.bytes()));
         assert!(text.contains("voxel offset"), "{text}");
     }
     // Long files (of nothing, on disk and packed) that claim to be longer still: what is there
     // is not read in before the claim is seen to be false.
-    let claims = Nii {
-        dim: vec![1000, 1000, 1000],
-        ..Nii::new()
-    };
+    let claims = Nii { dim: vec![1000, 1000, 1000], ..Nii::new() };
     let path = dir.put("x.nii", &claims.bytes());
     let file = fs::File::options().append(true).open(&path).unwrap();
     file.set_len(100 << 20).unwrap();
@@ -338,23 +273,14 @@ fn absurd_dimensions_are_refused_before_memory_is_taken() {
     let packed = [&start[..], &zeros.repeat(100)].concat();
     let text = refusal(&dir.put("x.nii.gz", &packed));
     assert!(text.contains("a gzip file of its size"), "{text}");
-    let far = Nii {
-        offset: Some(1e9),
-        ..Nii::new()
-    };
+    let far = Nii { offset: Some(1e9), ..Nii::new() };
     for bytes in [far.bytes(), gz(&far.bytes())] {
         assert!(refusal(&dir.put("x.nii", &bytes)).contains("truncated"));
     }
     // Offset 0 stands for the first byte after the header; a gap before the voxels is legal.
-    let zero = Nii {
-        offset: Some(0.0),
-        ..Nii::new()
-    };
+    let zero = Nii { offset: Some(0.0), ..Nii::new() };
     assert_eq!(values(&only(&dir.put("x.nii", &zero.bytes()))), expected(4));
-    let mut gap = Nii {
-        offset: Some(1352.0),
-        ..Nii::new()
-    };
+    let mut gap = Nii { offset: Some(1352.0), ..Nii::new() };
     gap.data.splice(0..0, vec![9; 1000]);
     for bytes in [gap.bytes(), gz(&gap.bytes())] {
         assert_eq!(values(&only(&dir.put("x.nii", &bytes))), expected(4));
@@ -377,9 +303,7 @@ fn damage_is_told_from_truncation() {
     }
     for n in [12, 30, 100, 300, 500, packed.len() - 20, packed.len() - 5] {
         let text = refusal(&dir.put("t.nii.gz", &packed[..n]));
-        let named = ["truncated", "too short", "damaged (gzip"]
-            .iter()
-            .any(|w| text.contains(w));
+        let named = ["truncated", "too short", "damaged (gzip"].iter().any(|w| text.contains(w));
         assert!(named, "{n}: {text}");
     }
     // A checksum that does not fit.
@@ -472,11 +396,7 @@ fn forms_by_the_rules() {
         pixdim: [1.0, 2.0, 3.0, 4.0, 0.0, 0.0, 0.0, 0.0],
         ..Nii::new().version_two()
     };
-    let want = [
-        [0.0, -3.0, 0.0, 1.0],
-        [2.0, 0.0, 0.0, 2.0],
-        [0.0, 0.0, 4.0, 3.0],
-    ];
+    let want = [[0.0, -3.0, 0.0, 1.0], [2.0, 0.0, 0.0, 2.0], [0.0, 0.0, 4.0, 3.0]];
     let near = |image: &Image, want: [[f64; 4]; 3]| {
         let got = rows(&image.affine());
         let gap = (0..12).map(|i| (got[i / 4][i % 4] - want[i / 4][i % 4]).abs());
@@ -499,10 +419,7 @@ fn forms_by_the_rules() {
     negative.pixdim[1] = -2.0;
     let image = only(&dir.put("q.nii", &negative.bytes()));
     near(&image, want);
-    assert_eq!(
-        image.warnings(),
-        [Warning::NegativePixdim([-2.0, 3.0, 4.0])]
-    );
+    assert_eq!(image.warnings(), [Warning::NegativePixdim([-2.0, 3.0, 4.0])]);
     // The sform wins; that they disagree is said.
     let mut both = q.clone();
     both.codes = [1, 2];
@@ -514,14 +431,7 @@ fn forms_by_the_rules() {
     let mut none = q.clone();
     none.codes = [0, 0];
     let image = only(&dir.put("n.nii", &none.bytes()));
-    near(
-        &image,
-        [
-            [-2.0, 0.0, 0.0, 6.0],
-            [0.0, 3.0, 0.0, -7.5],
-            [0.0, 0.0, 4.0, -8.0],
-        ],
-    );
+    near(&image, [[-2.0, 0.0, 0.0, 6.0], [0.0, 3.0, 0.0, -7.5], [0.0, 0.0, 4.0, -8.0]]);
     assert_eq!(image.warnings(), [Warning::NoOrientation]);
     // Singular.
     let mut flat = q;
@@ -542,10 +452,7 @@ fn non_finite_voxels_are_seen() {
     let mut volume = image.frame_f32(0).unwrap();
     assert_eq!(volume.check_content().unwrap().non_finite, 2);
     let warning = volume.replace_non_finite().unwrap();
-    assert!(
-        warning.to_string().starts_with("2 of 210 voxels"),
-        "{warning}"
-    );
+    assert!(warning.to_string().starts_with("2 of 210 voxels"), "{warning}");
 }
 
 #[test]
@@ -553,20 +460,13 @@ fn extensions_survive_and_damaged_ones_do_no_harm() {
     let dir = Folder::new();
     let records = [extension(6, b"hello ext"), extension(4, &[7; 500])].concat();
     for two in [false, true] {
-        let nii = Nii {
-            two,
-            extensions: records.clone(),
-            ..Nii::new()
-        };
+        let nii = Nii { two, extensions: records.clone(), ..Nii::new() };
         for bytes in [nii.bytes(), gz(&nii.bytes())] {
             let image = only(&dir.put("x.nii", &bytes));
             assert_eq!(values(&image), expected(4));
             write_mask(dir.path("m.nii.gz"), &image, &[1; VOXELS]).unwrap();
             let back = only(&dir.path("m.nii.gz"));
-            assert_eq!(
-                back.header().extensions(),
-                [&[1, 0, 0, 0][..], &records].concat()
-            );
+            assert_eq!(back.header().extensions(), [&[1, 0, 0, 0][..], &records].concat());
             assert_eq!(values(&back), [1.0; VOXELS]);
         }
         // A record that claims more than there is: kept up to it, with a warning.
@@ -591,11 +491,7 @@ fn every_warning_and_refusal_says_what_to_do() {
     for warning in [
         Warning::NegativePixdim([-1.0, 1.0, 1.0]),
         Warning::NoOrientation,
-        Warning::FormsDisagree {
-            sform: "RAS".into(),
-            qform: "LAS".into(),
-            displacement_mm: 3.0,
-        },
+        Warning::FormsDisagree { sform: "RAS".into(), qform: "LAS".into(), displacement_mm: 3.0 },
         Warning::Units("metres"),
         Warning::NonFinite { count: 1, total: 2 },
         Warning::DamagedExtensions,
@@ -609,8 +505,5 @@ fn every_warning_and_refusal_says_what_to_do() {
     metres.two = true;
     let mut bytes = metres.bytes();
     bytes[500] = 1;
-    assert_eq!(
-        only(&dir.put("x.nii", &bytes)).warnings(),
-        [Warning::Units("metres")]
-    );
+    assert_eq!(only(&dir.put("x.nii", &bytes)).warnings(), [Warning::Units("metres")]);
 }

@@ -13,19 +13,12 @@ use trephine::volume::{FormSource, Problem};
 /// Bytes of a header that every output computes anew: datatype to bitpix, offset and scaling,
 /// display range, magic.
 fn recomputed(two: bool) -> Vec<std::ops::Range<usize>> {
-    if two {
-        vec![4..12, 12..16, 168..208]
-    } else {
-        vec![70..74, 108..120, 124..132, 344..348]
-    }
+    if two { vec![4..12, 12..16, 168..208] } else { vec![70..74, 108..120, 124..132, 344..348] }
 }
 
 fn assert_same_but(a: &[u8], b: &[u8], but: &[std::ops::Range<usize>], what: &str) {
     for (i, (x, y)) in a.iter().zip(b).enumerate() {
-        assert!(
-            x == y || but.iter().any(|r| r.contains(&i)),
-            "{what}: byte {i}: {x} {y}"
-        );
+        assert!(x == y || but.iter().any(|r| r.contains(&i)), "{what}: byte {i}: {x} {y}");
     }
 }
 
@@ -35,21 +28,9 @@ fn geometry_and_the_rest_of_the_header_survive_bit_for_bit() {
     let mut cases = vec![];
     for srow in [
         OBLIQUE,
-        [
-            [-1.0, 0.0, 0.0, 90.5],
-            [0.0, 1.0, 0.0, -126.0],
-            [0.0, 0.0, 1.0, -72.0],
-        ],
-        [
-            [0.0, 0.0, -5.0, 11.0],
-            [0.5, 0.0, 0.0, -7.0],
-            [0.0, 0.5, 0.0, 3.3],
-        ],
-        [
-            [1.0, 0.4, 0.0, 0.1],
-            [0.0, 1.0, 0.0, 0.2],
-            [0.0, 0.0, 1.0, 0.3],
-        ],
+        [[-1.0, 0.0, 0.0, 90.5], [0.0, 1.0, 0.0, -126.0], [0.0, 0.0, 1.0, -72.0]],
+        [[0.0, 0.0, -5.0, 11.0], [0.5, 0.0, 0.0, -7.0], [0.0, 0.5, 0.0, 3.3]],
+        [[1.0, 0.4, 0.0, 0.1], [0.0, 1.0, 0.0, 0.2], [0.0, 0.0, 1.0, 0.3]],
     ] {
         for codes in [[0, 2], [1, 0], [1, 4], [0, 0]] {
             for qfac in [1.0, -1.0, 0.0] {
@@ -103,16 +84,8 @@ fn geometry_and_the_rest_of_the_header_survive_bit_for_bit() {
             let but = if two { 192..208 } else { 124..132 };
             assert_same_but(&head, &written, &[but], "stripped");
             // 0 = 2.5 * 1.2 - 3 is not representable; the nearest stored value is 1.
-            let fill = if big {
-                1_i16.to_be_bytes()
-            } else {
-                1_i16.to_le_bytes()
-            };
-            for (i, (got, was)) in written[head.len()..]
-                .chunks(2)
-                .zip(nii.data.chunks(2))
-                .enumerate()
-            {
+            let fill = if big { 1_i16.to_be_bytes() } else { 1_i16.to_le_bytes() };
+            for (i, (got, was)) in written[head.len()..].chunks(2).zip(nii.data.chunks(2)).enumerate() {
                 assert_eq!(got, if keep[i] == 1 { was } else { &fill }, "voxel {i}");
             }
         }
@@ -182,25 +155,10 @@ fn new_grids_carry_both_forms_or_the_sform_alone() {
     sheared.y_axis += 0.3 * sheared.x_axis;
     let oblique = DMat4::from_axis_angle(DVec3::new(1.0, 2.0, 3.0).normalize(), 0.4) * plain;
     for two in [false, true] {
-        for (codes, want_codes) in [
-            ([0, 4], (4, 4)),
-            ([1, 0], (1, 1)),
-            ([1, 2], (2, 1)),
-            ([0, 0], (1, 1)),
-        ] {
-            let nii = Nii {
-                two,
-                codes,
-                extensions: extension(6, b"kept"),
-                ..Nii::new()
-            };
+        for (codes, want_codes) in [([0, 4], (4, 4)), ([1, 0], (1, 1)), ([1, 2], (2, 1)), ([0, 0], (1, 1))] {
+            let nii = Nii { two, codes, extensions: extension(6, b"kept"), ..Nii::new() };
             let source = only(&dir.put("s.nii", &nii.bytes()));
-            for (affine, shear) in [
-                (plain, false),
-                (oblique, false),
-                (sheared, true),
-                (turned, true),
-            ] {
+            for (affine, shear) in [(plain, false), (oblique, false), (sheared, true), (turned, true)] {
                 let out = dir.path("n.nii.gz");
                 write_new(&out, shape, &affine, &data, &source).unwrap();
                 let back = only(&out);
@@ -218,11 +176,8 @@ fn new_grids_carry_both_forms_or_the_sform_alone() {
                 if !shear {
                     let mut bytes = vec![];
                     let file = fs::read(&out).unwrap();
-                    std::io::Read::read_to_end(
-                        &mut flate2::read::GzDecoder::new(&file[..]),
-                        &mut bytes,
-                    )
-                    .unwrap();
+                    std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(&file[..]), &mut bytes)
+                        .unwrap();
                     let code = if two { 348..352 } else { 254..256 };
                     bytes[code].fill(0);
                     let by_qform = only(&dir.put("q.nii", &bytes));
@@ -251,11 +206,7 @@ fn names_are_kept_exactly_and_failures_leave_nothing() {
     write_mask(dir.path("sub-01_desc.v1.nii"), &image, &mask).unwrap();
     write_mask(dir.path("b.v2.NII.GZ"), &image, &mask).unwrap();
     assert_eq!(dir.names(), ["b.v2.NII.GZ", "in.nii", "sub-01_desc.v1.nii"]);
-    assert!(
-        fs::read(dir.path("b.v2.NII.GZ"))
-            .unwrap()
-            .starts_with(&[0x1f, 0x8b])
-    );
+    assert!(fs::read(dir.path("b.v2.NII.GZ")).unwrap().starts_with(&[0x1f, 0x8b]));
     // Over an existing file.
     write_mask(dir.path("in.nii"), &image, &mask).unwrap();
     assert_eq!(only(&dir.path("in.nii")).datatype(), NiftiType::Uint8);
@@ -263,10 +214,7 @@ fn names_are_kept_exactly_and_failures_leave_nothing() {
 
     for name in ["x.img", "x.mgz", "x", "x.gz", "nii"] {
         let error = write_mask(dir.path(name), &image, &mask).unwrap_err();
-        assert!(
-            matches!(error.problem, Problem::OutputName),
-            "{name}: {error}"
-        );
+        assert!(matches!(error.problem, Problem::OutputName), "{name}: {error}");
         assert!(check_output_name(dir.path(name)).is_err());
     }
     let error = write_mask(dir.path("no/such/x.nii"), &image, &mask).unwrap_err();
@@ -287,19 +235,9 @@ fn a_full_disk_is_an_error_and_devices_stay_devices() {
     let dir = Folder::new();
     let image = only(&dir.put("in.nii", &Nii::new().bytes()));
     let error = write_mask("/dev/full", &image, &[1; VOXELS]).unwrap_err();
-    assert!(
-        error
-            .to_string()
-            .starts_with("/dev/full: cannot be written ("),
-        "{error}"
-    );
+    assert!(error.to_string().starts_with("/dev/full: cannot be written ("), "{error}");
     write_mask("/dev/null", &image, &[1; VOXELS]).unwrap();
-    assert!(
-        fs::metadata("/dev/null")
-            .unwrap()
-            .file_type()
-            .is_char_device()
-    );
+    assert!(fs::metadata("/dev/null").unwrap().file_type().is_char_device());
     // Readable by others as the umask has it, unlike temporary files.
     fs::File::create(dir.path("plain")).unwrap();
     write_mask(dir.path("m.nii"), &image, &[1; VOXELS]).unwrap();

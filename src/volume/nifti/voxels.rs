@@ -58,10 +58,7 @@ macro_rules! with_type {
 }
 
 /// `slope * value + intercept` of each voxel in f64, rounded to f32 once.
-#[expect(
-    clippy::unnecessary_cast,
-    reason = "one body for all types, floats among them"
-)]
+#[expect(clippy::unnecessary_cast, reason = "one body for all types, floats among them")]
 pub(super) fn to_f32(
     bytes: &[u8],
     datatype: NiftiType,
@@ -136,16 +133,8 @@ pub(super) fn finite_range(data: &[f32]) -> Option<(f64, f64)> {
             let finite = chunk.iter().filter(|v| v.is_finite());
             finite.fold((f32::INFINITY, f32::NEG_INFINITY), |(lo, hi), &v| (lo.min(v), hi.max(v)))
         })
-<<<<<<< HEAD
         .reduce(|| (f32::INFINITY, f32::NEG_INFINITY), |a, b| (a.0.min(b.0), a.1.max(b.1)));
-    if min > max { (0.0, 0.0) } else { (f64::from(min), f64::from(max)) }
-=======
-        .reduce(
-            || (f32::INFINITY, f32::NEG_INFINITY),
-            |a, b| (a.0.min(b.0), a.1.max(b.1)),
-        );
     (min <= max).then(|| (f64::from(min), f64::from(max)))
->>>>>>> volume
 }
 
 #[cfg(test)]

@@ -1,0 +1,268 @@
+//! Heads for training: read ahead in a thread, brought to the network's orientation once, kept compactly.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, mpsc};
+
+use glam::DVec3;
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+
+use super::PipelineError;
+use super::augment::{Augmentation, Draw, ELASTIC_POINTS};
+use super::grid::{Grid, PlacedVolume, normalise};
+use crate::gpu::{Gpu, GpuTensor};
+use crate::graph::run_op;
+use crate::model::{GridSpec, Intensity, Sampling};
+use crate::ops::augment::IntensityAugment;
+use crate::ops::resample::{AxisOrder, Interpolation, ResampleDeformed};
+use crate::tensor::TensorDesc;
+use crate::volume::nifti::{self, FrameChoice};
+use crate::volume::pairs::Pair;
+
+/// A head ready to sample from: image and mask on a grid like the network's, finer and with a margin when
+/// samples are moved in space.
+pub struct StoredHead {
+    /// The image's path.
+    pub image: PathBuf,
+    network_grid: Grid,
+    store_grid: Grid,
+    /// Half precision keeps 11 bits: more than the noise of any scan.
+    image_values: Vec<f16>,
+    /// Area fraction of brain, 255 for all of a voxel.
+    mask_values: Vec<u8>,
+}
+
+/// Largest number of voxels of a stored head at half the network's voxel size.
+const FINE_STORE_VOXELS: usize = 8 << 20;
+/// How far the stored grid reaches beyond the network's, as a fraction of it.
+const MARGIN: f64 = 0.2;
+
+impl StoredHead {
+    /// Reads a pair and brings it to its store grid.
+    ///
+    /// # Errors
+    /// Files that cannot be read, grids that differ, an image without contrast, an empty mask.
+    pub fn read(gpu: &Gpu, pair: &Pair, spec: &GridSpec, spatial: bool) -> Result<Self, PipelineError> {
+        let mask_path = pair.mask.as_ref().ok_or_else(|| PipelineError::Input {
+            file: pair.image.clone(),
+            reason: "has no mask in the table; training needs one".into(),
+        })?;
+        let image = nifti::read(&pair.image, FrameChoice::Only)?;
+        let mask = nifti::read(mask_path, FrameChoice::Only)?;
+        if image.shape() != mask.shape() {
+            return Err(PipelineError::Input {
+                file: mask_path.clone(),
+                reason: format!(
+                    "has shape {:?}, its image {:?}; a mask must lie on its image's grid",
+                    mask.shape(),
+                    image.shape()
+                ),
+            });
+        }
+        let mut volume = image.frame_f32(0)?;
+        volume.check_content().map_err(|p| p.at(&pair.image))?;
+        volume.replace_non_finite();
+        let mut mask_volume = mask.frame_f32(0)?;
+        mask_volume.affine = volume.affine;
+        mask_volume.data.iter_mut().for_each(|v| *v = f32::from(u8::from(*v > 0.0)));
+        if !mask_volume.data.iter().any(|&v| v > 0.0) {
+            return Err(PipelineError::Input { file: mask_path.clone(), reason: "is empty".into() });
+        }
+        let placed = PlacedVolume::upload(gpu, &volume)?;
+        let placed = super::bias_correct_for(gpu, placed, spec, &pair.image)?;
+        let placed_mask = PlacedVolume::upload(gpu, &mask_volume)?;
+        let network_grid = Grid::of_network(spec, gpu, &placed)?;
+        let store_grid = if spatial { store_grid(&network_grid) } else { network_grid };
+        let bring = |volume: &PlacedVolume| -> Result<Vec<f32>, PipelineError> {
+            let stored = match spec.sampling {
+                Sampling::Nearest => {
+                    volume.interpolated(gpu, &store_grid, AxisOrder::Xyz, Interpolation::Nearest)?
+                }
+                Sampling::Area => volume.filtered_for(gpu, &network_grid)?.interpolated(
+                    gpu,
+                    &store_grid,
+                    AxisOrder::Xyz,
+                    Interpolation::Linear,
+                )?,
+            };
+            Ok(gpu.download(&stored.tensor)?)
+        };
+        // Scaled to the range where half precision is exact enough, whatever the scanner's units.
+        let values = bring(&placed)?;
+        let largest = values.iter().fold(f32::MIN_POSITIVE, |m, v| m.max(v.abs()));
+        let image_values = values.iter().map(|v| f16::from_f32(v / largest * 4096.0)).collect();
+        let mask_values = bring(&placed_mask)?.iter().map(|v| (v * 255.0).round() as u8).collect();
+        Ok(Self { image: pair.image.clone(), network_grid, store_grid, image_values, mask_values })
+    }
+
+    /// Bytes that it takes in memory.
+    pub fn bytes(&self) -> usize {
+        self.image_values.len() * 3
+    }
+
+    fn upload(&self, gpu: &Gpu) -> Result<[PlacedVolume; 2], PipelineError> {
+        let desc = TensorDesc::f32(&self.store_grid.shape);
+        let mut image = vec![0.0f32; self.image_values.len()];
+        self.image_values.convert_to_f32_slice(&mut image);
+        let mask: Vec<f32> = self.mask_values.iter().map(|&v| f32::from(v) / 255.0).collect();
+        let place = |tensor| PlacedVolume { tensor, affine: self.store_grid.affine, axes: AxisOrder::Xyz };
+        Ok([place(gpu.upload(&desc, &image)?), place(gpu.upload(&desc, &mask)?)])
+    }
+
+    /// Image and target `[D, H, W]` as the network sees the head without augmentation.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn plain(&self, gpu: &Gpu, spec: &GridSpec) -> Result<[GpuTensor; 2], PipelineError> {
+        let [image, mask] = self.upload(gpu)?;
+        let [image, mask] = if self.store_grid == self.network_grid {
+            [image, mask]
+        } else {
+            let linear = |v: PlacedVolume| {
+                v.interpolated(gpu, &self.network_grid, AxisOrder::Xyz, Interpolation::Linear)
+            };
+            [linear(image)?, linear(mask)?]
+        };
+        Ok([normalise(gpu, &image.tensor, spec.intensity)?, mask.tensor])
+    }
+
+    /// Image and target `[D, H, W]` of one random draw.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn augmented(
+        &self,
+        gpu: &Gpu,
+        spec: &GridSpec,
+        augmentation: &Augmentation,
+        seed: u64,
+        sample: u64,
+    ) -> Result<[GpuTensor; 2], PipelineError> {
+        if !augmentation.is_spatial() && !augmentation.is_tonal() {
+            return self.plain(gpu, spec);
+        }
+        let grid = &self.network_grid;
+        let middle = DVec3::from_array(grid.shape.map(|n| (n as f64 - 1.0) / 2.0));
+        let draw = Draw::new(augmentation, seed, sample, grid.affine.transform_point3(middle));
+        let [image, mask] = self.upload(gpu)?;
+        let moved = Grid { shape: grid.shape, affine: draw.transform * grid.affine };
+        let interpolation = match spec.sampling {
+            Sampling::Nearest => Interpolation::Nearest,
+            Sampling::Area => Interpolation::Linear,
+        };
+        let lattice = draw
+            .elastic_mm
+            .as_ref()
+            .map(|mm| {
+                let voxel_mm = self.store_grid.affine.x_axis.truncate().length();
+                let voxels: Vec<f32> = mm.iter().map(|v| v / voxel_mm as f32).collect();
+                let g = ELASTIC_POINTS;
+                gpu.upload(&TensorDesc::f32(&[3, g, g, g]), &voxels)
+            })
+            .transpose()?;
+        let bring = |volume: &PlacedVolume| -> Result<GpuTensor, PipelineError> {
+            let op = volume.resample_op(&moved, AxisOrder::Xyz, interpolation);
+            Ok(match &lattice {
+                Some(lattice) => run_op(gpu, &ResampleDeformed(op), &[&volume.tensor, lattice])?.remove(0),
+                None => run_op(gpu, &op, &[&volume.tensor])?.remove(0),
+            })
+        };
+        let (mut x, y) = (bring(&image)?, bring(&mask)?);
+        if augmentation.is_tonal() {
+            // Tone curves are defined on tissue between 0 and 1, whatever scale the network wants.
+            x = normalise(gpu, &x, Intensity::Percentile { low: 0.5, high: 99.5 })?;
+            let curve = gpu.upload(&TensorDesc::f32(&[draw.curve.len()]), &draw.curve)?;
+            let bias = gpu.upload(&TensorDesc::f32(&[4, 4, 4]), &draw.bias)?;
+            let seed = gpu.upload(&TensorDesc::u32(&[2]), &draw.seed)?;
+            let op = IntensityAugment { noise: draw.noise };
+            x = run_op(gpu, &op, &[&x, &curve, &bias, &seed])?.remove(0);
+        }
+        Ok([normalise(gpu, &x, spec.intensity)?, y])
+    }
+}
+
+/// The network's grid with a margin, at half its voxel size where that stays small.
+fn store_grid(network: &Grid) -> Grid {
+    let voxel = DVec3::new(
+        network.affine.x_axis.truncate().length(),
+        network.affine.y_axis.truncate().length(),
+        network.affine.z_axis.truncate().length(),
+    );
+    let wide = network.shape.map(|n| (n as f64 * (1.0 + 2.0 * MARGIN)).ceil() as usize);
+    let middle = DVec3::from_array(network.shape.map(|n| (n as f64 - 1.0) / 2.0));
+    let centre = network.affine.transform_point3(middle);
+    if wide.iter().product::<usize>() * 8 <= FINE_STORE_VOXELS {
+        Grid::centred(wide.map(|n| 2 * n), voxel / 2.0, centre)
+    } else {
+        Grid::centred(wide, voxel, centre)
+    }
+}
+
+/// Reads heads ahead of their use and keeps those that fit in memory.
+pub struct Loader {
+    heads: mpsc::Receiver<Result<Arc<StoredHead>, PipelineError>>,
+}
+
+/// Heads kept between epochs, shared by successive loaders.
+#[derive(Clone, Default)]
+pub struct HeadCache(Arc<Mutex<HashMap<PathBuf, Arc<StoredHead>>>>);
+
+impl Loader {
+    /// Starts reading `order` in a thread, two heads ahead of their use.
+    pub fn start(
+        gpu: &Arc<Gpu>,
+        order: Vec<Pair>,
+        spec: &GridSpec,
+        spatial: bool,
+        cache: &HeadCache,
+        cache_bytes: usize,
+    ) -> Self {
+        let (sender, heads) = mpsc::sync_channel(2);
+        let (gpu, spec, cache) = (Arc::clone(gpu), spec.clone(), cache.clone());
+        std::thread::spawn(move || {
+            for pair in order {
+                let head = cache.get_or_read(&gpu, &pair, &spec, spatial, cache_bytes);
+                // The receiver is gone when training stops: nothing more to read.
+                if sender.send(head).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { heads }
+    }
+}
+
+impl Iterator for Loader {
+    type Item = Result<Arc<StoredHead>, PipelineError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.heads.recv().ok()
+    }
+}
+
+impl HeadCache {
+    /// The head of a pair, from memory when it is kept.
+    ///
+    /// # Errors
+    /// As [`StoredHead::read`].
+    pub fn get_or_read(
+        &self,
+        gpu: &Gpu,
+        pair: &Pair,
+        spec: &GridSpec,
+        spatial: bool,
+        cache_bytes: usize,
+    ) -> Result<Arc<StoredHead>, PipelineError> {
+        if let Some(head) = self.0.lock().expect("no panic while held").get(&pair.image) {
+            return Ok(Arc::clone(head));
+        }
+        let head = Arc::new(StoredHead::read(gpu, pair, spec, spatial)?);
+        let mut kept = self.0.lock().expect("no panic while held");
+        let bytes: usize = kept.values().map(|h| h.bytes()).sum();
+        if bytes + head.bytes() <= cache_bytes {
+            kept.insert(pair.image.clone(), Arc::clone(&head));
+        }
+        Ok(head)
+    }
+}
