@@ -2,6 +2,7 @@
 //! stands there: shape rule, lowering, backward, f64 reference, cost, cases.
 
 pub mod elementwise;
+pub mod label;
 pub mod normalise;
 pub mod resample;
 
@@ -231,6 +232,12 @@ pub static OPS: &[&OpDef] = &[
     &normalise::PERCENTILES,
     &normalise::RESCALE,
     &normalise::STANDARDISE,
+    &label::THRESHOLD,
+    &label::COMPONENTS,
+    &label::LARGEST_COMPONENT,
+    &label::FILL_HOLES,
+    &label::DISTANCE,
+    &label::APPLY_MASK,
 ];
 
 /// The entry of the operator with this name.
