@@ -1,8 +1,25 @@
 //! The operator contract and the registry. One file per operator family; everything about an operator
 //! stands there: shape rule, lowering, backward, f64 reference, cost, cases.
 
+pub mod activation_kind;
+pub mod conv3d;
+pub mod conv_transpose3d;
 pub mod elementwise;
 pub mod label;
+pub mod norm;
+pub mod pool;
+pub mod upsample;
+pub mod activation_kind;
+pub mod activation;
+pub mod concat;
+pub mod dropout;
+pub mod elementwise;
+pub mod norm;
+pub mod pool;
+pub mod loss;
+pub mod optimizer;
+mod reduction;
+pub mod softmax;
 pub mod normalise;
 pub mod resample;
 
@@ -220,6 +237,51 @@ pub struct OpDef {
 
 /// Every operator, in stable order.
 pub static OPS: &[&OpDef] = &[
+    &conv3d::CONV3D,
+    &conv3d::CONV3D_GRAD_INPUT,
+    &conv3d::CONV3D_GRAD_WEIGHT,
+    &conv3d::SUM_CHANNELS_OP,
+    &conv_transpose3d::CONV_TRANSPOSE3D,
+    &elementwise::ADD,
+    &elementwise::SCALE,
+    &FILL,
+    &norm::INSTANCE_NORM,
+    &norm::BATCH_NORM,
+    &norm::GROUP_NORM,
+    &norm::NORM_GRAD_REDUCE,
+    &norm::NORM_GRAD_INPUT,
+    &norm::BATCH_NORM_UPDATE,
+    &norm::BATCH_NORM_INFERENCE,
+    &pool::MAX_POOL3D,
+    &pool::MAX_POOL3D_GRAD,
+    &upsample::UPSAMPLE,
+    &upsample::UPSAMPLE_GRAD,
+    &loss::SOFT_DICE_LOSS,
+    &loss::SOFT_DICE_LOSS_GRAD,
+    &loss::BCE_LOSS,
+    &loss::BCE_LOSS_GRAD,
+    &loss::FOCAL_LOSS,
+    &loss::FOCAL_LOSS_GRAD,
+    &loss::DICE_BCE_LOSS,
+    &loss::DICE_BCE_LOSS_GRAD,
+    &loss::OVERLAP_COUNTS,
+    &optimizer::ADAM,
+    &optimizer::ACCUMULATE_SUM_OF_SQUARES,
+    &optimizer::CLIP_FACTOR,
+    &optimizer::EMA,
+    &activation::RELU,
+    &activation::RELU_GRAD,
+    &activation::LEAKY_RELU,
+    &activation::LEAKY_RELU_GRAD,
+    &activation::GELU,
+    &activation::GELU_GRAD,
+    &activation::SIGMOID,
+    &activation::SIGMOID_GRAD,
+    &dropout::DROPOUT,
+    &softmax::SOFTMAX,
+    &softmax::SOFTMAX_GRAD,
+    &concat::CONCAT,
+    &concat::SLICE_CHANNELS,
     &elementwise::ADD,
     &elementwise::SCALE,
     &FILL,

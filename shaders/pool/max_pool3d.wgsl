@@ -1,0 +1,47 @@
+// Maximum pooling: y = max of x over each window; voxels outside the input do not take part.
+// Input: x [rows, in_d, in_h, in_w] f32. Output: y [rows, out_d, out_h, out_w] f32.
+// One invocation an output element; the window is clipped to the input once, so that the loop has no
+// branch. Cost: kd * kh * kw comparisons an output; x is read once where windows do not overlap.
+#import "lib/index.wgsl"
+
+struct Params {
+    // Extents (d, h, w, rows).
+    in_shape: vec4<u32>,
+    // Extents (d, h, w, number of elements).
+    out_shape: vec4<u32>,
+    // (d, h, w, unused) of the next three.
+    window: vec4<u32>,
+    stride: vec4<u32>,
+    padding: vec4<u32>,
+}
+
+@group(0) @binding(0) var<storage, read> x: array<f32>;
+@group(0) @binding(1) var<storage, read_write> y: array<f32>;
+@group(0) @binding(2) var<uniform> params: Params;
+
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) global: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+    let i = flat_index(global, groups, 64u);
+    if i >= params.out_shape.w {
+        return;
+    }
+    let n_in = params.in_shape.xyz;
+    let n_out = params.out_shape.xyz;
+    let rest = i / n_out.z;
+    let row = rest / n_out.y / n_out.x;
+    let out = vec3<u32>(rest / n_out.y % n_out.x, rest % n_out.y, i % n_out.z);
+    let first = out * params.stride.xyz;
+    let begin = max(first, params.padding.xyz) - params.padding.xyz;
+    let end = min(first + params.window.xyz - params.padding.xyz, n_in);
+    let base = row * n_in.x;
+    var best = x[((base + begin.x) * n_in.y + begin.y) * n_in.z + begin.z];
+    for (var d = begin.x; d < end.x; d += 1u) {
+        for (var h = begin.y; h < end.y; h += 1u) {
+            let line = ((base + d) * n_in.y + h) * n_in.z;
+            for (var w = begin.z; w < end.z; w += 1u) {
+                best = max(best, x[line + w]);
+            }
+        }
+    }
+    y[i] = best;
+}

@@ -1,0 +1,29 @@
+// Nearest-neighbour resampling: y[o] = x[floor(o * n_in / n_out)] along each axis.
+// Input: x [rows, in_d, in_h, in_w] f32. Output: y [rows, out_d, out_h, out_w] f32.
+// One invocation an output element. Cost: no flops; each input and output once.
+#import "lib/index.wgsl"
+
+struct Params {
+    // Extents (d, h, w, rows).
+    in_shape: vec4<u32>,
+    // Extents (d, h, w, number of elements).
+    out_shape: vec4<u32>,
+}
+
+@group(0) @binding(0) var<storage, read> x: array<f32>;
+@group(0) @binding(1) var<storage, read_write> y: array<f32>;
+@group(0) @binding(2) var<uniform> params: Params;
+
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) global: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+    let i = flat_index(global, groups, 64u);
+    if i >= params.out_shape.w {
+        return;
+    }
+    let n_in = params.in_shape.xyz;
+    let n_out = params.out_shape.xyz;
+    let rest = i / n_out.z;
+    let row = rest / n_out.y / n_out.x;
+    let at = vec3<u32>(rest / n_out.y % n_out.x, rest % n_out.y, i % n_out.z) * n_in / n_out;
+    y[i] = x[((row * n_in.x + at.x) * n_in.y + at.y) * n_in.z + at.z];
+}

@@ -1,0 +1,147 @@
+//! Images on a voxel grid: NIfTI files, geometry, orientation, and the CPU definitions of
+//! morphology, components, distances and metrics. No GPU in here.
+//!
+//! Arrays are flat with x fastest, as NIfTI stores them: `data[x + nx * (y + ny * z)]`.
+//! World coordinates are millimetres, RAS+ (x to the right, y to the front, z upward).
+
+pub mod components;
+pub mod distance;
+mod error;
+mod geometry;
+pub mod metrics;
+pub mod morphology;
+pub mod nifti;
+pub mod orientation;
+pub mod pairs;
+mod warning;
+
+pub use error::{Problem, VolumeError};
+pub use geometry::{FormSource, Geometry};
+pub use warning::Warning;
+
+use glam::{DMat4, DVec3};
+use orientation::AxisMap;
+
+/// One 3D image as floats with its place in the world.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Volume {
+    /// Voxels along x, y, z as NIfTI stores them, x fastest.
+    pub shape: [usize; 3],
+    /// Voxel index to world coordinates in mm.
+    pub affine: DMat4,
+    /// `shape` product of values.
+    pub data: Vec<f32>,
+}
+
+/// What the finite voxels of an image hold.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Content {
+    /// Least finite value.
+    pub min: f32,
+    /// Greatest finite value.
+    pub max: f32,
+    /// Number of NaN and infinite voxels.
+    pub non_finite: usize,
+}
+
+impl Volume {
+    /// A volume of zeros.
+    pub fn zeros(shape: [usize; 3], affine: DMat4) -> Self {
+        let data = vec![0.0; shape.iter().product()];
+        Self { shape, affine, data }
+    }
+
+    /// Flat index of voxel `(x, y, z)`.
+    pub fn index(&self, x: usize, y: usize, z: usize) -> usize {
+        x + self.shape[0] * (y + self.shape[1] * z)
+    }
+
+    /// Edge lengths of a voxel along its own axes, mm.
+    pub fn voxel_size(&self) -> DVec3 {
+        geometry::voxel_size(&self.affine)
+    }
+
+    /// Volume of one voxel, mL.
+    pub fn voxel_volume_ml(&self) -> f64 {
+        geometry::voxel_volume_ml(&self.affine)
+    }
+
+    /// The same image with its axes permuted and flipped to be closest to RAS+, and the map
+    /// that takes arrays of this grid there ([`AxisMap::inverse`] takes them back). Obliquity
+    /// stays in the affine; no voxel value changes.
+    pub fn to_canonical(&self) -> (Self, AxisMap) {
+        let map = AxisMap::to_canonical(&self.affine);
+        let volume = Self {
+            shape: map.shape(self.shape),
+            affine: map.affine(&self.affine, self.shape),
+            data: map.apply(self.shape, &self.data),
+        };
+        (volume, map)
+    }
+
+    /// Range of the finite voxels. An image without any, or with one and the same value
+    /// everywhere, is an error: there is nothing in it to extract.
+    pub fn check_content(&self) -> Result<Content, Problem> {
+        let (mut min, mut max, mut non_finite) = (f32::INFINITY, f32::NEG_INFINITY, 0);
+        for &v in &self.data {
+            if v.is_finite() {
+                min = min.min(v);
+                max = max.max(v);
+            } else {
+                non_finite += 1;
+            }
+        }
+        if min > max {
+            return Err(Problem::NoFiniteVoxel);
+        }
+        if min == max {
+            return Err(Problem::Constant(min));
+        }
+        Ok(Content { min, max, non_finite })
+    }
+
+    /// Puts 0 where the voxel is NaN or infinite, and says so where there were any.
+    pub fn replace_non_finite(&mut self) -> Option<Warning> {
+        let mut count = 0;
+        for v in self.data.iter_mut().filter(|v| !v.is_finite()) {
+            *v = 0.0;
+            count += 1;
+        }
+        let total = self.data.len();
+        (count > 0).then_some(Warning::NonFinite { count, total })
+    }
+}
+
+/// `Err` unless `got` values belong to a grid of `shape`.
+pub(crate) fn expect_length(shape: [usize; 3], got: usize) -> Result<(), Problem> {
+    let expected = shape.iter().product();
+    if got == expected { Ok(()) } else { Err(Problem::Length { expected, got }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn volume(data: Vec<f32>) -> Volume {
+        Volume { shape: [data.len(), 1, 1], affine: DMat4::IDENTITY, data }
+    }
+
+    #[test]
+    fn content_of_ordinary_and_hopeless_images() {
+        let v = volume(vec![1.0, f32::NAN, -2.0, f32::INFINITY]);
+        let c = v.check_content().unwrap();
+        assert_eq!((c.min, c.max, c.non_finite), (-2.0, 1.0, 2));
+        assert!(matches!(volume(vec![f32::NAN; 3]).check_content(), Err(Problem::NoFiniteVoxel)));
+        assert!(matches!(volume(vec![0.0; 3]).check_content(), Err(Problem::Constant(0.0))));
+        assert!(matches!(volume(vec![7.0, 7.0, f32::NAN]).check_content(), Err(Problem::Constant(7.0))));
+    }
+
+    #[test]
+    fn non_finite_voxels_become_zero_and_are_counted() {
+        let mut v = volume(vec![1.0, f32::NAN, f32::NEG_INFINITY]);
+        let warning = v.replace_non_finite().unwrap();
+        assert_eq!(v.data, [1.0, 0.0, 0.0]);
+        assert_eq!(warning, Warning::NonFinite { count: 2, total: 3 });
+        assert_eq!(v.replace_non_finite(), None);
+    }
+}

@@ -1,0 +1,294 @@
+//! An image as read: header, geometry and the voxel bytes in their own datatype.
+
+use super::super::{FormSource, Geometry, Problem, Volume, VolumeError, Warning, geometry};
+use super::header::{Header, LONGEST, extension_records};
+use super::source::{Source, sibling};
+use super::voxels;
+use ::nifti::NiftiType;
+use glam::{DMat4, DVec3};
+use std::path::{Path, PathBuf};
+
+/// Most bytes of extensions that are kept. Real ones are kilobytes; the limit keeps a damaged
+/// offset from filling the memory.
+const EXTENSIONS_MOST: usize = 64 << 20;
+
+/// Which volumes of a 4D image to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FrameChoice {
+    /// The image must have one volume only.
+    Only,
+    /// The volume of this number, from 0.
+    One(usize),
+    /// All of them.
+    All,
+}
+
+/// What a header says about an image, without its voxels.
+#[derive(Debug, Clone)]
+pub struct Info {
+    /// Voxels along x, y, z.
+    pub shape: [usize; 3],
+    /// Number of volumes: the product of the dimensions past the third.
+    pub frames: usize,
+    /// Datatype of the voxels.
+    pub datatype: NiftiType,
+    /// Place of the grid in the world.
+    pub geometry: Geometry,
+    /// Slope and intercept that apply.
+    pub scaling: (f64, f64),
+    /// The header itself.
+    pub header: Header,
+    /// Oddities of the header.
+    pub warnings: Vec<Warning>,
+}
+
+/// An image in memory: everything needed to write its like, with the voxels as stored.
+#[derive(Debug, Clone)]
+pub struct Image {
+    pub(super) path: PathBuf,
+    pub(super) info: Info,
+    /// Volumes held in `data`.
+    pub(super) held: usize,
+    /// Voxel bytes of the held volumes, byte order of the file.
+    pub(super) data: Vec<u8>,
+}
+
+/// Reads the header of a NIfTI file (or of either file of a pair).
+pub fn read_info(path: impl AsRef<Path>) -> Result<Info, VolumeError> {
+    let path = path.as_ref();
+    open(path).and_then(|mut opened| opened.info()).map_err(|problem| problem.at(path))
+}
+
+/// Reads a NIfTI file (or a pair, by either of its files): the header and the voxels of the
+/// chosen volumes.
+pub fn read(path: impl AsRef<Path>, choice: FrameChoice) -> Result<Image, VolumeError> {
+    let path = path.as_ref();
+    open(path).and_then(|opened| opened.image(path, choice)).map_err(|problem| problem.at(path))
+}
+
+/// A file whose header is read: `source` stands right after it.
+struct Opened {
+    header: Header,
+    source: Source,
+    /// Bytes already taken from `source` after the header.
+    ahead: Vec<u8>,
+    /// The voxel file of a pair.
+    voxels: Option<PathBuf>,
+}
+
+fn open(path: &Path) -> Result<Opened, Problem> {
+    let start = |path: &Path| {
+        let mut source = Source::open(path)?;
+        let bytes = source.read_up_to(LONGEST)?;
+        Header::parse(&bytes).map(|header| {
+            let ahead = bytes[header.size()..].to_vec();
+            (source, header, ahead)
+        })
+    };
+    let (mut named_voxels, mut header_path) = (None, path.to_path_buf());
+    let (source, header, ahead) = match start(path) {
+        Ok(opened) => opened,
+        // Not a header: the voxels of a pair, if the name says so.
+        Err(problem @ (Problem::OtherFormat { .. } | Problem::TooShort(_))) => {
+            match sibling(path, ".img", ".hdr") {
+                Some(hdr) => {
+                    let opened = start(&hdr)?;
+                    named_voxels = Some(path.to_path_buf());
+                    header_path = hdr;
+                    opened
+                }
+                None if has_extension(path, ".img") => return Err(Problem::MissingHdr),
+                None => return Err(problem),
+            }
+        }
+        Err(problem) => return Err(problem),
+    };
+    let voxels = if header.is_pair() {
+        let found = named_voxels.or_else(|| sibling(&header_path, ".hdr", ".img"));
+        Some(found.ok_or(Problem::MissingImg)?)
+    } else {
+        None
+    };
+    Ok(Opened { header, source, ahead, voxels })
+}
+
+fn has_extension(path: &Path, extension: &str) -> bool {
+    let name = path.to_string_lossy().to_ascii_lowercase();
+    name.trim_end_matches(".gz").ends_with(extension)
+}
+
+impl Opened {
+    /// Checks the header and reads the extensions; afterwards `source` stands at the voxels of
+    /// a single file or behind the header of a pair.
+    fn info(&mut self) -> Result<Info, Problem> {
+        let mut warnings = Vec::new();
+        let header = &self.header;
+        let datatype = header.datatype()?;
+        let (shape, frames) = header.grid()?;
+        let scaling = header.scaling()?;
+        let offset = header.voxel_offset()?;
+        if let Some(unit) = header.odd_unit() {
+            warnings.push(Warning::Units(unit));
+        }
+        let geometry = Geometry::from_forms(header.forms(), shape, &mut warnings)?;
+        self.read_extensions(offset, &mut warnings)?;
+        Ok(Info { shape, frames, datatype, geometry, scaling, header: self.header.clone(), warnings })
+    }
+
+    fn read_extensions(&mut self, offset: u64, warnings: &mut Vec<Warning>) -> Result<(), Problem> {
+        let size = self.header.size();
+        let room = if self.voxels.is_some() {
+            EXTENSIONS_MOST
+        } else {
+            usize::try_from(offset).map_or(EXTENSIONS_MOST, |o| o - size)
+        };
+        let has_records = self.ahead.first().is_some_and(|&b| b != 0) && room > 4;
+        if !has_records {
+            return Ok(());
+        }
+        if room > EXTENSIONS_MOST {
+            warnings.push(Warning::DamagedExtensions);
+            return Ok(());
+        }
+        // What was read ahead may reach into the voxels; it stays there for `image`.
+        let more = room.saturating_sub(self.ahead.len());
+        let more = self.source.read_up_to(more)?;
+        self.ahead.extend_from_slice(&more);
+        let region = &self.ahead[..room.min(self.ahead.len())];
+        self.header.extensions = match extension_records(region, self.header.endianness()) {
+            Ok(records) => records,
+            Err(sound_part) => {
+                warnings.push(Warning::DamagedExtensions);
+                sound_part
+            }
+        };
+        Ok(())
+    }
+
+    fn image(mut self, path: &Path, choice: FrameChoice) -> Result<Image, Problem> {
+        let info = self.info()?;
+        let (first, held) = match choice {
+            FrameChoice::Only if info.frames == 1 => (0, 1),
+            FrameChoice::Only => return Err(Problem::FrameNeeded(info.frames)),
+            FrameChoice::One(wanted) if wanted < info.frames => (wanted, 1),
+            FrameChoice::One(wanted) => {
+                return Err(Problem::NoSuchFrame { wanted, frames: info.frames });
+            }
+            FrameChoice::All => (0, info.frames),
+        };
+        // `grid` has checked that the bytes of all volumes are addressable.
+        let voxels: usize = info.shape.iter().product();
+        let frame_bytes = (voxels * info.datatype.size_of()) as u64;
+        let start = info.header.voxel_offset()? + first as u64 * frame_bytes;
+        let needed = held as u64 * frame_bytes;
+        let mut source = match &self.voxels {
+            Some(img) => Source::open(img)?,
+            None => self.source,
+        };
+        let ahead = if self.voxels.is_some() { Vec::new() } else { self.ahead };
+        let data = read_range(&mut source, info.header.size(), &ahead, start, needed)?;
+        if first + held == info.frames {
+            source.verify()?;
+        }
+        Ok(Image { path: path.to_path_buf(), info, held, data })
+    }
+}
+
+/// `needed` bytes from byte `start` of a file of which `ahead`, the bytes after a header of
+/// `size`, are consumed already (for a voxel file of its own: nothing).
+fn read_range(
+    source: &mut Source,
+    size: usize,
+    ahead: &[u8],
+    start: u64,
+    needed: u64,
+) -> Result<Vec<u8>, Problem> {
+    let from = usize::try_from(start.saturating_sub(size as u64)).unwrap_or(usize::MAX);
+    match ahead.get(from..) {
+        Some(known) if !known.is_empty() => source.read_voxels(known, needed),
+        _ => {
+            source.skip_to(start)?;
+            source.read_voxels(&[], needed)
+        }
+    }
+}
+
+impl Image {
+    /// The file it was read from.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Voxels along x, y, z.
+    pub fn shape(&self) -> [usize; 3] {
+        self.info.shape
+    }
+
+    /// Voxels of one volume.
+    pub fn voxels(&self) -> usize {
+        self.info.shape.iter().product()
+    }
+
+    /// Volumes held: 1, or all of a 4D image read with [`FrameChoice::All`].
+    pub fn frames(&self) -> usize {
+        self.held
+    }
+
+    /// Voxel index to world coordinates, mm.
+    pub fn affine(&self) -> DMat4 {
+        self.info.geometry.affine
+    }
+
+    /// Which form of the header the affine comes from.
+    pub fn form_source(&self) -> FormSource {
+        self.info.geometry.source
+    }
+
+    /// Edge lengths of a voxel, mm.
+    pub fn voxel_size(&self) -> DVec3 {
+        geometry::voxel_size(&self.info.geometry.affine)
+    }
+
+    /// Volume of one voxel, mL.
+    pub fn voxel_volume_ml(&self) -> f64 {
+        geometry::voxel_volume_ml(&self.info.geometry.affine)
+    }
+
+    /// Datatype of the stored voxels.
+    pub fn datatype(&self) -> NiftiType {
+        self.info.datatype
+    }
+
+    /// What the header says.
+    pub fn info(&self) -> &Info {
+        &self.info
+    }
+
+    /// The header as read.
+    pub fn header(&self) -> &Header {
+        &self.info.header
+    }
+
+    /// Oddities found while reading.
+    pub fn warnings(&self) -> &[Warning] {
+        &self.info.warnings
+    }
+
+    /// Voxel bytes of the held volumes in the datatype and byte order of the file.
+    pub fn raw(&self) -> &[u8] {
+        &self.data
+    }
+
+    /// Volume `frame` of the held ones as floats, slope and intercept applied. NaN and infinite
+    /// voxels stay: see [`Volume::replace_non_finite`].
+    pub fn frame_f32(&self, frame: usize) -> Result<Volume, VolumeError> {
+        if frame >= self.held {
+            return Err(Problem::NoSuchFrame { wanted: frame, frames: self.held }.at(&self.path));
+        }
+        let size = self.voxels() * self.info.datatype.size_of();
+        let bytes = &self.data[frame * size..(frame + 1) * size];
+        let data =
+            voxels::to_f32(bytes, self.info.datatype, self.info.header.endianness(), self.info.scaling);
+        Ok(Volume { shape: self.info.shape, affine: self.info.geometry.affine, data })
+    }
+}

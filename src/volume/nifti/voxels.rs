@@ -1,0 +1,173 @@
+//! Voxel bytes of every real datatype to floats, and back for one value.
+
+use ::nifti::{Endianness, NiftiType};
+use rayon::prelude::*;
+use std::borrow::Cow;
+
+/// Voxels per unit of parallel work: 64 Ki, at least 64 KiB of input.
+const CHUNK: usize = 1 << 16;
+
+/// Runs `$body` with `$T` bound to the Rust type of `$datatype`; `$other` for the types that
+/// [`super::Header::datatype`] refuses.
+macro_rules! with_type {
+    ($datatype:expr, $T:ident => $body:expr, $other:expr) => {
+        match $datatype {
+            NiftiType::Uint8 => {
+                type $T = u8;
+                $body
+            }
+            NiftiType::Int8 => {
+                type $T = i8;
+                $body
+            }
+            NiftiType::Uint16 => {
+                type $T = u16;
+                $body
+            }
+            NiftiType::Int16 => {
+                type $T = i16;
+                $body
+            }
+            NiftiType::Uint32 => {
+                type $T = u32;
+                $body
+            }
+            NiftiType::Int32 => {
+                type $T = i32;
+                $body
+            }
+            NiftiType::Uint64 => {
+                type $T = u64;
+                $body
+            }
+            NiftiType::Int64 => {
+                type $T = i64;
+                $body
+            }
+            NiftiType::Float32 => {
+                type $T = f32;
+                $body
+            }
+            NiftiType::Float64 => {
+                type $T = f64;
+                $body
+            }
+            _ => $other,
+        }
+    };
+}
+
+/// `slope * value + intercept` of each voxel in f64, rounded to f32 once.
+pub(super) fn to_f32(
+    bytes: &[u8],
+    datatype: NiftiType,
+    endianness: Endianness,
+    (slope, intercept): (f64, f64),
+) -> Vec<f32> {
+    let big = endianness == Endianness::Big;
+    let scaled = (slope, intercept) != (1.0, 0.0);
+    with_type!(datatype, T => {
+        const SIZE: usize = size_of::<T>();
+        let mut out = vec![0.0_f32; bytes.len() / SIZE];
+        out.par_chunks_mut(CHUNK)
+            .zip(bytes.par_chunks(CHUNK * SIZE))
+            .for_each(|(out, bytes)| {
+                for (value, raw) in out.iter_mut().zip(bytes.as_chunks::<SIZE>().0) {
+                    let v = if big { T::from_be_bytes(*raw) } else { T::from_le_bytes(*raw) };
+                    *value = if scaled {
+                        (v as f64 * slope + intercept) as f32
+                    } else {
+                        v as f32
+                    };
+                }
+            });
+        out
+    }, Vec::new())
+}
+
+/// The bytes of the stored value whose scaled value is nearest to `value`: rounded half to even
+/// and clamped to the range of an integer type. NaN becomes the stored value 0 in those.
+pub(super) fn nearest_raw(
+    value: f64,
+    datatype: NiftiType,
+    endianness: Endianness,
+    (slope, intercept): (f64, f64),
+) -> Vec<u8> {
+    let stored = (value - intercept) / slope;
+    let is_float = matches!(datatype, NiftiType::Float32 | NiftiType::Float64);
+    let stored = if is_float { stored } else { stored.round_ties_even() };
+    with_type!(datatype, T => {
+        // `as` saturates at the ends of integer types and takes NaN to 0.
+        let v = stored as T;
+        if endianness == Endianness::Big {
+            v.to_be_bytes().to_vec()
+        } else {
+            v.to_le_bytes().to_vec()
+        }
+    }, Vec::new())
+}
+
+/// Floats as bytes in the given order; no copy where it is this machine's.
+pub(super) fn from_f32(data: &[f32], endianness: Endianness) -> Cow<'_, [u8]> {
+    if endianness == Endianness::native() {
+        return Cow::Borrowed(bytemuck::cast_slice(data));
+    }
+    let mut out = vec![0; 4 * data.len()];
+    out.par_chunks_mut(4 * CHUNK).zip(data.par_chunks(CHUNK)).for_each(|(out, data)| {
+        for (bytes, value) in out.as_chunks_mut::<4>().0.iter_mut().zip(data) {
+            *bytes = match endianness {
+                Endianness::Big => value.to_be_bytes(),
+                Endianness::Little => value.to_le_bytes(),
+            };
+        }
+    });
+    Cow::Owned(out)
+}
+
+/// Least and greatest finite value, (0, 0) where there is none.
+pub(super) fn finite_range(data: &[f32]) -> (f64, f64) {
+    let (min, max) = data
+        .par_chunks(CHUNK)
+        .map(|chunk| {
+            let finite = chunk.iter().filter(|v| v.is_finite());
+            finite.fold((f32::INFINITY, f32::NEG_INFINITY), |(lo, hi), &v| (lo.min(v), hi.max(v)))
+        })
+        .reduce(|| (f32::INFINITY, f32::NEG_INFINITY), |a, b| (a.0.min(b.0), a.1.max(b.1)));
+    if min > max { (0.0, 0.0) } else { (f64::from(min), f64::from(max)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fill_is_the_nearest_storable_value() {
+        let raw = |v, t, s| nearest_raw(v, t, Endianness::Little, s);
+        let id = (1.0, 0.0);
+        assert_eq!(raw(0.0, NiftiType::Int16, id), 0i16.to_le_bytes());
+        // Scaled 0 is stored as 1000 where the intercept is -1000.
+        let ct = (1.0, -1000.0);
+        assert_eq!(raw(0.0, NiftiType::Int16, ct), 1000i16.to_le_bytes());
+        // 0 = 2.5 s - 3 at s = 1.2: nearest is 1.
+        assert_eq!(raw(0.0, NiftiType::Uint8, (2.5, -3.0)), [1]);
+        // Not representable: clamped.
+        assert_eq!(raw(-5.0, NiftiType::Uint8, id), [0]);
+        assert_eq!(raw(0.0, NiftiType::Uint8, (1.0, 10.0)), [0]);
+        assert_eq!(raw(1e9, NiftiType::Int8, id), [127]);
+        assert_eq!(raw(f64::NAN, NiftiType::Int32, id), [0; 4]);
+        assert_eq!(nearest_raw(1.5, NiftiType::Float32, Endianness::Big, id), 1.5f32.to_be_bytes());
+    }
+
+    #[test]
+    fn floats_in_either_order() {
+        let data = [1.0_f32, -2.5];
+        assert_eq!(
+            *from_f32(&data, Endianness::Big),
+            [1.0_f32.to_be_bytes(), (-2.5_f32).to_be_bytes()].concat()
+        );
+        assert_eq!(
+            *from_f32(&data, Endianness::Little),
+            [1.0_f32.to_le_bytes(), (-2.5_f32).to_le_bytes()].concat()
+        );
+    }
+}
