@@ -1,27 +1,23 @@
 //! The operator contract and the registry. One file per operator family; everything about an operator
 //! stands there: shape rule, lowering, backward, f64 reference, cost, cases.
 
+pub mod activation;
 pub mod activation_kind;
+pub mod concat;
 pub mod conv3d;
 pub mod conv_transpose3d;
-pub mod elementwise;
-pub mod label;
-pub mod norm;
-pub mod pool;
-pub mod upsample;
-pub mod activation_kind;
-pub mod activation;
-pub mod concat;
 pub mod dropout;
 pub mod elementwise;
-pub mod norm;
-pub mod pool;
+pub mod label;
 pub mod loss;
-pub mod optimizer;
-mod reduction;
-pub mod softmax;
+pub mod norm;
 pub mod normalise;
+pub mod optimizer;
+pub mod pool;
+mod reduction;
 pub mod resample;
+pub mod softmax;
+pub mod upsample;
 
 use std::fmt::Debug;
 use std::ops::Range;
@@ -282,9 +278,6 @@ pub static OPS: &[&OpDef] = &[
     &softmax::SOFTMAX_GRAD,
     &concat::CONCAT,
     &concat::SLICE_CHANNELS,
-    &elementwise::ADD,
-    &elementwise::SCALE,
-    &FILL,
     &resample::RESAMPLE,
     &resample::RESAMPLE_DEFORMED,
     &resample::CONVOLVE_AXIS,
