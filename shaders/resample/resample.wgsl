@@ -72,6 +72,11 @@ fn keys(t: f32) -> vec4<f32> {
 }
 #endif
 
+// Not `mix`, which rounds where a = b: a constant stays exactly itself.
+fn between(a: f32, b: f32, t: f32) -> f32 {
+    return a + (b - a) * t;
+}
+
 fn interpolate(d: Coordinate, h: Coordinate, w: Coordinate) -> f32 {
     let shape = params.in_shape;
 #ifdef NEAREST
@@ -106,11 +111,11 @@ fn interpolate(d: Coordinate, h: Coordinate, w: Coordinate) -> f32 {
     let h1 = tap(h.whole + 1, shape.y);
     let w0 = tap(w.whole, shape.z);
     let w1 = tap(w.whole + 1, shape.z);
-    let row00 = mix(voxel(d0, h0, w0), voxel(d0, h0, w1), w.part);
-    let row01 = mix(voxel(d0, h1, w0), voxel(d0, h1, w1), w.part);
-    let row10 = mix(voxel(d1, h0, w0), voxel(d1, h0, w1), w.part);
-    let row11 = mix(voxel(d1, h1, w0), voxel(d1, h1, w1), w.part);
-    return mix(mix(row00, row01, h.part), mix(row10, row11, h.part), d.part);
+    let row00 = between(voxel(d0, h0, w0), voxel(d0, h0, w1), w.part);
+    let row01 = between(voxel(d0, h1, w0), voxel(d0, h1, w1), w.part);
+    let row10 = between(voxel(d1, h0, w0), voxel(d1, h0, w1), w.part);
+    let row11 = between(voxel(d1, h1, w0), voxel(d1, h1, w1), w.part);
+    return between(between(row00, row01, h.part), between(row10, row11, h.part), d.part);
 #endif
 #endif
 }

@@ -9,6 +9,7 @@ pub mod conv3d;
 pub mod conv_transpose3d;
 pub mod dropout;
 pub mod elementwise;
+pub mod label;
 pub mod loss;
 pub mod norm;
 pub mod normalise;
@@ -288,6 +289,12 @@ pub static OPS: &[&OpDef] = &[
     &normalise::PERCENTILES,
     &normalise::RESCALE,
     &normalise::STANDARDISE,
+    &label::THRESHOLD,
+    &label::COMPONENTS,
+    &label::LARGEST_COMPONENT,
+    &label::FILL_HOLES,
+    &label::DISTANCE,
+    &label::APPLY_MASK,
 ];
 
 /// The entry of the operator with this name.

@@ -75,3 +75,7 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), PipelineError> {
     file.persist(path).map_err(|e| fail(e.error))?;
     Ok(())
 }
+//! What the commands do, without a terminal.
+
+pub mod intensity;
+pub mod postprocess;

@@ -1,0 +1,53 @@
+//! Intensity normalisation of a volume on the device, without reading anything back.
+
+use crate::gpu::{Gpu, GpuTensor};
+use crate::graph::{GraphError, run_op};
+use crate::ops::Operator;
+use crate::ops::normalise::{MinMax, Moments, Percentiles, Rescale, Standardise};
+
+/// How intensities are brought to a common scale. NaN and infinite voxels never count and become background:
+/// the lower end of a scale, or 0.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Method {
+    /// Smallest and largest value to the ends of a scale; the article's is 0 to 255.
+    MinMax {
+        /// What the smallest value becomes.
+        low: f32,
+        /// What the largest value becomes.
+        high: f32,
+    },
+    /// Two quantiles to the ends of a scale, values beyond them clipped: a few bright vessels no longer
+    /// decide the contrast.
+    Percentiles {
+        /// Quantiles in `[0, 1]`, 0.01 and 0.99 say.
+        quantiles: [f64; 2],
+        /// What the lower quantile becomes.
+        low: f32,
+        /// What the upper quantile becomes.
+        high: f32,
+    },
+    /// Mean 0 and standard deviation 1.
+    ZScore {
+        /// Take mean and deviation over voxels above this only, 0 say for a head on a black background.
+        above: Option<f32>,
+    },
+}
+
+/// Normalises a volume; returns a new one of the same shape.
+///
+/// # Errors
+/// Quantiles outside `[0, 1]`, or a failing device.
+pub fn normalise(gpu: &Gpu, volume: &GpuTensor, method: &Method) -> Result<GpuTensor, GraphError> {
+    let (statistics, apply): (Box<dyn Operator>, Box<dyn Operator>) = match *method {
+        Method::MinMax { low, high } => {
+            (Box::new(MinMax), Box::new(Rescale { out_low: low, out_high: high }))
+        }
+        Method::Percentiles { quantiles, low, high } => (
+            Box::new(Percentiles { quantiles: quantiles.to_vec() }),
+            Box::new(Rescale { out_low: low, out_high: high }),
+        ),
+        Method::ZScore { above } => (Box::new(Moments { above }), Box::new(Standardise)),
+    };
+    let statistics = run_op(gpu, statistics.as_ref(), &[volume])?.swap_remove(0);
+    Ok(run_op(gpu, apply.as_ref(), &[volume, &statistics])?.swap_remove(0))
+}
