@@ -10,7 +10,8 @@ use half::slice::HalfFloatSliceExt;
 
 use super::PipelineError;
 use super::augment::{Augmentation, Draw, ELASTIC_POINTS};
-use super::grid::{Grid, PlacedVolume, normalise};
+use super::grid::{Grid, PlacedVolume};
+use super::intensity::normalise;
 use crate::gpu::{Gpu, GpuTensor};
 use crate::graph::run_op;
 use crate::model::{GridSpec, Intensity, Sampling};
@@ -124,7 +125,7 @@ impl StoredHead {
             };
             [linear(image)?, linear(mask)?]
         };
-        Ok([normalise(gpu, &image.tensor, spec.intensity)?, mask.tensor])
+        Ok([normalise(gpu, &image.tensor, &spec.intensity.into())?, mask.tensor])
     }
 
     /// Image and target `[D, H, W]` of one random draw.
@@ -171,14 +172,15 @@ impl StoredHead {
         let (mut x, y) = (bring(&image)?, bring(&mask)?);
         if augmentation.is_tonal() {
             // Tone curves are defined on tissue between 0 and 1, whatever scale the network wants.
-            x = normalise(gpu, &x, Intensity::Percentile { low: 0.5, high: 99.5 })?;
+            let tissue = Intensity::Percentile { low: 0.5, high: 99.5 };
+            x = normalise(gpu, &x, &tissue.into())?;
             let curve = gpu.upload(&TensorDesc::f32(&[draw.curve.len()]), &draw.curve)?;
             let bias = gpu.upload(&TensorDesc::f32(&[4, 4, 4]), &draw.bias)?;
             let seed = gpu.upload(&TensorDesc::u32(&[2]), &draw.seed)?;
             let op = IntensityAugment { noise: draw.noise };
             x = run_op(gpu, &op, &[&x, &curve, &bias, &seed])?.remove(0);
         }
-        Ok([normalise(gpu, &x, spec.intensity)?, y])
+        Ok([normalise(gpu, &x, &spec.intensity.into())?, y])
     }
 }
 

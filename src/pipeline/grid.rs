@@ -4,8 +4,7 @@ use glam::{DMat4, DVec3, DVec4};
 
 use crate::gpu::{Gpu, GpuTensor};
 use crate::graph::{GraphError, run_op};
-use crate::model::{Centre, GridSpec, Intensity, Sampling};
-use crate::ops::normalise::{MinMax, Moments, Percentiles, Rescale, Standardise};
+use crate::model::{Centre, GridSpec, Sampling};
 use crate::ops::resample::{AxisOrder, Edge, Interpolation, Resample, grid_matrix, index_matrix, prefilters};
 use crate::tensor::TensorDesc;
 use crate::volume::{Volume, components};
@@ -233,25 +232,4 @@ fn otsu(values: &[f32]) -> Option<f32> {
         }
     }
     Some(low + (best_ix as f32 + 1.0) / 255.0 * (high - low))
-}
-
-/// Brings intensities to the scale that a network expects.
-///
-/// # Errors
-/// When the device fails.
-pub fn normalise(gpu: &Gpu, x: &GpuTensor, intensity: Intensity) -> Result<GpuTensor, GraphError> {
-    let (statistics, op): (_, Box<dyn crate::ops::Operator>) = match intensity {
-        Intensity::MinMax { high } => {
-            (run_op(gpu, &MinMax, &[x])?, Box::new(Rescale { out_low: 0.0, out_high: high }))
-        }
-        Intensity::Percentile { low, high } => {
-            let quantiles = vec![low as f64 / 100.0, high as f64 / 100.0];
-            (
-                run_op(gpu, &Percentiles { quantiles }, &[x])?,
-                Box::new(Rescale { out_low: 0.0, out_high: 1.0 }),
-            )
-        }
-        Intensity::ZScore => (run_op(gpu, &Moments { above: None }, &[x])?, Box::new(Standardise)),
-    };
-    Ok(run_op(gpu, op.as_ref(), &[x, &statistics[0]])?.remove(0))
 }

@@ -2,6 +2,7 @@
 
 use crate::gpu::{Gpu, GpuTensor};
 use crate::graph::{GraphError, run_op};
+use crate::model::Intensity;
 use crate::ops::Operator;
 use crate::ops::normalise::{MinMax, Moments, Percentiles, Rescale, Standardise};
 
@@ -31,6 +32,20 @@ pub enum Method {
         /// Take mean and deviation over voxels above this only, 0 say for a head on a black background.
         above: Option<f32>,
     },
+}
+
+impl From<Intensity> for Method {
+    fn from(intensity: Intensity) -> Self {
+        match intensity {
+            Intensity::MinMax { high } => Self::MinMax { low: 0.0, high },
+            Intensity::Percentile { low, high } => Self::Percentiles {
+                quantiles: [low as f64 / 100.0, high as f64 / 100.0],
+                low: 0.0,
+                high: 1.0,
+            },
+            Intensity::ZScore => Self::ZScore { above: None },
+        }
+    }
 }
 
 /// Normalises a volume; returns a new one of the same shape.

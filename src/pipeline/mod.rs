@@ -3,7 +3,9 @@
 pub mod augment;
 pub mod dataset;
 pub mod grid;
+pub mod intensity;
 pub mod plot;
+pub mod postprocess;
 pub mod train;
 
 use std::path::{Path, PathBuf};
@@ -75,7 +77,3 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), PipelineError> {
     file.persist(path).map_err(|e| fail(e.error))?;
     Ok(())
 }
-//! What the commands do, without a terminal.
-
-pub mod intensity;
-pub mod postprocess;
