@@ -2,6 +2,7 @@
 //! stands there: shape rule, lowering, backward, f64 reference, cost, cases.
 
 pub mod elementwise;
+pub mod n4;
 
 use std::fmt::Debug;
 use std::ops::Range;
@@ -214,7 +215,21 @@ pub struct OpDef {
 }
 
 /// Every operator, in stable order.
-pub static OPS: &[&OpDef] = &[&elementwise::ADD, &elementwise::SCALE, &FILL];
+pub static OPS: &[&OpDef] = &[
+    &elementwise::ADD,
+    &elementwise::SCALE,
+    &FILL,
+    &n4::LOG_SHRINK,
+    &n4::RANGE,
+    &n4::HISTOGRAM,
+    &n4::SHARPEN,
+    &n4::RESIDUAL_CONTRACT,
+    &n4::CONTRACT,
+    &n4::LATTICE_UPDATE,
+    &n4::EVALUATE,
+    &n4::FIELD_UPDATE,
+    &n4::APPLY,
+];
 
 /// The entry of the operator with this name.
 pub fn find(name: &str) -> Option<&'static OpDef> {

@@ -1,0 +1,3 @@
+//! What the commands do, without a terminal.
+
+pub mod bias;
