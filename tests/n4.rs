@@ -100,9 +100,7 @@ fn matches_simpleitk(name: &str, variant: &str) {
                 let got = field[(z * step * desc.shape[1] + y * step) * desc.shape[2] + x * step];
                 let error = f64::from(got - want[(z * h + y) * w + x]).abs();
                 squares += error * error;
-                if !(error <= worst) {
-                    worst = error;
-                }
+                worst = worst.max(error);
             }
         }
     }

@@ -50,14 +50,13 @@ fn main(@builtin(global_invocation_id) global: vec3<u32>, @builtin(num_workgroup
             for (; z < end; z++) {
                 let i = z * params.columns + column;
                 let value = v0[i] - dot(basis[z], around);
-                if weight[i] > 0.0 {
-                    let e = exp_minus_1(value - v[i]);
-                    least = min(least, value);
-                    greatest = max(greatest, value);
-                    n_voxels += 1.0;
-                    sum += e;
-                    squares += e * e;
-                }
+                let inside = weight[i] > 0.0;
+                let e = select(0.0, exp_minus_1(value - v[i]), inside);
+                least = min(least, select(LARGEST, value, inside));
+                greatest = max(greatest, select(-LARGEST, value, inside));
+                n_voxels += select(0.0, 1.0, inside);
+                sum += e;
+                squares += e * e;
                 v[i] = value;
             }
         }

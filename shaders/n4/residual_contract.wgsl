@@ -36,12 +36,11 @@ fn main(@builtin(global_invocation_id) global: vec3<u32>, @builtin(num_workgroup
             let end = span_end(s, params.spans, params.d);
             for (; z < end; z++) {
                 let i = z * params.columns + column;
-                let w = weight[i];
-                if w > 0.0 {
-                    let c = clamp((v[i] - least) * per_unit, 0.0, top);
-                    let j = min(u32(c), params.bins - 2u);
-                    sums -= basis[z] * (w * mix(shift[j], shift[j + 1u], c - f32(j)));
-                }
+                let c = clamp((v[i] - least) * per_unit, 0.0, top);
+                let j = min(u32(c), params.bins - 2u);
+                let low = shift[j];
+                let moved = low + (c - f32(j)) * (shift[j + 1u] - low);
+                sums -= basis[z] * (weight[i] * moved);
             }
             y[s * params.columns + column] = sums.x;
             sums = vec4<f32>(sums.yzw, 0.0);

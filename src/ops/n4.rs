@@ -9,7 +9,7 @@
 //! voxels in the mask, convergence measure, 1 once the level is done, iterations of the level, two spares.
 
 use super::{Case, FLAT, Fill, OpDef, OpError, Operator, Precision, expect_inputs};
-use crate::gpu::{Caps, Dispatch, KernelKey, Lowered, Params, Slot};
+use crate::gpu::{Caps, DeviceClass, Dispatch, KernelKey, Lowered, Params, Slot};
 use crate::ops::Cost;
 use crate::tensor::{HostTensor, TensorDesc};
 
@@ -30,11 +30,15 @@ pub const ITERATIONS: usize = 5;
 /// Most bins that the histogram kernels hold.
 pub const MAX_BINS: usize = 256;
 
-/// Workgroups of the first stage of the histogram: enough for a large GPU, few enough that summing their
-/// partial results costs nothing.
+/// Workgroups of `n4/histogram.wgsl`: enough for a large GPU, few enough that summing their partial
+/// results costs nothing.
 const HISTOGRAM_GROUPS: usize = 128;
 /// Voxels that a workgroup of `n4/histogram.wgsl` takes in a turn.
 const HISTOGRAM_BATCH: usize = 15 * 256;
+/// Fewest workgroups of `n4/histogram_private.wgsl` on a large image: enough for the cores of a processor.
+const PRIVATE_GROUPS: usize = 32;
+/// Most voxels that a workgroup of `n4/histogram_private.wgsl` counts.
+const PRIVATE_MOST: usize = 4095 * 16;
 
 /// Length of the zero-padded histogram: twice the next power of two, as in ITK.
 pub fn padded_bins(bins: usize) -> usize {
@@ -394,7 +398,7 @@ pub struct Histogram {
 pub static HISTOGRAM: OpDef = OpDef {
     name: "n4_histogram",
     summary: "masked histogram with a triangular Parzen kernel",
-    shaders: &["n4/histogram.wgsl", "n4/histogram_sum.wgsl"],
+    shaders: &["n4/histogram.wgsl", "n4/histogram_private.wgsl", "n4/histogram_sum.wgsl"],
     cases: || {
         let case = |name, bins, shape: &[usize]| {
             let desc = TensorDesc::f32(shape);
@@ -430,13 +434,25 @@ impl Operator for Histogram {
         Ok(vec![TensorDesc::f32(&[self.bins])])
     }
 
-    fn lower(&self, inputs: &[TensorDesc], _: &[TensorDesc], _: &Caps, _: &str) -> Lowered {
+    fn variants(&self, _: &[TensorDesc], caps: &Caps) -> Vec<&'static str> {
+        match caps.class {
+            DeviceClass::Software => vec!["private", "atomic"],
+            _ => vec!["atomic", "private"],
+        }
+    }
+
+    fn lower(&self, inputs: &[TensorDesc], _: &[TensorDesc], _: &Caps, variant: &str) -> Lowered {
         let n = inputs[0].len();
-        let groups = n.div_ceil(HISTOGRAM_BATCH).min(HISTOGRAM_GROUPS);
+        let (path, groups) = if variant == "private" {
+            let groups = n.div_ceil(PRIVATE_MOST).max(PRIVATE_GROUPS).min(n.div_ceil(HISTOGRAM_BATCH));
+            ("n4/histogram_private.wgsl", groups)
+        } else {
+            ("n4/histogram.wgsl", n.div_ceil(HISTOGRAM_BATCH).min(HISTOGRAM_GROUPS))
+        };
         let mut lowered = Lowered::default();
         let partials = lowered.scratch((groups * self.bins * 4) as u64);
         lowered.push(
-            Dispatch::new(KernelKey::new("n4/histogram.wgsl"))
+            Dispatch::new(KernelKey::new(path))
                 .bind("v", Slot::Input(0))
                 .bind("weight", Slot::Input(1))
                 .bind("status", Slot::Input(2))
