@@ -1,6 +1,7 @@
 //! N4 against SimpleITK's log fields (`tests/fixtures/n4_*.safetensors`, made by
 //! `tools/make_fixtures.py`), and its sharp edges.
 
+#[expect(dead_code, reason = "the operators' test uses the rest")]
 mod common;
 
 use common::{gpu, normal, rng};

@@ -33,11 +33,15 @@ fn main(
     for (var bin = 0u; bin < params.bins; bin++) {
         wg_bins[bin * SIZE + t] = 0u;
     }
-    for (var i = group.x * SIZE + t; i < params.n; i += groups.x * SIZE) {
+    let total = groups.x * SIZE;
+    let steps = (params.n + total - 1u) / total;
+    for (var step = 0u; step < steps; step++) {
+        let at = (step * groups.x + group.x) * SIZE + t;
+        let i = min(at, params.n - 1u);
         let c = clamp((v[i] - least) * per_unit, 0.0, top);
         let j = min(u32(c), params.bins - 2u);
         let fraction = u32((c - f32(j)) * 256.0 + 0.5);
-        wg_bins[j * SIZE + t] += select(0u, (1u << COUNT_SHIFT) + fraction, weight[i] > 0.0);
+        wg_bins[j * SIZE + t] += select(0u, (1u << COUNT_SHIFT) + fraction, weight[i] > 0.0 && at < params.n);
     }
     workgroupBarrier();
     for (var bin = t; bin < params.bins; bin += SIZE) {
