@@ -1,3 +1,3 @@
-//! What the commands do, without a terminal.
+//! What the commands do, without a terminal: placing grids, training, stripping.
 
 pub mod bias;
