@@ -19,6 +19,7 @@ mod reduction;
 pub mod resample;
 pub mod softmax;
 pub mod upsample;
+pub mod n4;
 
 use std::fmt::Debug;
 use std::ops::Range;
@@ -295,6 +296,19 @@ pub static OPS: &[&OpDef] = &[
     &label::FILL_HOLES,
     &label::DISTANCE,
     &label::APPLY_MASK,
+    &elementwise::ADD,
+    &elementwise::SCALE,
+    &FILL,
+    &n4::LOG_SHRINK,
+    &n4::RANGE,
+    &n4::HISTOGRAM,
+    &n4::SHARPEN,
+    &n4::RESIDUAL_CONTRACT,
+    &n4::CONTRACT,
+    &n4::LATTICE_UPDATE,
+    &n4::EVALUATE,
+    &n4::FIELD_UPDATE,
+    &n4::APPLY,
 ];
 
 /// The entry of the operator with this name.

@@ -77,3 +77,4 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), PipelineError> {
     file.persist(path).map_err(|e| fail(e.error))?;
     Ok(())
 }
+pub mod bias;

@@ -1,0 +1,1124 @@
+//! N4 bias-field correction (Tustison et al., IEEE TMI 29(6), 2010): the kernels of one iteration.
+//!
+//! The voxels lie on a grid, so ITK's fit of a B-spline to scattered data factorises exactly into one
+//! contraction an axis: for the update `delta` the weights are B³/ΣB², for its normaliser `omega` B², for
+//! the field B. They are inputs of `[n, 4]`: row i holds the weights of voxel i for the four control points
+//! from [`span_of`] on ([`BasisPower`] makes them).
+//!
+//! Volumes are f32 `[D, H, W]`; `status` is f32 `[8]`: least masked value, extent (greatest - least),
+//! voxels in the mask, convergence measure, 1 once the level is done, iterations of the level, two spares.
+
+use super::{Case, FLAT, Fill, OpDef, OpError, Operator, Precision, expect_inputs};
+use crate::gpu::{Caps, DeviceClass, Dispatch, KernelKey, Lowered, Params, Slot};
+use crate::ops::Cost;
+use crate::tensor::{HostTensor, TensorDesc};
+
+/// Elements of the status tensor.
+pub const STATUS: usize = 8;
+/// Field of the status: least value in the mask.
+pub const LEAST: usize = 0;
+/// Field of the status: greatest less least value in the mask.
+pub const EXTENT: usize = 1;
+/// Field of the status: voxels in the mask.
+pub const VOXELS: usize = 2;
+/// Field of the status: convergence measure of the last iteration.
+pub const CONVERGENCE: usize = 3;
+/// Field of the status: 1 once the convergence measure has been at most the tolerance.
+pub const DONE: usize = 4;
+/// Field of the status: iterations of this level so far.
+pub const ITERATIONS: usize = 5;
+/// Most bins that the histogram kernels hold.
+pub const MAX_BINS: usize = 256;
+
+/// Workgroups of `n4/histogram.wgsl`: enough for a large GPU, few enough that summing their partial
+/// results costs nothing.
+const HISTOGRAM_GROUPS: usize = 128;
+/// Voxels that a workgroup of `n4/histogram.wgsl` takes in a turn.
+const HISTOGRAM_BATCH: usize = 15 * 256;
+/// Fewest workgroups of `n4/histogram_private.wgsl` on a large image: enough for the cores of a processor.
+const PRIVATE_GROUPS: usize = 32;
+/// Most voxels that a workgroup of `n4/histogram_private.wgsl` counts.
+const PRIVATE_MOST: usize = 4095 * 16;
+
+/// Length of the zero-padded histogram: twice the next power of two, as in ITK.
+pub fn padded_bins(bins: usize) -> usize {
+    2 * bins.next_power_of_two()
+}
+
+/// Span of a cubic B-spline that voxel `i` of `n` falls in: the first of its four control points. The
+/// last voxel belongs to the last span.
+pub fn span_of(i: usize, spans: usize, n: usize) -> usize {
+    if n < 2 { 0 } else { (spans * i / (n - 1)).min(spans - 1) }
+}
+
+/// Which weights of a B-spline axis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BasisPower {
+    /// B: evaluates a lattice.
+    Evaluate,
+    /// B²: sums the normaliser omega.
+    Omega,
+    /// B³ / ΣB²: sums the update delta.
+    Delta,
+}
+
+impl BasisPower {
+    /// The weights `[n, 4]` of `n` voxels in `spans` spans. Voxel i lies at u = spans·i/(n-1); the last one,
+    /// which is outside the half-open domain, is moved in by a thousandth of a voxel, as in ITK.
+    pub fn weights(self, n: usize, spans: usize) -> HostTensor {
+        let cubic = |x: f64| match x.abs() {
+            a if a < 1.0 => (4.0 - 6.0 * a * a + 3.0 * a * a * a) / 6.0,
+            a if a < 2.0 => (2.0 - a).powi(3) / 6.0,
+            _ => 0.0,
+        };
+        let mut data = Vec::with_capacity(n * 4);
+        for i in 0..n {
+            let step = spans as f64 / (n.max(2) - 1) as f64;
+            let mut u = if n < 2 { 0.0 } else { step * i as f64 };
+            if i > 0 && i + 1 == n {
+                u = spans as f64 - 1e-3 * step;
+            }
+            let t = u - span_of(i, spans, n) as f64;
+            let b: [f64; 4] = std::array::from_fn(|k| cubic(t - k as f64 + 1.0));
+            let squares: f64 = b.iter().map(|b| b * b).sum();
+            data.extend(b.map(|b| match self {
+                Self::Evaluate => b,
+                Self::Omega => b * b,
+                Self::Delta => b * b * b / squares,
+            }));
+        }
+        HostTensor::new(TensorDesc::f32(&[n, 4]), data)
+    }
+}
+
+/// The extents of a volume `[D, H, W]`, or an error naming the operator.
+fn expect_volume(name: &'static str, inputs: &[TensorDesc], ix: usize) -> Result<[usize; 3], OpError> {
+    <[usize; 3]>::try_from(inputs[ix].shape.as_slice())
+        .ok()
+        .filter(|shape| shape.iter().all(|&n| n > 0))
+        .ok_or_else(|| OpError::new(name, inputs, format!("input {ix} must be D H W without an empty axis")))
+}
+
+/// Refuses an input of another shape.
+fn expect_shape(
+    name: &'static str,
+    inputs: &[TensorDesc],
+    ix: usize,
+    shape: &[usize],
+) -> Result<(), OpError> {
+    if inputs[ix].shape == shape {
+        Ok(())
+    } else {
+        Err(OpError::new(name, inputs, format!("input {ix} must be {shape:?}")))
+    }
+}
+
+fn expect_bins(name: &'static str, inputs: &[TensorDesc], bins: usize) -> Result<(), OpError> {
+    if (2..=MAX_BINS).contains(&bins) {
+        Ok(())
+    } else {
+        Err(OpError::new(name, inputs, format!("{bins} bins; 2 to {MAX_BINS} are possible")))
+    }
+}
+
+/// Lines along `axis`: how many lie outside it, its extent, and the distance between its elements.
+fn lines(shape: &[usize], axis: usize) -> (usize, usize, usize) {
+    (shape[..axis].iter().product(), shape[axis], shape[axis + 1..].iter().product())
+}
+
+/// Splits a histogram position into its lower bin and the fraction of the upper one.
+fn bin_of(value: f64, status: &HostTensor, bins: usize) -> (usize, f64) {
+    let top = (bins - 1) as f64;
+    let c = ((value - status.data[LEAST]) / status.data[EXTENT] * top).clamp(0.0, top);
+    let j = (c as usize).min(bins - 2);
+    (j, c - j as f64)
+}
+
+/// Contraction of `axis` by its definition.
+fn contract_reference(x: &[f64], shape: &[usize], axis: usize, basis: &HostTensor, spans: usize) -> Vec<f64> {
+    let (outer, n, inner) = lines(shape, axis);
+    let mut y = vec![0.0; outer * (spans + 3) * inner];
+    for o in 0..outer {
+        for i in 0..n {
+            for k in 0..4 {
+                let point = span_of(i, spans, n) + k;
+                for e in 0..inner {
+                    y[(o * (spans + 3) + point) * inner + e] +=
+                        basis.data[i * 4 + k] * x[(o * n + i) * inner + e];
+                }
+            }
+        }
+    }
+    y
+}
+
+/// Evaluation of `axis` by its definition.
+fn evaluate_reference(x: &HostTensor, axis: usize, basis: &HostTensor) -> Vec<f64> {
+    let (outer, points, inner) = lines(&x.desc.shape, axis);
+    let n = basis.desc.shape[0];
+    let mut y = vec![0.0; outer * n * inner];
+    for o in 0..outer {
+        for i in 0..n {
+            let first = span_of(i, points - 3, n);
+            for e in 0..inner {
+                y[(o * n + i) * inner + e] = (0..4)
+                    .map(|k| basis.data[i * 4 + k] * x.data[(o * points + first + k) * inner + e])
+                    .sum();
+            }
+        }
+    }
+    y
+}
+
+/// `n4_log_shrink`: `(volume[, mask]) -> (v, weight)`: strided pick, logarithm and mask in one.
+/// Volume and mask `[D, H, W]`; outputs `[max(1, D/f), max(1, H/f), max(1, W/f)]`.
+#[derive(Debug, Clone)]
+pub struct LogShrink {
+    /// Keeps every factor-th voxel along each axis.
+    pub factor: usize,
+    /// First voxel along each axis; `None` takes ITK's.
+    pub offset: Option<[usize; 3]>,
+    /// Values <= 0 stay in the mask as they are (ITK) instead of leaving it.
+    pub keep_nonpositive: bool,
+}
+
+impl LogShrink {
+    /// First voxel that `itk::ShrinkImageFilter` picks from `n`: the picked grid is centred on the other.
+    pub fn itk_offset(n: usize, factor: usize) -> usize {
+        (n - factor * ((n / factor).max(1) - 1)) / 2
+    }
+
+    fn geometry(&self, shape: [usize; 3]) -> ([usize; 3], [usize; 3]) {
+        let out = shape.map(|n| (n / self.factor).max(1));
+        let centred = shape.map(|n| Self::itk_offset(n, self.factor).min(n - 1));
+        (out, self.offset.unwrap_or(centred))
+    }
+}
+
+/// Registry entry of [`LogShrink`].
+pub static LOG_SHRINK: OpDef = OpDef {
+    name: "n4_log_shrink",
+    summary: "every f-th voxel, in the log domain, with the mask it is valid in",
+    shaders: &["n4/log_shrink.wgsl"],
+    cases: || {
+        let volume = |shape: &[usize]| (TensorDesc::f32(shape), Fill::Normal(50.0));
+        let op = |factor, keep_nonpositive| LogShrink { factor, offset: None, keep_nonpositive };
+        vec![
+            Case::new("no mask", op(3, false), vec![volume(&[11, 13, 17])]),
+            Case::new("raw non-positive values", op(2, true), vec![volume(&[5, 4, 7])]),
+            Case::new(
+                "mask, thinner than the factor",
+                op(4, false),
+                vec![volume(&[3, 9, 10]), (TensorDesc::f32(&[3, 9, 10]), Fill::Integer(3))],
+            ),
+            Case::new(
+                "mask, raw values, given offset",
+                LogShrink { factor: 2, offset: Some([0, 1, 0]), keep_nonpositive: true },
+                vec![volume(&[4, 5, 6]), (TensorDesc::f32(&[4, 5, 6]), Fill::Binary(0.5))],
+            ),
+            Case::new("head", op(3, false), vec![volume(&[192, 256, 256])]).bench_only(),
+        ]
+    },
+};
+
+impl Operator for LogShrink {
+    fn name(&self) -> &'static str {
+        "n4_log_shrink"
+    }
+
+    fn infer(&self, inputs: &[TensorDesc]) -> Result<Vec<TensorDesc>, OpError> {
+        let name = self.name();
+        if inputs.len() != 2 {
+            expect_inputs(name, inputs, 1)?;
+        }
+        let shape = expect_volume(name, inputs, 0)?;
+        if inputs.len() == 2 {
+            expect_shape(name, inputs, 1, &shape)?;
+        }
+        if self.factor == 0 {
+            return Err(OpError::new(name, inputs, "the factor must be at least 1"));
+        }
+        let (out, offset) = self.geometry(shape);
+        if (0..3).any(|a| offset[a] + self.factor * (out[a] - 1) >= shape[a]) {
+            return Err(OpError::new(name, inputs, format!("offset {offset:?} leaves the volume")));
+        }
+        Ok(vec![TensorDesc::f32(&out); 2])
+    }
+
+    fn lower(&self, inputs: &[TensorDesc], outputs: &[TensorDesc], _: &Caps, _: &str) -> Lowered {
+        let shape = &inputs[0].shape;
+        let (out, offset) = self.geometry([shape[0], shape[1], shape[2]]);
+        let n = outputs[0].len();
+        let mut key = KernelKey::new("n4/log_shrink.wgsl");
+        if inputs.len() == 2 {
+            key = key.define("HAS_MASK", 1);
+        }
+        if self.keep_nonpositive {
+            key = key.define("KEEP_NONPOSITIVE", 1);
+        }
+        let mut dispatch = Dispatch::new(key)
+            .bind("volume", Slot::Input(0))
+            .bind("v", Slot::Output(0))
+            .bind("weight", Slot::Output(1))
+            .params(
+                Params::new()
+                    .u32("n", n)
+                    .u32("h", out[1])
+                    .u32("w", out[2])
+                    .u32("in_h", shape[1])
+                    .u32("in_w", shape[2])
+                    .u32("factor", self.factor)
+                    .u32("offset_z", offset[0])
+                    .u32("offset_y", offset[1])
+                    .u32("offset_x", offset[2]),
+            )
+            .flat(n, FLAT);
+        if inputs.len() == 2 {
+            dispatch = dispatch.bind("mask", Slot::Input(1));
+        }
+        Lowered::one(dispatch)
+    }
+
+    fn reference(&self, inputs: &[&HostTensor]) -> Vec<HostTensor> {
+        let shape = &inputs[0].desc.shape;
+        let (out, offset) = self.geometry([shape[0], shape[1], shape[2]]);
+        let mut v = HostTensor::zeros(TensorDesc::f32(&out));
+        let mut weight = v.clone();
+        let mut to = 0;
+        for z in 0..out[0] {
+            for y in 0..out[1] {
+                for x in 0..out[2] {
+                    let at = [z, y, x];
+                    let [iz, iy, ix] = std::array::from_fn(|a| offset[a] + self.factor * at[a]);
+                    let from = (iz * shape[1] + iy) * shape[2] + ix;
+                    let value = inputs[0].data[from];
+                    let labelled = inputs.get(1).is_none_or(|mask| mask.data[from] != 0.0);
+                    if labelled && value.is_finite() && (value > 0.0 || self.keep_nonpositive) {
+                        v.data[to] = if value > 0.0 { value.ln() } else { value };
+                        weight.data[to] = 1.0;
+                    }
+                    to += 1;
+                }
+            }
+        }
+        vec![v, weight]
+    }
+}
+
+/// The dispatch that turns the columns' partial results into the status.
+fn status_dispatch(partials: Slot, status: Slot, columns: usize, tolerance: Option<f32>) -> Dispatch {
+    let mut key = KernelKey::new("n4/status.wgsl");
+    if tolerance.is_none() {
+        key = key.define("START", 1);
+    }
+    Dispatch::new(key)
+        .bind("partials", partials)
+        .bind("status", status)
+        .params(Params::new().u32("columns", columns).f32("tolerance", tolerance.unwrap_or(0.0)))
+}
+
+/// `n4_range`: `(v, weight) -> status`: the status of a level that has not begun.
+#[derive(Debug, Clone)]
+pub struct Range;
+
+/// Registry entry of [`Range`].
+pub static RANGE: OpDef = OpDef {
+    name: "n4_range",
+    summary: "masked minimum, extent and voxel count as the status of a new N4 level",
+    shaders: &["n4/range.wgsl", "n4/status.wgsl"],
+    cases: || {
+        let case = |name, shape: &[usize], p| {
+            let desc = TensorDesc::f32(shape);
+            Case::new(name, Range, vec![(desc.clone(), Fill::Normal(2.0)), (desc, Fill::Binary(p))])
+        };
+        vec![
+            case("odd", &[5, 7, 9], 0.5),
+            case("more columns than invocations", &[2, 19, 31], 0.1),
+            case("one voxel", &[1, 1, 1], 1.0),
+            case("empty mask", &[3, 2, 2], 0.0),
+        ]
+    },
+};
+
+impl Operator for Range {
+    fn name(&self) -> &'static str {
+        "n4_range"
+    }
+
+    fn infer(&self, inputs: &[TensorDesc]) -> Result<Vec<TensorDesc>, OpError> {
+        expect_inputs(self.name(), inputs, 2)?;
+        let shape = expect_volume(self.name(), inputs, 0)?;
+        expect_shape(self.name(), inputs, 1, &shape)?;
+        Ok(vec![TensorDesc::f32(&[STATUS])])
+    }
+
+    fn lower(&self, inputs: &[TensorDesc], _: &[TensorDesc], _: &Caps, _: &str) -> Lowered {
+        let (_, d, columns) = lines(&inputs[0].shape, 0);
+        let mut lowered = Lowered::default();
+        let partials = lowered.scratch(columns as u64 * 5 * 4);
+        lowered.push(
+            Dispatch::new(KernelKey::new("n4/range.wgsl"))
+                .bind("v", Slot::Input(0))
+                .bind("weight", Slot::Input(1))
+                .bind("partials", partials)
+                .params(Params::new().u32("d", d).u32("columns", columns))
+                .flat(columns, FLAT),
+        );
+        lowered.push(status_dispatch(partials, Slot::Output(0), columns, None));
+        lowered
+    }
+
+    fn reference(&self, inputs: &[&HostTensor]) -> Vec<HostTensor> {
+        let mut status = HostTensor::zeros(TensorDesc::f32(&[STATUS]));
+        status.data[CONVERGENCE] = f32::MAX as f64;
+        masked_range(&inputs[0].data, &inputs[1].data, &mut status);
+        vec![status]
+    }
+}
+
+fn masked_range(v: &[f64], weight: &[f64], status: &mut HostTensor) {
+    let inside: Vec<f64> = v.iter().zip(weight).filter(|(_, w)| **w > 0.0).map(|(v, _)| *v).collect();
+    let least = inside.iter().copied().fold(f64::INFINITY, f64::min);
+    let greatest = inside.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let empty = inside.is_empty();
+    status.data[LEAST] = if empty { 0.0 } else { least };
+    status.data[EXTENT] = if empty { 0.0 } else { greatest - least };
+    status.data[VOXELS] = inside.len() as f64;
+}
+
+/// `n4_histogram`: `(v, weight, status) -> histogram [bins]`: each masked voxel split linearly between the
+/// two bins round it, of `bins` from the least to the greatest value.
+#[derive(Debug, Clone)]
+pub struct Histogram {
+    /// Number of bins, at most [`MAX_BINS`].
+    pub bins: usize,
+}
+
+/// Registry entry of [`Histogram`].
+pub static HISTOGRAM: OpDef = OpDef {
+    name: "n4_histogram",
+    summary: "masked histogram with a triangular Parzen kernel",
+    shaders: &["n4/histogram.wgsl", "n4/histogram_private.wgsl", "n4/histogram_sum.wgsl"],
+    cases: || {
+        let case = |name, bins, shape: &[usize]| {
+            let desc = TensorDesc::f32(shape);
+            let status = TensorDesc::f32(&[STATUS]);
+            let inputs = vec![
+                (desc.clone(), Fill::Uniform(0.0, 4.0)),
+                (desc, Fill::Binary(0.7)),
+                (status, Fill::Uniform(0.5, 2.0)),
+            ];
+            Case::new(name, Histogram { bins }, inputs)
+        };
+        vec![
+            case("odd", 200, &[7, 9, 11]),
+            case("several batches", 256, &[17, 31, 37]),
+            case("two bins", 2, &[1, 3, 5]),
+            case("shrunken head", 200, &[64, 85, 85]).bench_only(),
+            case("head", 200, &[192, 256, 256]).bench_only(),
+        ]
+    },
+};
+
+impl Operator for Histogram {
+    fn name(&self) -> &'static str {
+        "n4_histogram"
+    }
+
+    fn infer(&self, inputs: &[TensorDesc]) -> Result<Vec<TensorDesc>, OpError> {
+        expect_inputs(self.name(), inputs, 3)?;
+        let shape = expect_volume(self.name(), inputs, 0)?;
+        expect_shape(self.name(), inputs, 1, &shape)?;
+        expect_shape(self.name(), inputs, 2, &[STATUS])?;
+        expect_bins(self.name(), inputs, self.bins)?;
+        Ok(vec![TensorDesc::f32(&[self.bins])])
+    }
+
+    fn variants(&self, _: &[TensorDesc], caps: &Caps) -> Vec<&'static str> {
+        match caps.class {
+            DeviceClass::Software => vec!["private", "atomic"],
+            _ => vec!["atomic", "private"],
+        }
+    }
+
+    fn lower(&self, inputs: &[TensorDesc], _: &[TensorDesc], _: &Caps, variant: &str) -> Lowered {
+        let n = inputs[0].len();
+        let (path, groups) = if variant == "private" {
+            let groups = n.div_ceil(PRIVATE_MOST).max(PRIVATE_GROUPS).min(n.div_ceil(HISTOGRAM_BATCH));
+            ("n4/histogram_private.wgsl", groups)
+        } else {
+            ("n4/histogram.wgsl", n.div_ceil(HISTOGRAM_BATCH).min(HISTOGRAM_GROUPS))
+        };
+        let mut lowered = Lowered::default();
+        let partials = lowered.scratch((groups * self.bins * 4) as u64);
+        lowered.push(
+            Dispatch::new(KernelKey::new(path))
+                .bind("v", Slot::Input(0))
+                .bind("weight", Slot::Input(1))
+                .bind("status", Slot::Input(2))
+                .bind("partials", partials)
+                .params(Params::new().u32("n", n).u32("bins", self.bins))
+                .grid([groups, 1, 1]),
+        );
+        lowered.push(
+            Dispatch::new(KernelKey::new("n4/histogram_sum.wgsl"))
+                .bind("partials", partials)
+                .bind("histogram", Slot::Output(0))
+                .params(Params::new().u32("n_partials", groups).u32("bins", self.bins))
+                .grid([self.bins.div_ceil(FLAT), 1, 1]),
+        );
+        lowered
+    }
+
+    fn reference(&self, inputs: &[&HostTensor]) -> Vec<HostTensor> {
+        let mut histogram = HostTensor::zeros(TensorDesc::f32(&[self.bins]));
+        for (&value, &weight) in inputs[0].data.iter().zip(&inputs[1].data) {
+            if weight > 0.0 {
+                let (j, fraction) = bin_of(value, inputs[2], self.bins);
+                histogram.data[j] += 1.0 - fraction;
+                histogram.data[j + 1] += fraction;
+            }
+        }
+        vec![histogram]
+    }
+
+    fn precision(&self, _: &[TensorDesc]) -> Precision {
+        // Fixed point: each voxel is off by at most 2^-9, which is at most 2^-8 of a bin that two half
+        // voxels fill.
+        Precision { reduction: 1, epsilon: 2f64.powi(-11) }
+    }
+}
+
+/// `n4_sharpen`: `(histogram [bins], status) -> shift [bins]`: how far each intensity moves
+/// when the histogram is deconvolved by a Gaussian (E - x of the paper's equation 8).
+#[derive(Debug, Clone)]
+pub struct Sharpen {
+    /// Number of bins, at most [`MAX_BINS`].
+    pub bins: usize,
+    /// Full width at half maximum of the field's Gaussian, in log intensity.
+    pub fwhm: f32,
+    /// Noise power of the Wiener filter.
+    pub noise: f32,
+}
+
+/// Registry entry of [`Sharpen`].
+pub static SHARPEN: OpDef = OpDef {
+    name: "n4_sharpen",
+    summary: "shift of each intensity by deconvolution of the histogram",
+    shaders: &["n4/sharpen.wgsl"],
+    cases: || {
+        let case = |name, bins, low: f32| {
+            let inputs = vec![
+                (TensorDesc::f32(&[bins]), Fill::Uniform(1.0, 100.0)),
+                (TensorDesc::f32(&[STATUS]), Fill::Uniform(low, low + 0.5)),
+            ];
+            Case::new(name, Sharpen { bins, fwhm: 0.15, noise: 0.01 }, inputs)
+        };
+        vec![case("ITK's 200 bins", 200, 5.0), case("wide Gaussian", 256, 0.5), case("few bins", 19, 1.0)]
+    },
+};
+
+impl Operator for Sharpen {
+    fn name(&self) -> &'static str {
+        "n4_sharpen"
+    }
+
+    fn infer(&self, inputs: &[TensorDesc]) -> Result<Vec<TensorDesc>, OpError> {
+        expect_inputs(self.name(), inputs, 2)?;
+        expect_bins(self.name(), inputs, self.bins)?;
+        expect_shape(self.name(), inputs, 0, &[self.bins])?;
+        expect_shape(self.name(), inputs, 1, &[STATUS])?;
+        Ok(vec![TensorDesc::f32(&[self.bins])])
+    }
+
+    fn lower(&self, _: &[TensorDesc], _: &[TensorDesc], _: &Caps, _: &str) -> Lowered {
+        Lowered::one(
+            Dispatch::new(KernelKey::new("n4/sharpen.wgsl"))
+                .bind("histogram", Slot::Input(0))
+                .bind("status", Slot::Input(1))
+                .bind("shift", Slot::Output(0))
+                .params(
+                    Params::new()
+                        .u32("bins", self.bins)
+                        .u32("padded", padded_bins(self.bins))
+                        .f32("fwhm", self.fwhm)
+                        .f32("noise", self.noise),
+                ),
+        )
+    }
+
+    fn reference(&self, inputs: &[&HostTensor]) -> Vec<HostTensor> {
+        let p = padded_bins(self.bins);
+        let offset = (p - self.bins) / 2;
+        let status = &inputs[1].data;
+        let slope = status[EXTENT] / (self.bins - 1) as f64;
+        let s = self.fwhm as f64 / slope;
+        let ln2 = std::f64::consts::LN_2;
+        let gauss: Vec<f64> = (0..p)
+            .map(|n| {
+                let n = n.min(p - n) as f64;
+                2.0 * (ln2 / std::f64::consts::PI).sqrt() / s * (-4.0 * ln2 * n * n / (s * s)).exp()
+            })
+            .collect();
+        let mut padded = vec![0.0; p];
+        padded[offset..offset + self.bins].copy_from_slice(&inputs[0].data);
+        let turn: Vec<(f64, f64)> =
+            (0..p).map(|k| (std::f64::consts::TAU * k as f64 / p as f64).sin_cos()).collect();
+        let cos = |k: usize, n: usize| turn[k * n % p].1;
+        let sin = |k: usize, n: usize| turn[k * n % p].0;
+        let transform = |x: &[f64], k: usize| {
+            x.iter().enumerate().fold((0.0, 0.0), |(re, im), (n, x)| (re + x * cos(k, n), im - x * sin(k, n)))
+        };
+        let spectrum: Vec<(f64, f64)> = (0..p)
+            .map(|k| {
+                let (re, im) = transform(&padded, k);
+                let (f, _) = transform(&gauss, k);
+                let gain = f / (f * f + self.noise as f64);
+                (re * gain, im * gain)
+            })
+            .collect();
+        let sharp: Vec<f64> = (0..p)
+            .map(|n| {
+                let sum: f64 =
+                    spectrum.iter().enumerate().map(|(k, (re, im))| re * cos(k, n) - im * sin(k, n)).sum();
+                (sum / p as f64).max(0.0)
+            })
+            .collect();
+        let x = |n: usize| status[LEAST] + (n as f64 - offset as f64) * slope;
+        let data = (offset..offset + self.bins)
+            .map(|n| {
+                let (mut numerator, mut denominator) = (0.0, 0.0);
+                for m in 0..p {
+                    let weight = gauss[(n + p - m) % p] * sharp[m];
+                    numerator += weight * x(m);
+                    denominator += weight;
+                }
+                let expected = if denominator == 0.0 { 0.0 } else { numerator / denominator };
+                expected - x(n)
+            })
+            .collect();
+        vec![HostTensor::new(TensorDesc::f32(&[self.bins]), data)]
+    }
+
+    fn cost(&self, inputs: &[TensorDesc], outputs: &[TensorDesc]) -> Cost {
+        let (p, bins) = (padded_bins(self.bins) as f64, self.bins as f64);
+        let multiply_adds = p / 2.0 * (p / 2.0 + 2.0 * bins) + p * p + 2.0 * bins * p;
+        let bytes = inputs.iter().chain(outputs).map(|d| d.bytes() as f64).sum();
+        Cost { flops: 2.0 * multiply_adds, bytes }
+    }
+
+    fn precision(&self, _: &[TensorDesc]) -> Precision {
+        // Two transforms and two sums over the padded histogram; the Wiener filter amplifies by at most
+        // 1 / (2 sqrt(noise)).
+        let gain = 0.5 / (self.noise as f64).sqrt();
+        Precision { reduction: padded_bins(self.bins), epsilon: f32::EPSILON as f64 * gain }
+    }
+}
+
+/// `n4_residual_contract`: `(v, weight, status, shift [bins], basis [D, 4]) -> [spans + 3, H, W]`:
+/// the residual v - E(v), times weight, contracted along z.
+#[derive(Debug, Clone)]
+pub struct ResidualContract {
+    /// B-spline spans along z.
+    pub spans: usize,
+}
+
+/// Registry entry of [`ResidualContract`].
+pub static RESIDUAL_CONTRACT: OpDef = OpDef {
+    name: "n4_residual_contract",
+    summary: "residual of the sharpened image, contracted to control points along z",
+    shaders: &["n4/residual_contract.wgsl"],
+    cases: || {
+        let case = |name, spans, shape: &[usize], bins| {
+            let inputs = vec![
+                (TensorDesc::f32(shape), Fill::Uniform(0.0, 4.0)),
+                (TensorDesc::f32(shape), Fill::Binary(0.7)),
+                (TensorDesc::f32(&[STATUS]), Fill::Uniform(0.5, 2.0)),
+                (TensorDesc::f32(&[bins]), Fill::Normal(1.0)),
+                (TensorDesc::f32(&[shape[0], 4]), Fill::Normal(1.0)),
+            ];
+            Case::new(name, ResidualContract { spans }, inputs)
+        };
+        vec![
+            case("one span", 1, &[5, 7, 11], 17),
+            case("voxels on knots", 2, &[9, 3, 5], 200),
+            case("uneven spans", 8, &[21, 13, 9], 200),
+            case("more spans than voxels", 8, &[3, 2, 5], 2),
+            case("one slice", 2, &[1, 4, 3], 5),
+            case("shrunken head", 8, &[64, 85, 85], 200).bench_only(),
+            case("head", 8, &[192, 256, 256], 200).bench_only(),
+        ]
+    },
+};
+
+impl Operator for ResidualContract {
+    fn name(&self) -> &'static str {
+        "n4_residual_contract"
+    }
+
+    fn infer(&self, inputs: &[TensorDesc]) -> Result<Vec<TensorDesc>, OpError> {
+        let name = self.name();
+        expect_inputs(name, inputs, 5)?;
+        let shape = expect_volume(name, inputs, 0)?;
+        expect_shape(name, inputs, 1, &shape)?;
+        expect_shape(name, inputs, 2, &[STATUS])?;
+        expect_bins(name, inputs, inputs[3].len())?;
+        expect_shape(name, inputs, 4, &[shape[0], 4])?;
+        if self.spans == 0 {
+            return Err(OpError::new(name, inputs, "needs at least one span"));
+        }
+        Ok(vec![TensorDesc::f32(&[self.spans + 3, shape[1], shape[2]])])
+    }
+
+    fn lower(&self, inputs: &[TensorDesc], _: &[TensorDesc], _: &Caps, _: &str) -> Lowered {
+        let (_, d, columns) = lines(&inputs[0].shape, 0);
+        Lowered::one(
+            Dispatch::new(KernelKey::new("n4/residual_contract.wgsl"))
+                .bind("v", Slot::Input(0))
+                .bind("weight", Slot::Input(1))
+                .bind("status", Slot::Input(2))
+                .bind("shift", Slot::Input(3))
+                .bind("basis", Slot::Input(4))
+                .bind("y", Slot::Output(0))
+                .params(
+                    Params::new()
+                        .u32("d", d)
+                        .u32("columns", columns)
+                        .u32("spans", self.spans)
+                        .u32("bins", inputs[3].len()),
+                )
+                .flat(columns, FLAT),
+        )
+    }
+
+    fn reference(&self, inputs: &[&HostTensor]) -> Vec<HostTensor> {
+        let shift = &inputs[3].data;
+        let residual: Vec<f64> = inputs[0]
+            .data
+            .iter()
+            .zip(&inputs[1].data)
+            .map(|(&value, &weight)| {
+                let (j, fraction) = bin_of(value, inputs[2], shift.len());
+                -weight * (shift[j] * (1.0 - fraction) + shift[j + 1] * fraction)
+            })
+            .collect();
+        let shape = &inputs[0].desc.shape;
+        let data = contract_reference(&residual, shape, 0, inputs[4], self.spans);
+        vec![HostTensor::new(TensorDesc::f32(&[self.spans + 3, shape[1], shape[2]]), data)]
+    }
+
+    fn cost(&self, inputs: &[TensorDesc], outputs: &[TensorDesc]) -> Cost {
+        let bytes = inputs.iter().chain(outputs).map(|d| d.bytes() as f64).sum();
+        Cost { flops: 16.0 * inputs[0].len() as f64, bytes }
+    }
+
+    fn precision(&self, inputs: &[TensorDesc]) -> Precision {
+        // The position in the histogram is as exact as the number of bins lets it be.
+        let bins = inputs[3].len() as f64;
+        Precision { reduction: inputs[0].shape[0], epsilon: f32::EPSILON as f64 * bins }
+    }
+}
+
+/// `n4_contract`: `(x [D, H, W], basis [n, 4]) ->` x with the `n` voxels of one axis contracted to
+/// `spans + 3` control points.
+#[derive(Debug, Clone)]
+pub struct Contract {
+    /// 0, 1 or 2 for D, H or W.
+    pub axis: usize,
+    /// B-spline spans along the axis.
+    pub spans: usize,
+}
+
+/// Registry entry of [`Contract`].
+pub static CONTRACT: OpDef = OpDef {
+    name: "n4_contract",
+    summary: "one axis of voxels contracted to B-spline control points",
+    shaders: &["n4/contract.wgsl"],
+    cases: || {
+        let case = |name, axis, spans, shape: &[usize]| {
+            let inputs = vec![
+                (TensorDesc::f32(shape), Fill::Normal(1.0)),
+                (TensorDesc::f32(&[shape[axis], 4]), Fill::Normal(1.0)),
+            ];
+            Case::new(name, Contract { axis, spans }, inputs)
+        };
+        vec![
+            case("z, one span", 0, 1, &[5, 7, 11]),
+            case("y, uneven spans", 1, 8, &[3, 21, 5]),
+            case("x, voxels on knots", 2, 4, &[3, 2, 17]),
+            case("x, more spans than voxels", 2, 16, &[3, 2, 5]),
+            case("y of one voxel", 1, 2, &[4, 1, 3]),
+            case("shrunken head", 0, 8, &[64, 85, 85]).bench_only(),
+        ]
+    },
+};
+
+impl Operator for Contract {
+    fn name(&self) -> &'static str {
+        "n4_contract"
+    }
+
+    fn infer(&self, inputs: &[TensorDesc]) -> Result<Vec<TensorDesc>, OpError> {
+        expect_inputs(self.name(), inputs, 2)?;
+        let mut shape = expect_volume(self.name(), inputs, 0)?;
+        if self.axis > 2 || self.spans == 0 {
+            return Err(OpError::new(self.name(), inputs, "needs an axis of three and at least one span"));
+        }
+        expect_shape(self.name(), inputs, 1, &[shape[self.axis], 4])?;
+        shape[self.axis] = self.spans + 3;
+        Ok(vec![TensorDesc::f32(&shape)])
+    }
+
+    fn lower(&self, inputs: &[TensorDesc], _: &[TensorDesc], _: &Caps, _: &str) -> Lowered {
+        let (outer, n, inner) = lines(&inputs[0].shape, self.axis);
+        Lowered::one(
+            Dispatch::new(KernelKey::new("n4/contract.wgsl"))
+                .bind("x", Slot::Input(0))
+                .bind("basis", Slot::Input(1))
+                .bind("y", Slot::Output(0))
+                .params(
+                    Params::new()
+                        .u32("lines", outer * inner)
+                        .u32("n", n)
+                        .u32("inner", inner)
+                        .u32("spans", self.spans),
+                )
+                .flat(outer * inner, FLAT),
+        )
+    }
+
+    fn reference(&self, inputs: &[&HostTensor]) -> Vec<HostTensor> {
+        let mut shape = inputs[0].desc.shape.clone();
+        let data = contract_reference(&inputs[0].data, &shape, self.axis, inputs[1], self.spans);
+        shape[self.axis] = self.spans + 3;
+        vec![HostTensor::new(TensorDesc::f32(&shape), data)]
+    }
+
+    fn cost(&self, inputs: &[TensorDesc], outputs: &[TensorDesc]) -> Cost {
+        let bytes = inputs.iter().chain(outputs).map(|d| d.bytes() as f64).sum();
+        Cost { flops: 8.0 * inputs[0].len() as f64, bytes }
+    }
+
+    fn precision(&self, inputs: &[TensorDesc]) -> Precision {
+        Precision::sum_of(inputs[1].shape[0])
+    }
+}
+
+/// `n4_lattice_update`: `(lattice, delta, omega, status) -> lattice + delta / omega`, in place; unchanged
+/// where omega is 0 and once the status says done. All but the status of one shape.
+#[derive(Debug, Clone)]
+pub struct LatticeUpdate;
+
+/// Registry entry of [`LatticeUpdate`].
+pub static LATTICE_UPDATE: OpDef = OpDef {
+    name: "n4_lattice_update",
+    summary: "adds the fitted residual to the control points, in place",
+    shaders: &["n4/lattice_update.wgsl"],
+    cases: || {
+        let case = |name, low, high| {
+            let desc = TensorDesc::f32(&[5, 7, 11]);
+            let inputs = vec![
+                (desc.clone(), Fill::Normal(1.0)),
+                (desc.clone(), Fill::Normal(1.0)),
+                (desc, Fill::Integer(4)),
+                (TensorDesc::f32(&[STATUS]), Fill::Uniform(low, high)),
+            ];
+            Case::new(name, LatticeUpdate, inputs)
+        };
+        vec![case("going on", 0.0, 0.4), case("done", 0.6, 1.0)]
+    },
+};
+
+impl Operator for LatticeUpdate {
+    fn name(&self) -> &'static str {
+        "n4_lattice_update"
+    }
+
+    fn infer(&self, inputs: &[TensorDesc]) -> Result<Vec<TensorDesc>, OpError> {
+        expect_inputs(self.name(), inputs, 4)?;
+        let shape = expect_volume(self.name(), inputs, 0)?;
+        expect_shape(self.name(), inputs, 1, &shape)?;
+        expect_shape(self.name(), inputs, 2, &shape)?;
+        expect_shape(self.name(), inputs, 3, &[STATUS])?;
+        Ok(vec![inputs[0].clone()])
+    }
+
+    fn lower(&self, inputs: &[TensorDesc], _: &[TensorDesc], _: &Caps, _: &str) -> Lowered {
+        let n = inputs[0].len();
+        Lowered::one(
+            Dispatch::new(KernelKey::new("n4/lattice_update.wgsl"))
+                .bind("delta", Slot::Input(1))
+                .bind("omega", Slot::Input(2))
+                .bind("status", Slot::Input(3))
+                .bind("lattice", Slot::Output(0))
+                .params(Params::new().u32("n", n))
+                .flat(n, FLAT),
+        )
+    }
+
+    fn reference(&self, inputs: &[&HostTensor]) -> Vec<HostTensor> {
+        let going = inputs[3].data[DONE] < 0.5;
+        let data = (0..inputs[0].data.len())
+            .map(|i| {
+                let (lattice, delta, omega) = (inputs[0].data[i], inputs[1].data[i], inputs[2].data[i]);
+                if going && omega > 1e-20 { lattice + delta / omega } else { lattice }
+            })
+            .collect();
+        vec![HostTensor::new(inputs[0].desc.clone(), data)]
+    }
+
+    fn in_place(&self) -> &'static [(usize, usize)] {
+        &[(0, 0)]
+    }
+}
+
+/// `n4_evaluate`: `(x [D, H, W], basis [n, 4]) ->` x with the control points of one axis evaluated on `n`
+/// voxels.
+#[derive(Debug, Clone)]
+pub struct Evaluate {
+    /// 0, 1 or 2 for D, H or W.
+    pub axis: usize,
+}
+
+/// Registry entry of [`Evaluate`].
+pub static EVALUATE: OpDef = OpDef {
+    name: "n4_evaluate",
+    summary: "one axis of B-spline control points evaluated on voxels",
+    shaders: &["n4/evaluate.wgsl"],
+    cases: || {
+        let case = |name, axis, n, shape: &[usize]| {
+            let inputs = vec![
+                (TensorDesc::f32(shape), Fill::Normal(1.0)),
+                (TensorDesc::f32(&[n, 4]), Fill::Normal(1.0)),
+            ];
+            Case::new(name, Evaluate { axis }, inputs)
+        };
+        vec![
+            case("z, one span", 0, 9, &[4, 7, 5]),
+            case("y, uneven spans", 1, 21, &[3, 11, 5]),
+            case("x, voxels on knots", 2, 17, &[3, 2, 7]),
+            case("x, more spans than voxels", 2, 5, &[3, 2, 19]),
+            case("y on one voxel", 1, 1, &[4, 5, 3]),
+            case("head", 0, 192, &[11, 256, 256]).bench_only(),
+        ]
+    },
+};
+
+impl Operator for Evaluate {
+    fn name(&self) -> &'static str {
+        "n4_evaluate"
+    }
+
+    fn infer(&self, inputs: &[TensorDesc]) -> Result<Vec<TensorDesc>, OpError> {
+        expect_inputs(self.name(), inputs, 2)?;
+        let mut shape = expect_volume(self.name(), inputs, 0)?;
+        if self.axis > 2 || shape[self.axis] < 4 {
+            return Err(OpError::new(self.name(), inputs, "needs an axis of three with at least 4 points"));
+        }
+        let n = inputs[1].len() / 4;
+        expect_shape(self.name(), inputs, 1, &[n.max(1), 4])?;
+        shape[self.axis] = n;
+        Ok(vec![TensorDesc::f32(&shape)])
+    }
+
+    fn lower(&self, inputs: &[TensorDesc], _: &[TensorDesc], _: &Caps, _: &str) -> Lowered {
+        let (outer, points, inner) = lines(&inputs[0].shape, self.axis);
+        Lowered::one(
+            Dispatch::new(KernelKey::new("n4/evaluate.wgsl"))
+                .bind("x", Slot::Input(0))
+                .bind("basis", Slot::Input(1))
+                .bind("y", Slot::Output(0))
+                .params(
+                    Params::new()
+                        .u32("lines", outer * inner)
+                        .u32("n", inputs[1].shape[0])
+                        .u32("inner", inner)
+                        .u32("spans", points - 3),
+                )
+                .flat(outer * inner, FLAT),
+        )
+    }
+
+    fn reference(&self, inputs: &[&HostTensor]) -> Vec<HostTensor> {
+        let mut shape = inputs[0].desc.shape.clone();
+        shape[self.axis] = inputs[1].desc.shape[0];
+        let data = evaluate_reference(inputs[0], self.axis, inputs[1]);
+        vec![HostTensor::new(TensorDesc::f32(&shape), data)]
+    }
+
+    fn cost(&self, inputs: &[TensorDesc], outputs: &[TensorDesc]) -> Cost {
+        let bytes = inputs.iter().chain(outputs).map(|d| d.bytes() as f64).sum();
+        Cost { flops: 7.0 * outputs[0].len() as f64, bytes }
+    }
+
+    fn precision(&self, _: &[TensorDesc]) -> Precision {
+        Precision::sum_of(4)
+    }
+}
+
+/// `n4_field_update`: `(v, v0, weight, points [spans + 3, H, W], basis [D, 4], status) -> (v, status)`, both
+/// in place: v = v0 - field with the field evaluated along z, and the status of the next iteration.
+#[derive(Debug, Clone)]
+pub struct FieldUpdate {
+    /// Convergence measure at which the level is done.
+    pub tolerance: f32,
+}
+
+/// Registry entry of [`FieldUpdate`].
+pub static FIELD_UPDATE: OpDef = OpDef {
+    name: "n4_field_update",
+    summary: "takes the field off the image, with range and convergence, in place",
+    shaders: &["n4/field_update.wgsl", "n4/status.wgsl"],
+    cases: || {
+        let case = |name, spans: usize, shape: &[usize], tolerance, status| {
+            let volume = TensorDesc::f32(shape);
+            let inputs = vec![
+                (volume.clone(), Fill::Normal(0.5)),
+                (volume.clone(), Fill::Normal(0.5)),
+                (volume, Fill::Binary(0.7)),
+                (TensorDesc::f32(&[spans + 3, shape[1], shape[2]]), Fill::Normal(0.2)),
+                (TensorDesc::f32(&[shape[0], 4]), Fill::Normal(0.5)),
+                (TensorDesc::f32(&[STATUS]), status),
+            ];
+            Case::new(name, FieldUpdate { tolerance }, inputs)
+        };
+        let going = Fill::Uniform(0.0, 0.4);
+        vec![
+            case("going on", 2, &[9, 5, 7], 0.0, going),
+            case("converges", 8, &[21, 19, 31], 1e6, going),
+            case("done", 1, &[4, 3, 5], 0.0, Fill::Uniform(0.6, 1.0)),
+            case("one slice", 4, &[1, 3, 5], 0.0, going),
+            case("shrunken head", 8, &[64, 85, 85], 0.0, going).bench_only(),
+            case("head", 8, &[192, 256, 256], 0.0, going).bench_only(),
+        ]
+    },
+};
+
+impl Operator for FieldUpdate {
+    fn name(&self) -> &'static str {
+        "n4_field_update"
+    }
+
+    fn infer(&self, inputs: &[TensorDesc]) -> Result<Vec<TensorDesc>, OpError> {
+        let name = self.name();
+        expect_inputs(name, inputs, 6)?;
+        let shape = expect_volume(name, inputs, 0)?;
+        expect_shape(name, inputs, 1, &shape)?;
+        expect_shape(name, inputs, 2, &shape)?;
+        let points = expect_volume(name, inputs, 3)?;
+        if points[0] < 4 || points[1..] != shape[1..] {
+            return Err(OpError::new(name, inputs, "input 3 must be at least 4 control points by H W"));
+        }
+        expect_shape(name, inputs, 4, &[shape[0], 4])?;
+        expect_shape(name, inputs, 5, &[STATUS])?;
+        Ok(vec![inputs[0].clone(), inputs[5].clone()])
+    }
+
+    fn lower(&self, inputs: &[TensorDesc], _: &[TensorDesc], _: &Caps, _: &str) -> Lowered {
+        let (_, d, columns) = lines(&inputs[0].shape, 0);
+        let mut lowered = Lowered::default();
+        let partials = lowered.scratch(columns as u64 * 5 * 4);
+        lowered.push(
+            Dispatch::new(KernelKey::new("n4/field_update.wgsl"))
+                .bind("v", Slot::Output(0))
+                .bind("v0", Slot::Input(1))
+                .bind("weight", Slot::Input(2))
+                .bind("points", Slot::Input(3))
+                .bind("basis", Slot::Input(4))
+                .bind("partials", partials)
+                .params(
+                    Params::new().u32("d", d).u32("columns", columns).u32("spans", inputs[3].shape[0] - 3),
+                )
+                .flat(columns, FLAT),
+        );
+        lowered.push(status_dispatch(partials, Slot::Output(1), columns, Some(self.tolerance)));
+        lowered
+    }
+
+    fn reference(&self, inputs: &[&HostTensor]) -> Vec<HostTensor> {
+        let [v, v0, weight, points, basis, status] = inputs else {
+            unreachable!("the shape rule asks for six inputs")
+        };
+        let field = evaluate_reference(points, 0, basis);
+        let new: Vec<f64> = v0.data.iter().zip(&field).map(|(v0, field)| v0 - field).collect();
+        let mut status = (*status).clone();
+        if status.data[DONE] < 0.5 {
+            let ratios: Vec<f64> = (0..new.len())
+                .filter(|&i| weight.data[i] > 0.0)
+                .map(|i| (new[i] - v.data[i]).exp())
+                .collect();
+            let n = ratios.len() as f64;
+            let mean = ratios.iter().sum::<f64>() / n;
+            let squares: f64 = ratios.iter().map(|q| (q - mean) * (q - mean)).sum();
+            status.data[CONVERGENCE] = (squares / (n - 1.0)).sqrt() / mean;
+            status.data[DONE] = if status.data[CONVERGENCE] > self.tolerance as f64 { 0.0 } else { 1.0 };
+            status.data[ITERATIONS] += 1.0;
+            masked_range(&new, &weight.data, &mut status);
+        }
+        vec![HostTensor::new(v.desc.clone(), new), status]
+    }
+
+    fn cost(&self, inputs: &[TensorDesc], outputs: &[TensorDesc]) -> Cost {
+        let bytes = inputs.iter().chain(outputs).map(|d| d.bytes() as f64).sum();
+        Cost { flops: 24.0 * inputs[0].len() as f64, bytes }
+    }
+
+    fn precision(&self, inputs: &[TensorDesc]) -> Precision {
+        // exp is exact to about 6 ulp on the worst adapter met (lavapipe 26).
+        Precision { reduction: inputs[0].shape[0], epsilon: 6.0 * f32::EPSILON as f64 }
+    }
+
+    fn in_place(&self) -> &'static [(usize, usize)] {
+        &[(0, 0), (1, 5)]
+    }
+}
+
+/// `n4_apply`: `(x, log field) -> x / exp(field)`, shapes equal.
+#[derive(Debug, Clone)]
+pub struct Apply;
+
+/// Registry entry of [`Apply`].
+pub static APPLY: OpDef = OpDef {
+    name: "n4_apply",
+    summary: "divides an image by its bias field, given as a logarithm",
+    shaders: &["n4/apply.wgsl"],
+    cases: || {
+        let desc = TensorDesc::f32(&[5, 7, 11]);
+        let inputs = vec![(desc.clone(), Fill::Normal(50.0)), (desc, Fill::Normal(0.3))];
+        vec![Case::new("odd", Apply, inputs)]
+    },
+};
+
+impl Operator for Apply {
+    fn name(&self) -> &'static str {
+        "n4_apply"
+    }
+
+    fn infer(&self, inputs: &[TensorDesc]) -> Result<Vec<TensorDesc>, OpError> {
+        expect_inputs(self.name(), inputs, 2)?;
+        expect_shape(self.name(), inputs, 1, &inputs[0].shape)?;
+        Ok(vec![inputs[0].clone()])
+    }
+
+    fn lower(&self, inputs: &[TensorDesc], _: &[TensorDesc], _: &Caps, _: &str) -> Lowered {
+        let n = inputs[0].len();
+        Lowered::one(
+            Dispatch::new(KernelKey::new("n4/apply.wgsl"))
+                .bind("x", Slot::Input(0))
+                .bind("field", Slot::Input(1))
+                .bind("y", Slot::Output(0))
+                .params(Params::new().u32("n", n))
+                .flat(n, FLAT),
+        )
+    }
+
+    fn reference(&self, inputs: &[&HostTensor]) -> Vec<HostTensor> {
+        let data = inputs[0].data.iter().zip(&inputs[1].data).map(|(x, field)| x / field.exp()).collect();
+        vec![HostTensor::new(inputs[0].desc.clone(), data)]
+    }
+
+    fn precision(&self, _: &[TensorDesc]) -> Precision {
+        // exp is exact to about 6 ulp on the worst adapter met (lavapipe 26).
+        Precision { reduction: 1, epsilon: 6.0 * f32::EPSILON as f64 }
+    }
+}

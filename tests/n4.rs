@@ -1,0 +1,284 @@
+//! N4 against SimpleITK's log fields (`tests/fixtures/n4_*.safetensors`, made by
+//! `tools/make_fixtures.py`), and its sharp edges.
+
+#[expect(dead_code, reason = "the operators' test uses the rest")]
+mod common;
+
+use common::{gpu, normal, rng};
+use safetensors::SafeTensors;
+use trephine::gpu::{Gpu, GpuTensor};
+use trephine::pipeline::bias::{N4Error, N4Options, correct, n4};
+use trephine::tensor::TensorDesc;
+
+/// A fixture: tensors by name, as numbers.
+struct Fixture(Vec<u8>);
+
+impl Fixture {
+    fn open(name: &str) -> Self {
+        let path = format!("{}/tests/fixtures/{name}.safetensors", env!("CARGO_MANIFEST_DIR"));
+        Self(std::fs::read(&path).unwrap_or_else(|error| panic!("{path}: {error}")))
+    }
+
+    fn get(&self, name: &str) -> (Vec<usize>, Vec<f32>) {
+        let tensors = SafeTensors::deserialize(&self.0).expect("a safetensors file");
+        let view = tensors.tensor(name).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let data = match view.dtype() {
+            safetensors::Dtype::F32 => {
+                view.data().chunks_exact(4).map(bytemuck::pod_read_unaligned).collect()
+            }
+            safetensors::Dtype::U8 => view.data().iter().map(|&byte| f32::from(byte)).collect(),
+            other => panic!("{name} is {other:?}"),
+        };
+        (view.shape().to_vec(), data)
+    }
+
+    fn scalar(&self, name: &str) -> f32 {
+        self.get(name).1[0]
+    }
+
+    /// A volume `[x, y, z]` of the fixture as `[D, H, W]`.
+    fn volume(&self, name: &str) -> (TensorDesc, Vec<f32>) {
+        let (shape, data) = self.get(name);
+        transpose(&shape, &data)
+    }
+
+    fn mask(&self, shape: &[usize]) -> Vec<f32> {
+        let tensors = SafeTensors::deserialize(&self.0).expect("a safetensors file");
+        if tensors.tensor("mask").is_ok() {
+            return self.volume("mask").1;
+        }
+        let bits = self.get("mask_bits").1;
+        let mask: Vec<f32> = (0..shape.iter().product::<usize>())
+            .map(|i| f32::from(u8::from((bits[i / 8] as u8 >> (i % 8)) & 1 == 1)))
+            .collect();
+        transpose(shape, &mask).1
+    }
+}
+
+/// Reverses the order of the axes.
+fn transpose(shape: &[usize], data: &[f32]) -> (TensorDesc, Vec<f32>) {
+    let [a, b, c] = [shape[0], shape[1], shape[2]];
+    let mut out = Vec::with_capacity(data.len());
+    for k in 0..c {
+        for j in 0..b {
+            out.extend((0..a).map(|i| data[(i * b + j) * c + k]));
+        }
+    }
+    (TensorDesc::f32(&[c, b, a]), out)
+}
+
+/// Compares the field of one setting of a fixture with SimpleITK's.
+fn matches_simpleitk(name: &str, variant: &str) {
+    let Some(gpu) = gpu() else { return };
+    let fixture = Fixture::open(name);
+    let (desc, volume) = fixture.volume("volume");
+    let offset = fixture.get("shrink_offset").1;
+    let options = N4Options {
+        shrink: fixture.scalar("shrink") as usize,
+        iterations: fixture.get("iterations").1.iter().map(|&n| n as usize).collect(),
+        offset: Some([2, 1, 0].map(|axis| offset[axis] as usize)),
+        ..N4Options::article()
+    };
+    let native: Vec<usize> = desc.shape.iter().rev().copied().collect();
+    let volume = gpu.upload(&desc, &volume).expect("upload");
+    let mask = (variant == "mask").then(|| gpu.upload(&desc, &fixture.mask(&native)).expect("upload"));
+    let result = n4(&gpu, &volume, mask.as_ref(), &options).expect("N4 runs");
+    let ran: Vec<usize> = result.levels.iter().map(|level| level.iterations).collect();
+    assert_eq!(ran, options.iterations, "tolerance 0 runs all iterations");
+    // ITK's own offset, too.
+    let own = n4(&gpu, &volume, mask.as_ref(), &N4Options { offset: None, ..options }).expect("N4 runs");
+    assert_eq!(own.lattice, result.lattice, "the default offset is ITK's, and runs repeat to the bit");
+
+    let field: Vec<f32> = gpu.download(&result.log_field).expect("download");
+    let step = fixture.scalar("field_step") as usize;
+    let (want_desc, want) = fixture.volume(&format!("{variant}.log_field"));
+    let [d, h, w] = [want_desc.shape[0], want_desc.shape[1], want_desc.shape[2]];
+    let mut squares = 0.0f64;
+    let mut worst = 0.0f64;
+    for z in 0..d {
+        for y in 0..h {
+            for x in 0..w {
+                let got = field[(z * step * desc.shape[1] + y * step) * desc.shape[2] + x * step];
+                let error = f64::from(got - want[(z * h + y) * w + x]).abs();
+                squares += error * error;
+                worst = worst.max(error);
+            }
+        }
+    }
+    let rms = (squares / want.len() as f64).sqrt();
+    eprintln!("{name} {variant}: rms {rms:.2e}, max {worst:.2e}");
+    let (bar_rms, bar_max) = (f64::from(fixture.scalar("bar_rms")), f64::from(fixture.scalar("bar_max")));
+    assert!(rms <= bar_rms && worst <= bar_max, "{name} {variant}: rms {rms:.2e}, max {worst:.2e}");
+}
+
+#[test]
+fn head_without_mask_matches_simpleitk() {
+    matches_simpleitk("n4_head", "no_mask");
+}
+
+#[test]
+fn head_with_mask_matches_simpleitk() {
+    matches_simpleitk("n4_head", "mask");
+}
+
+#[test]
+fn anisotropic_head_with_a_mask_of_255s_matches_simpleitk() {
+    matches_simpleitk("n4_anisotropic", "mask");
+}
+
+/// A ball of two tissues under a smooth field in an empty background: volume, mask, true log field.
+fn phantom(shape: [usize; 3]) -> (TensorDesc, Vec<f32>, Vec<f32>, Vec<f64>) {
+    let mut rng = rng("n4 phantom");
+    let [d, h, w] = shape;
+    let (mut volume, mut mask, mut truth) = (Vec::new(), Vec::new(), Vec::new());
+    for z in 0..d {
+        for y in 0..h {
+            for x in 0..w {
+                let at = |i: usize, n: usize| 2.0 * i as f64 / (n - 1) as f64 - 1.0;
+                let (u, v, s) = (at(x, w), at(y, h), at(z, d));
+                let field = 0.25 * (u * 0.8 + v * v - 0.5 * s);
+                let inside = u * u + v * v + s * s < 0.8;
+                let tissue = if (9.0 * u).sin() * (8.0 * v).cos() * (7.0 * s + 1.0).sin() > 0.0 {
+                    150.0
+                } else {
+                    100.0
+                };
+                let value = (tissue + 2.0 * normal(&mut rng)) * field.exp();
+                volume.push(if inside { value as f32 } else { 0.0 });
+                mask.push(f32::from(u8::from(inside)));
+                truth.push(field);
+            }
+        }
+    }
+    (TensorDesc::f32(&shape), volume, mask, truth)
+}
+
+fn upload(gpu: &Gpu, desc: &TensorDesc, data: &[f32]) -> GpuTensor {
+    gpu.upload(desc, data).expect("upload")
+}
+
+/// Standard deviation of the difference inside the mask: a constant factor is no error.
+fn spread(field: &[f32], truth: &[f64], mask: &[f32]) -> f64 {
+    let errors: Vec<f64> =
+        (0..mask.len()).filter(|&i| mask[i] > 0.0).map(|i| f64::from(field[i]) - truth[i]).collect();
+    let mean = errors.iter().sum::<f64>() / errors.len() as f64;
+    (errors.iter().map(|e| (e - mean).powi(2)).sum::<f64>() / errors.len() as f64).sqrt()
+}
+
+#[test]
+fn recovers_a_known_field_and_ignores_the_background() {
+    let Some(gpu) = gpu() else { return };
+    let (desc, volume, mask, truth) = phantom([44, 52, 48]);
+    let options = N4Options { shrink: 2, iterations: vec![20, 20], ..N4Options::default() };
+    let image = upload(&gpu, &desc, &volume);
+    let masked = n4(&gpu, &image, Some(&upload(&gpu, &desc, &mask)), &options).expect("N4 runs");
+    // Without a mask the zeros of the background are no voxels: the same mask results.
+    let unmasked = n4(&gpu, &image, None, &options).expect("N4 runs");
+    assert_eq!(masked.lattice, unmasked.lattice);
+    assert_eq!(masked.voxels, unmasked.voxels);
+
+    let field: Vec<f32> = gpu.download(&masked.log_field).expect("download");
+    let error = spread(&field, &truth, &mask);
+    let before = spread(&vec![0.0; field.len()], &truth, &mask);
+    eprintln!("known field: rms {error:.4} of {before:.4}");
+    assert!(error < 0.15 * before, "rms {error:.4} of {before:.4} is left");
+
+    let corrected: Vec<f32> =
+        gpu.download(&correct(&gpu, &image, &masked.log_field).expect("corrects")).expect("download");
+    for i in 0..field.len() {
+        let want = volume[i] / field[i].exp();
+        assert!((corrected[i] - want).abs() <= 1e-5 * want.abs(), "voxel {i}");
+    }
+}
+
+/// Stops exactly where a run of that many iterations ends, although the device is asked every few
+/// iterations only.
+#[test]
+fn the_tolerance_stops_at_its_iteration() {
+    let Some(gpu) = gpu() else { return };
+    let (desc, volume, mask, _) = phantom([40, 36, 44]);
+    let (image, mask) = (upload(&gpu, &desc, &volume), upload(&gpu, &desc, &mask));
+    let options = N4Options { shrink: 2, iterations: vec![50, 50], tolerance: 2e-3, ..N4Options::default() };
+    let stopped = n4(&gpu, &image, Some(&mask), &options).expect("N4 runs");
+    let ran: Vec<usize> = stopped.levels.iter().map(|level| level.iterations).collect();
+    eprintln!("levels: {:?}", stopped.levels);
+    assert!(ran.iter().all(|&n| n < 50), "converged: {ran:?}");
+    assert!(stopped.levels.iter().all(|level| level.convergence <= options.tolerance));
+    let counted = N4Options { iterations: ran.clone(), tolerance: 0.0, ..options.clone() };
+    let counted = n4(&gpu, &image, Some(&mask), &counted).expect("N4 runs");
+    assert_eq!(counted.lattice, stopped.lattice);
+    // One iteration fewer had not converged.
+    let fewer = N4Options { iterations: vec![ran[0] - 1], tolerance: 0.0, ..options };
+    let fewer = n4(&gpu, &image, Some(&mask), &fewer).expect("N4 runs");
+    assert!(fewer.levels[0].convergence > options.tolerance);
+}
+
+#[test]
+fn voxels_that_are_no_intensities_leave_the_mask() {
+    let Some(gpu) = gpu() else { return };
+    let (desc, mut volume, mut mask, _) = phantom([32, 36, 40]);
+    let options = N4Options { shrink: 1, iterations: vec![3], ..N4Options::default() };
+    let bad = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -5.0, 0.0];
+    let centre = (16 * 36 + 18) * 40 + 20;
+    for (ix, value) in bad.into_iter().enumerate() {
+        volume[centre + ix] = value;
+    }
+    // Any label counts.
+    let labels: Vec<f32> = mask.iter().map(|m| m * 255.0).collect();
+    let image = upload(&gpu, &desc, &volume);
+    let got = n4(&gpu, &image, Some(&upload(&gpu, &desc, &labels)), &options).expect("N4 runs");
+    mask[centre..centre + bad.len()].fill(0.0);
+    let want = n4(&gpu, &image, Some(&upload(&gpu, &desc, &mask)), &options).expect("N4 runs");
+    assert_eq!(got.lattice, want.lattice);
+    assert_eq!(got.voxels, mask.iter().filter(|&&m| m > 0.0).count());
+    assert!(got.lattice.data.iter().all(|v| v.is_finite()));
+}
+
+#[test]
+fn the_unit_of_the_image_does_not_matter() {
+    let Some(gpu) = gpu() else { return };
+    let (desc, volume, _, _) = phantom([32, 36, 40]);
+    let options = N4Options { shrink: 2, iterations: vec![10], ..N4Options::default() };
+    let field = |factor: f32| -> Vec<f32> {
+        let scaled: Vec<f32> = volume.iter().map(|v| v * factor).collect();
+        let result = n4(&gpu, &upload(&gpu, &desc, &scaled), None, &options).expect("N4 runs");
+        gpu.download(&result.log_field).expect("download")
+    };
+    let (plain, small) = (field(1.0), field(1.0 / 255.0));
+    let worst = plain.iter().zip(&small).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(worst < 1e-4, "the fields differ by {worst}");
+}
+
+#[test]
+fn what_cannot_be_corrected_is_an_error() {
+    let Some(gpu) = gpu() else { return };
+    let (desc, volume, mask, _) = phantom([32, 36, 40]);
+    let options = N4Options { shrink: 2, ..N4Options::default() };
+    let image = upload(&gpu, &desc, &volume);
+    let run = |image: &GpuTensor, mask: Option<&[f32]>, options: &N4Options| {
+        let mask = mask.map(|mask| upload(&gpu, &desc, mask));
+        n4(&gpu, image, mask.as_ref(), options).expect_err("must fail")
+    };
+    let n = desc.len();
+    assert!(matches!(run(&image, Some(&vec![0.0; n]), &options), N4Error::TooFewVoxels { voxels: 0, .. }));
+    let mut one = vec![0.0; n];
+    one[n / 2] = 1.0;
+    assert!(matches!(run(&image, Some(&one), &options), N4Error::TooFewVoxels { .. }));
+    let constant = upload(&gpu, &desc, &vec![100.0; n]);
+    assert!(matches!(run(&constant, None, &options), N4Error::Constant));
+    for wrong in [
+        N4Options { shrink: 0, ..options.clone() },
+        N4Options { iterations: vec![], ..options.clone() },
+        N4Options { iterations: vec![5, 0], ..options.clone() },
+        N4Options { bins: 257, ..options.clone() },
+        N4Options { fwhm: 0.0, ..options.clone() },
+        N4Options { tolerance: f32::NAN, ..options.clone() },
+        N4Options { control_points: 3, ..options.clone() },
+    ] {
+        assert!(matches!(run(&image, Some(&mask), &wrong), N4Error::Options(_)), "{wrong:?}");
+    }
+    let other = upload(&gpu, &TensorDesc::f32(&[36, 32, 40]), &mask);
+    assert!(matches!(n4(&gpu, &image, Some(&other), &options), Err(N4Error::Shape { .. })));
+    let flat = upload(&gpu, &TensorDesc::f32(&[n]), &volume);
+    assert!(matches!(n4(&gpu, &flat, None, &options), Err(N4Error::Shape { .. })));
+}
