@@ -11,6 +11,7 @@ pub mod dropout;
 pub mod elementwise;
 pub mod label;
 pub mod loss;
+pub mod n4;
 pub mod norm;
 pub mod normalise;
 pub mod optimizer;
@@ -19,7 +20,6 @@ mod reduction;
 pub mod resample;
 pub mod softmax;
 pub mod upsample;
-pub mod n4;
 
 use std::fmt::Debug;
 use std::ops::Range;
@@ -296,9 +296,6 @@ pub static OPS: &[&OpDef] = &[
     &label::FILL_HOLES,
     &label::DISTANCE,
     &label::APPLY_MASK,
-    &elementwise::ADD,
-    &elementwise::SCALE,
-    &FILL,
     &n4::LOG_SHRINK,
     &n4::RANGE,
     &n4::HISTOGRAM,

@@ -254,7 +254,7 @@ fn estimate(
     let [v0, weight]: [GpuTensor; 2] =
         run_op(gpu, &shrink, &inputs)?.try_into().expect("n4_log_shrink has two outputs");
     let v = gpu.empty(&v0.desc)?;
-    gpu.copy(&v0, &v)?;
+    gpu.copy(&v0, &v, 0)?;
     let status = run_one(gpu, &Range, &[&v, &weight])?;
     let start: Vec<f32> = gpu.download(&status)?;
     let voxels = start[VOXELS] as usize;
@@ -310,7 +310,7 @@ fn run_level(
         omega = run_one(gpu, &Contract { axis, spans }, &[&omega, &weights])?;
     }
     let fresh = run_one(gpu, &Range, &[&volumes.v, &volumes.weight])?;
-    gpu.copy(&fresh, &volumes.status)?;
+    gpu.copy(&fresh, &volumes.status, 0)?;
 
     let mut graph = Graph::new();
     let mut shared = HashMap::new();
