@@ -10,8 +10,10 @@ use half::slice::HalfFloatSliceExt;
 
 use super::PipelineError;
 use super::augment::{Augmentation, Draw, ELASTIC_POINTS};
+use super::bias::{correct, n4};
 use super::grid::{Grid, PlacedVolume};
 use super::intensity::normalise;
+use super::strip::model_n4;
 use crate::gpu::{Gpu, GpuTensor};
 use crate::graph::run_op;
 use crate::model::{GridSpec, Intensity, Sampling};
@@ -44,7 +46,7 @@ impl StoredHead {
     ///
     /// # Errors
     /// Files that cannot be read, grids that differ, an image without contrast, an empty mask.
-    pub fn read(gpu: &Gpu, pair: &Pair, spec: &GridSpec, spatial: bool) -> Result<Self, PipelineError> {
+    pub fn read(gpu: &Arc<Gpu>, pair: &Pair, spec: &GridSpec, spatial: bool) -> Result<Self, PipelineError> {
         let mask_path = pair.mask.as_ref().ok_or_else(|| PipelineError::Input {
             file: pair.image.clone(),
             reason: "has no mask in the table; training needs one".into(),
@@ -70,8 +72,11 @@ impl StoredHead {
         if !mask_volume.data.iter().any(|&v| v > 0.0) {
             return Err(PipelineError::Input { file: mask_path.clone(), reason: "is empty".into() });
         }
-        let placed = PlacedVolume::upload(gpu, &volume)?;
-        let placed = super::bias_correct_for(gpu, placed, spec, &pair.image)?;
+        let mut placed = PlacedVolume::upload(gpu, &volume)?;
+        if let Some(options) = model_n4(spec)? {
+            let field = n4(gpu, &placed.tensor, None, &options)?.log_field;
+            placed.tensor = correct(gpu, &placed.tensor, &field)?;
+        }
         let placed_mask = PlacedVolume::upload(gpu, &mask_volume)?;
         let network_grid = Grid::of_network(spec, gpu, &placed)?;
         let store_grid = if spatial { store_grid(&network_grid) } else { network_grid };
@@ -250,7 +255,7 @@ impl HeadCache {
     /// As [`StoredHead::read`].
     pub fn get_or_read(
         &self,
-        gpu: &Gpu,
+        gpu: &Arc<Gpu>,
         pair: &Pair,
         spec: &GridSpec,
         spatial: bool,
