@@ -7,6 +7,7 @@ pub mod grid;
 pub mod intensity;
 pub mod plot;
 pub mod postprocess;
+pub mod qc;
 pub mod strip;
 pub mod train;
 
@@ -43,7 +44,10 @@ pub enum PipelineError {
         reason: String,
     },
     /// A file that cannot be written.
-    #[error("{}: cannot be written: {source}", file.display())]
+    #[error(
+        "{}: cannot be written ({source}); check that its folder exists, may be written to and has space left",
+        file.display()
+    )]
     Write {
         /// The file.
         file: PathBuf,
@@ -68,7 +72,7 @@ pub enum PipelineError {
 pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), PipelineError> {
     let fail = |source| PipelineError::Write { file: path.to_path_buf(), source };
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(fail)?;
+    let mut file = crate::volume::nifti::temporary_in(folder).map_err(fail)?;
     std::io::Write::write_all(&mut file, bytes).map_err(fail)?;
     file.as_file().sync_all().map_err(fail)?;
     file.persist(path).map_err(|e| fail(e.error))?;

@@ -1,0 +1,327 @@
+//! The command line: the only place that prints. One file per command; each parses its options, validates
+//! them, and runs a pipeline.
+//!
+//! Results go to stdout (one JSON object with `--json`), everything else to stderr. Exit codes: 0 all done,
+//! 1 something failed, 2 usage. A broken pipe is success.
+
+mod devices;
+mod evaluate;
+mod files;
+mod index;
+mod model;
+mod n4;
+mod normalise;
+mod resample;
+mod strip;
+mod terminal;
+mod train;
+
+use std::io;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::anyhow;
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+
+use crate::gpu::{DeviceClass, Gpu, GpuOptions};
+use crate::model::{self as models, Model};
+use crate::pipeline::PipelineError;
+use crate::pipeline::bias::N4Options;
+use crate::pipeline::strip::N4Choice;
+use terminal::Terminal;
+
+/// Brain extraction (skull stripping) of 3D MRI on any GPU.
+#[derive(Debug, Parser)]
+#[command(
+    name = "trephine",
+    version,
+    arg_required_else_help = true,
+    subcommand_required = true,
+    propagate_version = true,
+    max_term_width = 110,
+    after_long_help = "Example:\n  trephine strip head.nii.gz\n\nwrites head_brain.nii.gz, head_mask.nii.gz and head_qc.png beside the input."
+)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Common options")]
+struct Global {
+    /// Number or part of the name of the adapter to compute on; the best one without
+    ///
+    /// `trephine devices` lists them. Without this option, discrete GPUs come before integrated ones, and
+    /// drivers that compute on the CPU last.
+    #[arg(long, global = true, value_name = "NUMBER|NAME")]
+    device: Option<String>,
+    /// Say nothing but warnings and errors
+    #[arg(long, global = true)]
+    quiet: bool,
+    /// Print one JSON object on stdout; everything else goes to stderr
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Strip(strip::Options),
+    Evaluate(evaluate::Options),
+    N4(n4::Options),
+    Resample(resample::Options),
+    #[command(visible_alias = "normalize")]
+    Normalise(normalise::Options),
+    Index(index::Options),
+    Train(Box<train::Options>),
+    Devices(devices::Options),
+    Model(model::Options),
+}
+
+/// How a command ended that did not break off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    /// All of it was done.
+    Done,
+    /// Some inputs failed, the rest was done; errors are printed already.
+    SomeFailed,
+}
+
+/// A mistake on the command line that only shows when options are looked at together: exit code 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct UsageError(String);
+
+fn usage(text: impl Into<String>) -> anyhow::Error {
+    UsageError(text.into()).into()
+}
+
+/// What commands share: where to print and which device to open.
+struct Session {
+    terminal: Terminal,
+    device: Option<String>,
+}
+
+impl Session {
+    /// Opens the device and announces it.
+    fn gpu(&self) -> anyhow::Result<Arc<Gpu>> {
+        let gpu = Gpu::open(&GpuOptions { device: self.device.clone(), checked: false })?;
+        let summary = &gpu.summary;
+        let hint = match summary.class {
+            DeviceClass::Software => {
+                "; this driver computes on the CPU, a GPU is many times faster (see `trephine devices`)"
+            }
+            _ => "",
+        };
+        self.terminal
+            .note(&format!("device: {} ({}, {}){hint}", summary.name, summary.backend, summary.driver));
+        Ok(Arc::new(gpu))
+    }
+}
+
+/// Runs the program on the process's arguments.
+pub fn main() -> ExitCode {
+    env_logger::init();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let code = match error.kind() {
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
+                _ => ExitCode::from(2),
+            };
+            // Nobody is left to tell when not even the help can be printed.
+            let _ = error.print();
+            return code;
+        }
+    };
+    let terminal = Terminal { quiet: cli.global.quiet, json: cli.global.json };
+    let session = Session { terminal, device: cli.global.device };
+    let name = cli.command.name();
+    let result = match cli.command {
+        Command::Strip(options) => options.run(&session),
+        Command::Evaluate(options) => options.run(&session),
+        Command::N4(options) => options.run(&session),
+        Command::Resample(options) => options.run(&session),
+        Command::Normalise(options) => options.run(&session),
+        Command::Index(options) => options.run(&session),
+        Command::Train(options) => options.run(&session),
+        Command::Devices(options) => options.run(&session),
+        Command::Model(options) => options.run(&session),
+    };
+    match result {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::SomeFailed) => ExitCode::FAILURE,
+        // Only writing to stdout yields a bare I/O error; output files carry their names.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) if error.is::<UsageError>() => {
+            let mut command = Cli::command();
+            command.build();
+            let sub = command.find_subcommand_mut(name).expect("the command was parsed");
+            let _ = sub.error(ErrorKind::ArgumentConflict, error).print();
+            ExitCode::from(2)
+        }
+        Err(error) => {
+            session.terminal.error(&error.to_string());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+impl Command {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Strip(_) => "strip",
+            Self::Evaluate(_) => "evaluate",
+            Self::N4(_) => "n4",
+            Self::Resample(_) => "resample",
+            Self::Normalise(_) => "normalise",
+            Self::Index(_) => "index",
+            Self::Train(_) => "train",
+            Self::Devices(_) => "devices",
+            Self::Model(_) => "model",
+        }
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// An error in one line with the file it is about, unless its text names one already.
+fn text_about(file: &Path, error: &PipelineError) -> String {
+    let text = match error {
+        PipelineError::Volume(_) | PipelineError::Input { .. } | PipelineError::Write { .. } => {
+            error.to_string()
+        }
+        other => format!("{}: {other}", file.display()),
+    };
+    terminal::one_line(&text)
+}
+
+/// The same as an error to end with.
+fn about(file: &Path, error: &PipelineError) -> anyhow::Error {
+    anyhow!(text_about(file, error))
+}
+
+/// Presets of `strip` and `evaluate`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum StripPreset {
+    /// The article's pipeline: N4 shrink 3 without a mask, 2 mm nearest neighbour, its network
+    Article,
+}
+
+/// Which model, and which bias correction before it.
+#[derive(Debug, Args)]
+struct ModelOptions {
+    /// A built-in model by name, or a .safetensors file [default: default]
+    ///
+    /// `trephine model list` shows the built-in ones.
+    #[arg(long, value_name = "NAME|FILE")]
+    model: Option<String>,
+    /// A whole published pipeline
+    #[arg(long, value_name = "NAME")]
+    preset: Option<StripPreset>,
+    /// Correct the bias field before the network, whatever the model was trained with
+    #[arg(long, conflicts_with = "no_n4")]
+    n4: bool,
+    /// Do not correct the bias field before the network, whatever the model was trained with
+    #[arg(long)]
+    no_n4: bool,
+}
+
+impl ModelOptions {
+    fn load(&self) -> anyhow::Result<Model> {
+        let name = match (&self.model, self.preset) {
+            (Some(name), _) => name.as_str(),
+            (None, Some(StripPreset::Article)) => "article",
+            (None, None) => "default",
+        };
+        Ok(models::load(name)?)
+    }
+
+    fn n4_choice(&self) -> N4Choice {
+        match self {
+            Self { no_n4: true, .. } => N4Choice::Off,
+            Self { preset: Some(StripPreset::Article), .. } => N4Choice::On(N4Options::article()),
+            Self { n4: true, .. } => N4Choice::On(N4Options::default()),
+            _ => N4Choice::AsModel,
+        }
+    }
+}
+
+/// Which volumes of a 4D input.
+#[derive(Clone, Copy, Debug, Args)]
+#[group(multiple = false)]
+struct FrameOptions {
+    /// Take volume N (from 0) of a 4D input
+    #[arg(long, value_name = "N")]
+    volume: Option<usize>,
+    /// Take every volume of a 4D input; outputs are 4D as well
+    #[arg(long)]
+    all: bool,
+}
+
+/// `1,2,3`, or one number for all three axes.
+fn triple<T: std::str::FromStr + Copy>(text: &str) -> Result<[T; 3], String> {
+    let numbers: Vec<T> = text
+        .split(',')
+        .map(|part| part.trim().parse().map_err(|_| format!("'{part}' is not a number")))
+        .collect::<Result<_, _>>()?;
+    match numbers[..] {
+        [one] => Ok([one; 3]),
+        [x, y, z] => Ok([x, y, z]),
+        _ => Err(format!("{} numbers; 3 are needed, as in 2,2,2", numbers.len())),
+    }
+}
+
+/// `low,high` with low below high.
+fn interval(text: &str) -> Result<[f64; 2], String> {
+    let numbers: Vec<f64> = text
+        .split(',')
+        .map(|part| part.trim().parse().map_err(|_| format!("'{part}' is not a number")))
+        .collect::<Result<_, _>>()?;
+    match numbers[..] {
+        [low, high] if low.is_finite() && high.is_finite() && low < high => Ok([low, high]),
+        [_, _] => Err("the first number must be below the second".into()),
+        _ => Err(format!("{} numbers; 2 are needed, as in 0,255", numbers.len())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_an_example() {
+        let mut command = Cli::command();
+        command.build();
+        let mut commands: Vec<&clap::Command> = vec![&command];
+        while let Some(command) = commands.pop() {
+            if command.get_name() == "help" {
+                continue;
+            }
+            let help = command.get_after_long_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains("trephine "), "{} has no example", command.get_name());
+            assert!(command.get_about().is_some(), "{} has no description", command.get_name());
+            commands.extend(command.get_subcommands());
+        }
+    }
+
+    #[test]
+    fn lists_of_numbers() {
+        assert_eq!(triple::<f64>("2,2.5, 3").unwrap(), [2.0, 2.5, 3.0]);
+        assert_eq!(triple::<usize>("2").unwrap(), [2; 3]);
+        assert!(triple::<usize>("2,3").is_err() && triple::<usize>("2,-3,1").is_err());
+        assert_eq!(interval("0,255").unwrap(), [0.0, 255.0]);
+        assert!(interval("1").is_err() && interval("2,1").is_err() && interval("nan,1").is_err());
+    }
+}

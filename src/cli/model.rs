@@ -1,0 +1,219 @@
+//! `trephine model info | list | convert`.
+
+use std::path::PathBuf;
+
+use anyhow::anyhow;
+use clap::{Args, Subcommand};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::files::{check_distinct, check_folder};
+use super::{Outcome, Session};
+use crate::model::{self as models, Centre, Intensity, Model, ModelCard, Sampling};
+use crate::pipeline::write_whole;
+
+/// Show and convert models
+#[derive(Debug, Args)]
+#[command(after_long_help = "Example:\n  trephine model list\n  trephine model info default")]
+pub(super) struct Options {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Info(Info),
+    List(List),
+    Convert(Convert),
+}
+
+/// Show a model: network, preprocessing, parameters and its card
+#[derive(Debug, Args)]
+#[command(
+    after_long_help = "Example:\n  trephine model info default\n  trephine model info run/best.safetensors --json"
+)]
+struct Info {
+    /// A model file, or the name of a built-in model
+    #[arg(value_name = "FILE|NAME")]
+    model: String,
+}
+
+/// List the built-in models
+#[derive(Debug, Args)]
+#[command(after_long_help = "Example:\n  trephine model list")]
+struct List {}
+
+/// Write a model in another precision, or with another name or card
+#[derive(Debug, Args)]
+#[command(
+    after_long_help = "Example:\n  trephine model convert run/best.safetensors mine.safetensors --half --card card.toml\n\ncard.toml may set: data, licence, attribution, command, figures."
+)]
+struct Convert {
+    /// A model file, or the name of a built-in model
+    #[arg(value_name = "IN")]
+    input: String,
+    /// The .safetensors file to write
+    #[arg(value_name = "OUT")]
+    output: PathBuf,
+    /// Store the weights in half precision: half the size
+    #[arg(long)]
+    half: bool,
+    /// Change the model's name
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// Take entries of the model card from this TOML file
+    #[arg(long, value_name = "TOML")]
+    card: Option<PathBuf>,
+}
+
+/// A model card as people write it: what is left out stays as it was.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CardFile {
+    data: Option<String>,
+    licence: Option<String>,
+    attribution: Option<String>,
+    command: Option<String>,
+    figures: Option<String>,
+}
+
+impl CardFile {
+    pub fn read(path: &std::path::Path) -> anyhow::Result<Self> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|e| anyhow!("{}: cannot be read: {e}; check the path", path.display()))?;
+        toml::from_str(&text).map_err(|e| anyhow!("{}: is not a model card: {}", path.display(), e.message()))
+    }
+
+    pub fn apply(self, card: &mut ModelCard) {
+        for (to, from) in [
+            (&mut card.data, self.data),
+            (&mut card.licence, self.licence),
+            (&mut card.attribution, self.attribution),
+            (&mut card.command, self.command),
+            (&mut card.figures, self.figures),
+        ] {
+            if let Some(text) = from {
+                *to = text;
+            }
+        }
+    }
+}
+
+impl Options {
+    pub fn run(self, session: &Session) -> anyhow::Result<Outcome> {
+        match self.command {
+            Command::Info(info) => info.run(session)?,
+            Command::List(_) => list(session)?,
+            Command::Convert(convert) => convert.run(session)?,
+        }
+        Ok(Outcome::Done)
+    }
+}
+
+fn list(session: &Session) -> anyhow::Result<()> {
+    let mut rows = Vec::new();
+    for name in models::builtin_names() {
+        let model = models::load(name)?;
+        let (trained, _) = model.parameter_counts();
+        let grid = &model.description.input;
+        session.terminal.result(&format!(
+            "{name:12} {trained:>9} parameters, {} voxels of {} mm{}",
+            grid.shape.map(|n| n.to_string()).join("x"),
+            grid.voxel_mm.map(|mm| mm.to_string()).join("x"),
+            match one_sentence(&model.card.figures) {
+                "" => String::new(),
+                figures => format!("; {figures}"),
+            }
+        ))?;
+        rows.push(json!({ "name": name, "parameters": trained, "input": grid, "card": model.card }));
+    }
+    if rows.is_empty() {
+        session.terminal.note("no model is built in; train one with `trephine train`");
+    }
+    session.terminal.json(&json!({ "models": rows }))?;
+    Ok(())
+}
+
+fn one_sentence(text: &str) -> &str {
+    text.lines().next().unwrap_or("")
+}
+
+impl Info {
+    fn run(self, session: &Session) -> anyhow::Result<()> {
+        let model = models::load(&self.model)?;
+        let (trained, stored) = model.parameter_counts();
+        session.terminal.result(&describe(&model, trained, stored))?;
+        session.terminal.json(&json!({
+            "name": model.description.name,
+            "parameters": trained,
+            "stored_numbers": stored,
+            "description": model.description,
+            "card": model.card,
+        }))?;
+        Ok(())
+    }
+}
+
+fn describe(model: &Model, trained: usize, stored: usize) -> String {
+    let d = &model.description;
+    let grid = &d.input;
+    let centre = match grid.centre {
+        Centre::WorldOrigin => "centred on the world's origin".to_owned(),
+        Centre::Head { above_mm } => format!("centred on the head, {above_mm} mm above its top"),
+    };
+    let sampling = match grid.sampling {
+        Sampling::Nearest => "nearest voxel",
+        Sampling::Area => "area average",
+    };
+    let intensity = match grid.intensity {
+        Intensity::MinMax { high } => format!("0 to {high}"),
+        Intensity::Percentile { low, high } => format!("percentiles {low} to {high} to 0 to 1"),
+        Intensity::ZScore => "mean 0, deviation 1".to_owned(),
+    };
+    let mut lines = vec![
+        format!("name         {}", d.name),
+        format!("parameters   {trained} trained, {stored} stored"),
+        format!("layers       {}, output {}", d.layers.len(), d.output),
+        format!(
+            "grid         {} voxels of {} mm, {centre}",
+            grid.shape.map(|n| n.to_string()).join("x"),
+            grid.voxel_mm.map(|mm| mm.to_string()).join("x")
+        ),
+        format!("sampling     {sampling}; intensities {intensity}"),
+        format!("bias field   {}", grid.n4.as_deref().unwrap_or("not corrected")),
+    ];
+    let card = &model.card;
+    for (key, text) in [
+        ("data", &card.data),
+        ("licence", &card.licence),
+        ("attribution", &card.attribution),
+        ("command", &card.command),
+        ("figures", &card.figures),
+    ] {
+        if !text.is_empty() {
+            lines.push(format!("{key:12} {}", text.replace('\n', "\n             ")));
+        }
+    }
+    lines.join("\n")
+}
+
+impl Convert {
+    fn run(self, session: &Session) -> anyhow::Result<()> {
+        check_distinct(&self.output, &[], &[std::path::Path::new(&self.input)])?;
+        check_folder(&self.output)?;
+        let mut model = models::load(&self.input)?;
+        if let Some(name) = self.name {
+            model.description.name = name;
+        }
+        if let Some(path) = &self.card {
+            CardFile::read(path)?.apply(&mut model.card);
+        }
+        let bytes = model.to_bytes(self.half)?;
+        // A weight beyond half precision shows here, not at the next `strip`.
+        Model::from_bytes(&bytes, &self.output.display().to_string())?;
+        write_whole(&self.output, &bytes)?;
+        session.terminal.note(&format!("wrote {} ({} bytes)", self.output.display(), bytes.len()));
+        session.terminal.json(&json!({ "output": self.output, "bytes": bytes.len() }))?;
+        Ok(())
+    }
+}

@@ -1,0 +1,368 @@
+//! The picture that a person checks a mask with: three planes, several slices each, the mask's outline on the
+//! head, the stripped brain below.
+//!
+//! Slices lie along the axes of the image turned closest to RAS, at its true proportions. Left is left (the
+//! neurological convention): the letters L and R, P and A on the first slice of each row say so.
+
+use std::io::Cursor;
+use std::path::Path;
+
+use image::{ImageFormat, Rgb, RgbImage};
+
+use super::{PipelineError, write_whole};
+use crate::volume::Volume;
+
+/// Width of the picture, pixels.
+const WIDTH: u32 = 1600;
+/// Slices of each plane.
+const SLICES: u32 = 6;
+/// Black between slices, pixels.
+const GAP: u32 = 6;
+/// Height of a slice at most, as a multiple of its width: a tall, narrow field of view stays on the screen.
+const TALLEST: f64 = 1.6;
+const OUTLINE: Rgb<u8> = Rgb([255, 72, 48]);
+const LETTER: Rgb<u8> = Rgb([255, 210, 60]);
+/// Air left round the head, mm.
+const MARGIN_MM: f64 = 6.0;
+
+/// Draws a head with its mask (one value a voxel, not 0 inside; it may be empty).
+///
+/// # Panics
+/// If the mask is not on the volume's grid.
+pub fn picture(volume: &Volume, mask: &[u8]) -> RgbImage {
+    let (head, map) = volume.to_canonical();
+    let mask = map.apply(volume.shape, mask);
+    let scene = Scene::new(&head, &mask);
+    let tile_width = (WIDTH - (SLICES + 1) * GAP) / SLICES;
+    let planes = [Plane::SAGITTAL, Plane::CORONAL, Plane::AXIAL];
+    let extents = planes.map(|plane| [plane.across, plane.up].map(|axis| scene.high[axis] - scene.low[axis]));
+    // One scale for all, so that sizes can be compared.
+    let scale = extents
+        .iter()
+        .map(|[across, up]| (tile_width as f64 / across).min(tile_width as f64 * TALLEST / up))
+        .fold(f64::INFINITY, f64::min);
+    let heights = extents.map(|[_, up]| ((up * scale).round() as u32).max(FONT_HEIGHT + 4));
+    let height = heights.iter().map(|h| 2 * (h + GAP)).sum::<u32>() + GAP;
+    let mut canvas = RgbImage::new(WIDTH, height);
+    let mut top = GAP;
+    for (plane, height) in planes.into_iter().zip(heights) {
+        for column in 0..SLICES {
+            let left = GAP + column * (tile_width + GAP);
+            let tile = Tile { left, top, width: tile_width, height, scale };
+            tile.draw(&mut canvas, &scene, plane, scene.slice(plane.through, column));
+            if column == 0 {
+                tile.label(&mut canvas, plane);
+            }
+        }
+        top += 2 * (height + GAP);
+    }
+    canvas
+}
+
+/// Draws a head with its mask into a PNG file, whole or not at all.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn write(path: &Path, volume: &Volume, mask: &[u8]) -> Result<(), PipelineError> {
+    let mut bytes = Vec::new();
+    picture(volume, mask)
+        .write_to(&mut Cursor::new(&mut bytes), ImageFormat::Png)
+        .map_err(|e| PipelineError::Write { file: path.to_path_buf(), source: std::io::Error::other(e) })?;
+    write_whole(path, &bytes)
+}
+
+/// A plane of slices: the axis it moves along and the axes of its pictures.
+#[derive(Clone, Copy)]
+struct Plane {
+    through: usize,
+    across: usize,
+    up: usize,
+    /// Letters of the left and right edge.
+    ends: [char; 2],
+}
+
+impl Plane {
+    const SAGITTAL: Self = Self { through: 0, across: 1, up: 2, ends: ['P', 'A'] };
+    const CORONAL: Self = Self { through: 1, across: 0, up: 2, ends: ['L', 'R'] };
+    const AXIAL: Self = Self { through: 2, across: 0, up: 1, ends: ['L', 'R'] };
+}
+
+/// The head in RAS axes and millimetres from its first voxel's corner.
+struct Scene<'a> {
+    shape: [usize; 3],
+    voxel_mm: [f64; 3],
+    values: &'a [f32],
+    mask: &'a [u8],
+    /// Grey 0 and 255.
+    window: [f32; 2],
+    /// Box that is shown, mm.
+    low: [f64; 3],
+    high: [f64; 3],
+    /// Voxels that the slices are spread over, first and one past the last.
+    spread: [[usize; 2]; 3],
+}
+
+impl<'a> Scene<'a> {
+    fn new(head: &'a Volume, mask: &'a [u8]) -> Self {
+        let window = window(&head.data);
+        // Twice the noise of air, about.
+        let visible = window[0] + 0.1 * (window[1] - window[0]);
+        let whole = head.shape.map(|n| [0, n]);
+        let shown = bounds(head.shape, |ix| head.data[ix] > visible || mask[ix] != 0).unwrap_or(whole);
+        let voxel_mm = head.voxel_size().to_array();
+        let size = |axis: usize| head.shape[axis] as f64 * voxel_mm[axis];
+        let edge = |axis: usize, end: usize| shown[axis][end] as f64 * voxel_mm[axis];
+        Self {
+            shape: head.shape,
+            voxel_mm,
+            values: &head.data,
+            mask,
+            window,
+            low: std::array::from_fn(|a| (edge(a, 0) - MARGIN_MM).max(0.0)),
+            high: std::array::from_fn(|a| (edge(a, 1) + MARGIN_MM).min(size(a))),
+            spread: bounds(head.shape, |ix| mask[ix] != 0).unwrap_or(shown),
+        }
+    }
+
+    /// Voxel of slice `column` along `axis`: the middles of equal parts.
+    fn slice(&self, axis: usize, column: u32) -> usize {
+        let [first, end] = self.spread[axis];
+        first + ((end - first) * (2 * column as usize + 1) / (2 * SLICES as usize)).min(end - first - 1)
+    }
+
+    /// Grey value and brain share, both interpolated in the plane, at `mm` along its two axes.
+    fn sample(&self, plane: Plane, slice: usize, mm: [f64; 2]) -> (f32, f32) {
+        let axes = [plane.across, plane.up];
+        let at: [f64; 2] = std::array::from_fn(|i| {
+            (mm[i] / self.voxel_mm[axes[i]] - 0.5).clamp(0.0, self.shape[axes[i]] as f64 - 1.0)
+        });
+        let stride = [1, self.shape[0], self.shape[0] * self.shape[1]];
+        let (mut grey, mut brain) = (0.0, 0.0);
+        for corner in 0..4usize {
+            let mut ix = slice * stride[plane.through];
+            let mut weight = 1.0;
+            for (i, &axis) in axes.iter().enumerate() {
+                let below = at[i].floor();
+                let fraction = at[i] - below;
+                let up = corner >> i & 1 == 1;
+                weight *= if up { fraction } else { 1.0 - fraction };
+                ix += (below as usize + usize::from(up)).min(self.shape[axis] - 1) * stride[axis];
+            }
+            let value = self.values[ix];
+            grey += weight as f32 * if value.is_finite() { value } else { 0.0 };
+            brain += weight as f32 * f32::from(u8::from(self.mask[ix] != 0));
+        }
+        (grey, brain)
+    }
+
+    fn grey(&self, value: f32) -> Rgb<u8> {
+        let [low, high] = self.window;
+        // Saturates; NaN becomes 0.
+        Rgb([(255.0 * (value - low) / (high - low)) as u8; 3])
+    }
+}
+
+/// A slice's place on the canvas; the stripped brain is drawn in a tile of the same size below.
+struct Tile {
+    left: u32,
+    top: u32,
+    width: u32,
+    height: u32,
+    /// Pixels a mm.
+    scale: f64,
+}
+
+impl Tile {
+    fn draw(&self, canvas: &mut RgbImage, scene: &Scene<'_>, plane: Plane, slice: usize) {
+        let middle = |axis: usize| (scene.low[axis] + scene.high[axis]) / 2.0;
+        let (width, height) = (self.width as usize, self.height as usize);
+        let sample = |px: usize, py: usize| {
+            let right = px as f64 + 0.5 - width as f64 / 2.0;
+            let up = height as f64 / 2.0 - py as f64 - 0.5;
+            let mm = [middle(plane.across) + right / self.scale, middle(plane.up) + up / self.scale];
+            let inside = [plane.across, plane.up]
+                .iter()
+                .zip(mm)
+                .all(|(&axis, mm)| (scene.low[axis]..=scene.high[axis]).contains(&mm));
+            inside.then(|| scene.sample(plane, slice, mm))
+        };
+        let pixels: Vec<Option<(f32, f32)>> =
+            (0..width * height).map(|ix| sample(ix % width, ix / width)).collect();
+        let brain = |px: usize, py: usize| pixels[py * width + px].is_some_and(|(_, share)| share >= 0.5);
+        for (ix, pixel) in pixels.iter().enumerate() {
+            let Some((value, _)) = *pixel else { continue };
+            let (px, py) = (ix % width, ix / width);
+            let at = |below: u32| (self.left + px as u32, self.top + py as u32 + below);
+            let (x, y) = at(0);
+            canvas.put_pixel(x, y, scene.grey(value));
+            if !brain(px, py) {
+                continue;
+            }
+            let (x, y) = at(self.height + GAP);
+            canvas.put_pixel(x, y, scene.grey(value));
+            let border = px == 0
+                || py == 0
+                || px + 1 == width
+                || py + 1 == height
+                || !(brain(px - 1, py) && brain(px + 1, py) && brain(px, py - 1) && brain(px, py + 1));
+            if border {
+                let (x, y) = at(0);
+                canvas.put_pixel(x, y, OUTLINE);
+            }
+        }
+    }
+
+    fn label(&self, canvas: &mut RgbImage, plane: Plane) {
+        let y = self.top + self.height.saturating_sub(FONT_HEIGHT) / 2;
+        let lefts = [self.left + 2, self.left + self.width - FONT_WIDTH - 2];
+        for (letter, x) in plane.ends.into_iter().zip(lefts) {
+            draw_letter(canvas, letter, x, y);
+        }
+    }
+}
+
+/// The 1st and 99.5th percentile of the finite voxels: a few bright vessels do not darken the rest.
+fn window(values: &[f32]) -> [f32; 2] {
+    // 250,000 samples place a percentile within a tenth of a percent.
+    let step = (values.len() / 250_000).max(1);
+    let mut sample: Vec<f32> = values.iter().copied().step_by(step).filter(|v| v.is_finite()).collect();
+    if sample.is_empty() {
+        return [0.0, 1.0];
+    }
+    sample.sort_unstable_by(f32::total_cmp);
+    let at = |thousandth: usize| sample[(sample.len() - 1) * thousandth / 1000];
+    let (low, high) = (at(10), at(995));
+    if low < high {
+        return [low, high];
+    }
+    let (least, most) = (at(0), at(1000));
+    [least, if most > least { most } else { least + 1.0 }]
+}
+
+/// First and one past the last voxel of those wanted, by axis; `None` when there are none.
+fn bounds(shape: [usize; 3], wanted: impl Fn(usize) -> bool) -> Option<[[usize; 2]; 3]> {
+    let mut found: Option<[[usize; 2]; 3]> = None;
+    let mut ix = 0;
+    for z in 0..shape[2] {
+        for y in 0..shape[1] {
+            for x in 0..shape[0] {
+                if wanted(ix) {
+                    let at = [x, y, z];
+                    let bounds = found.get_or_insert(at.map(|v| [v, v + 1]));
+                    for (bound, v) in bounds.iter_mut().zip(at) {
+                        *bound = [bound[0].min(v), bound[1].max(v + 1)];
+                    }
+                }
+                ix += 1;
+            }
+        }
+    }
+    found
+}
+
+/// Size of a letter with its shadow, pixels: 5x7 dots of 2 pixels.
+const FONT_WIDTH: u32 = 11;
+const FONT_HEIGHT: u32 = 15;
+
+/// Rows of 5 dots, the leftmost in the highest bit.
+fn dots(letter: char) -> [u8; 7] {
+    match letter {
+        'L' => [0b10000, 0b10000, 0b10000, 0b10000, 0b10000, 0b10000, 0b11111],
+        'R' => [0b11110, 0b10001, 0b10001, 0b11110, 0b10100, 0b10010, 0b10001],
+        'A' => [0b01110, 0b10001, 0b10001, 0b11111, 0b10001, 0b10001, 0b10001],
+        'P' => [0b11110, 0b10001, 0b10001, 0b11110, 0b10000, 0b10000, 0b10000],
+        _ => [0; 7],
+    }
+}
+
+fn draw_letter(canvas: &mut RgbImage, letter: char, left: u32, top: u32) {
+    // A black shadow first keeps the letter readable on bright tissue.
+    for (colour, shift) in [(Rgb([0, 0, 0]), 1), (LETTER, 0)] {
+        for (row, bits) in (0..).zip(dots(letter)) {
+            for column in (0..5).filter(|column| bits >> (4 - column) & 1 == 1) {
+                for dot in 0..4 {
+                    let (x, y) = (left + 2 * column + dot % 2 + shift, top + 2 * row + dot / 2 + shift);
+                    if x < canvas.width() && y < canvas.height() {
+                        canvas.put_pixel(x, y, colour);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use glam::{DMat4, DVec3};
+
+    /// A bright ball in a grey box, brighter towards +x.
+    fn ball(affine: DMat4, shape: [usize; 3]) -> (Volume, Vec<u8>) {
+        let mut volume = Volume::zeros(shape, affine);
+        let mut mask = vec![0; volume.data.len()];
+        for ix in 0..volume.data.len() {
+            let at = DVec3::new(
+                (ix % shape[0]) as f64,
+                (ix / shape[0] % shape[1]) as f64,
+                (ix / (shape[0] * shape[1])) as f64,
+            );
+            let world = affine.transform_point3(at);
+            volume.data[ix] = 50.0 + world.x as f32;
+            mask[ix] = u8::from(world.length() < 15.0);
+        }
+        (volume, mask)
+    }
+
+    fn centred(voxel: DVec3, shape: [usize; 3]) -> DMat4 {
+        let middle = DVec3::from_array(shape.map(|n| (n as f64 - 1.0) / 2.0));
+        DMat4::from_scale(voxel) * DMat4::from_translation(-middle)
+    }
+
+    fn count(picture: &RgbImage, colour: Rgb<u8>) -> usize {
+        picture.pixels().filter(|&&p| p == colour).count()
+    }
+
+    #[test]
+    fn an_image_looks_the_same_however_it_is_stored() {
+        let shape = [40, 44, 48];
+        let (ras, mask) = ball(centred(DVec3::ONE, shape), shape);
+        let first = picture(&ras, &mask);
+        assert_eq!(first.width(), WIDTH);
+        let flipped = DVec3::new(-1.0, 1.0, -1.0);
+        let (other, mask) = ball(centred(flipped, shape), shape);
+        assert_eq!(picture(&other, &mask), first);
+        // Left is left: the ramp along x rises to the right of the first coronal slice.
+        let rows = first.height() / 3;
+        let y = rows + rows / 8;
+        assert!(first.get_pixel(30, y)[0] < first.get_pixel(220, y)[0]);
+    }
+
+    #[test]
+    fn anisotropic_voxels_are_shown_in_proportion() {
+        let (thin, thick) = ([40, 44, 48], [40, 44, 12]);
+        let (a, mask) = ball(centred(DVec3::ONE, thin), thin);
+        let one = picture(&a, &mask);
+        let (b, mask) = ball(centred(DVec3::new(1.0, 1.0, 4.0), thick), thick);
+        let other = picture(&b, &mask);
+        assert_eq!(one.dimensions(), other.dimensions());
+        let (n, m) = (count(&one, OUTLINE) as f64, count(&other, OUTLINE) as f64);
+        assert!(n > 1000.0 && (m / n - 1.0).abs() < 0.1, "{n} {m}");
+    }
+
+    #[test]
+    fn empty_masks_and_odd_images_are_drawn() {
+        let shape = [9, 8, 7];
+        let affine = centred(DVec3::ONE, shape);
+        let (mut volume, mask) = ball(affine, shape);
+        let empty = vec![0; mask.len()];
+        assert_eq!(count(&picture(&volume, &empty), OUTLINE), 0);
+        volume.data.fill(f32::NAN);
+        picture(&volume, &mask);
+        volume.data.fill(3.0);
+        picture(&volume, &empty);
+        for shape in [[1, 1, 1], [300, 2, 1], [2, 1, 300]] {
+            let (volume, mask) = ball(centred(DVec3::ONE, shape), shape);
+            assert!(picture(&volume, &mask).height() < 3200);
+        }
+    }
+}
