@@ -159,8 +159,10 @@ impl Stripper {
             watch.lap("n4")?;
         }
 
-        let grid = Grid::of_network(spec, gpu, &placed)?;
-        let sampled = placed.sample(gpu, &grid, AxisOrder::Xyz, spec.sampling)?;
+        let prepared = placed.prepared_for(gpu, spec)?;
+        let grid = Grid::of_network(spec, gpu, &prepared)?;
+        let sampled = prepared.interpolated(gpu, &grid, AxisOrder::Xyz, spec.sampling.into())?;
+        drop(prepared);
         let x = normalise(gpu, &sampled.tensor, &spec.intensity.into())?;
         watch.lap("resample")?;
 
