@@ -20,7 +20,9 @@ use crate::gpu::{Gpu, GpuTensor};
 use crate::graph::run_op;
 use crate::model::{GridSpec, Intensity};
 use crate::ops::augment::IntensityAugment;
-use crate::ops::resample::{AxisOrder, Edge, IDENTITY, Interpolation, Resample, ResampleDeformed};
+use crate::ops::resample::{
+    AxisOrder, Edge, IDENTITY, Interpolation, Resample, ResampleDeformed, grid_matrix,
+};
 use crate::tensor::TensorDesc;
 use crate::volume::nifti::{self, FrameChoice};
 use crate::volume::pairs::Pair;
@@ -36,6 +38,8 @@ pub struct StoredHead {
     image_values: Vec<f16>,
     /// Area fraction of brain, 255 for all of a voxel.
     mask_values: Vec<u8>,
+    /// First and last voxel of the network's grid that holds brain, by axis.
+    brain_box: [[usize; 2]; 3],
 }
 
 /// Largest number of voxels of a stored head at half the network's voxel size.
@@ -92,8 +96,10 @@ impl StoredHead {
         let values = bring(&placed)?;
         let largest = values.iter().fold(f32::MIN_POSITIVE, |m, v| m.max(v.abs()));
         let image_values = values.iter().map(|v| f16::from_f32(v / largest * 4096.0)).collect();
-        let mask_values = bring(&placed_mask)?.iter().map(|v| (v * 255.0).round() as u8).collect();
-        Ok(Self { image: pair.image.clone(), network_grid, store_grid, image_values, mask_values })
+        let mask_values: Vec<u8> = bring(&placed_mask)?.iter().map(|v| (v * 255.0).round() as u8).collect();
+        let brain_box = brain_box(&mask_values, &store_grid, &network_grid);
+        let image = pair.image.clone();
+        Ok(Self { image, network_grid, store_grid, image_values, mask_values, brain_box })
     }
 
     /// Bytes that it takes in memory.
@@ -146,7 +152,7 @@ impl StoredHead {
             self.plain(gpu, spec)?
         };
         let Some(crop) = crop else { return Ok(whole) };
-        let offset = crop_offset(spec.shape, crop, seed, sample);
+        let offset = self.crop_offset(crop, seed, sample);
         let cut = |tensor: &GpuTensor| -> Result<GpuTensor, PipelineError> {
             let op = Resample {
                 matrix: std::array::from_fn(|row| {
@@ -162,6 +168,23 @@ impl StoredHead {
             Ok(run_op(gpu, &op, &[tensor])?.remove(0))
         };
         Ok([cut(&whole[0])?, cut(&whole[1])?])
+    }
+
+    /// First voxel of the window of sample number `sample`: three in four windows have their centre in the box
+    /// round the brain, so that few steps are spent on air.
+    fn crop_offset(&self, crop: [usize; 3], seed: u64, sample: u64) -> [usize; 3] {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0xC40F);
+        rng.set_stream(sample + 1);
+        let on_brain = rng.random::<f64>() < 0.75;
+        std::array::from_fn(|axis| {
+            let room = self.network_grid.shape[axis] - crop[axis];
+            if on_brain {
+                let [first, last] = self.brain_box[axis];
+                rng.random_range(first..=last).saturating_sub(crop[axis] / 2).min(room)
+            } else {
+                rng.random_range(0..=room)
+            }
+        })
     }
 
     fn moved_and_toned(
@@ -209,11 +232,25 @@ impl StoredHead {
     }
 }
 
-/// First voxel of the window of sample number `sample`.
-fn crop_offset(shape: [usize; 3], crop: [usize; 3], seed: u64, sample: u64) -> [usize; 3] {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0xC40F);
-    rng.set_stream(sample + 1);
-    std::array::from_fn(|axis| rng.random_range(0..=shape[axis] - crop[axis]))
+/// First and last voxel of `network` along each axis that a mask on `store` reaches; all of it for an empty mask.
+fn brain_box(mask: &[u8], store: &Grid, network: &Grid) -> [[usize; 2]; 3] {
+    let to_network = grid_matrix(network.affine, store.affine);
+    let [_, ny, nz] = store.shape;
+    let (mut low, mut high) = (DVec3::INFINITY, DVec3::NEG_INFINITY);
+    for ix in (0..mask.len()).filter(|&ix| mask[ix] > 127) {
+        // Store grids keep x outermost.
+        let at = DVec3::new((ix / (ny * nz)) as f64, (ix / nz % ny) as f64, (ix % nz) as f64);
+        let at = to_network.transform_point3(at);
+        low = low.min(at);
+        high = high.max(at);
+    }
+    std::array::from_fn(|axis| {
+        let last = network.shape[axis] - 1;
+        if low[axis] > high[axis] {
+            return [0, last];
+        }
+        [low[axis].floor().max(0.0) as usize, (high[axis].ceil().max(0.0) as usize).min(last)]
+    })
 }
 
 /// The network's grid with a margin, at half its voxel size where that stays small.
