@@ -1,6 +1,7 @@
 //! Networks as data: descriptions, their graphs, weights with their model card, and training graphs.
 
 mod build;
+mod builtin;
 mod description;
 mod fold;
 mod training;
@@ -10,6 +11,7 @@ mod weights;
 use thiserror::Error;
 
 pub use build::{BuiltNetwork, Mode, build};
+pub use builtin::{builtin_card, builtin_names, load};
 pub use description::{ActivationKind, Centre, Description, GridSpec, Intensity, Layer, LayerKind, Sampling};
 pub use fold::fold_for_inference;
 pub use training::{LossKind, OptimiserSpec, TrainingGraph, weights_of};

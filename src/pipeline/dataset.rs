@@ -7,16 +7,20 @@ use std::sync::{Arc, Mutex, mpsc};
 use glam::DVec3;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 
 use super::PipelineError;
 use super::augment::{Augmentation, Draw, ELASTIC_POINTS};
+use super::bias::{correct, n4};
 use super::grid::{Grid, PlacedVolume};
 use super::intensity::normalise;
+use super::strip::model_n4;
 use crate::gpu::{Gpu, GpuTensor};
 use crate::graph::run_op;
-use crate::model::{GridSpec, Intensity, Sampling};
+use crate::model::{GridSpec, Intensity};
 use crate::ops::augment::IntensityAugment;
-use crate::ops::resample::{AxisOrder, Interpolation, ResampleDeformed};
+use crate::ops::resample::{AxisOrder, Edge, IDENTITY, Interpolation, Resample, ResampleDeformed};
 use crate::tensor::TensorDesc;
 use crate::volume::nifti::{self, FrameChoice};
 use crate::volume::pairs::Pair;
@@ -44,7 +48,7 @@ impl StoredHead {
     ///
     /// # Errors
     /// Files that cannot be read, grids that differ, an image without contrast, an empty mask.
-    pub fn read(gpu: &Gpu, pair: &Pair, spec: &GridSpec, spatial: bool) -> Result<Self, PipelineError> {
+    pub fn read(gpu: &Arc<Gpu>, pair: &Pair, spec: &GridSpec, spatial: bool) -> Result<Self, PipelineError> {
         let mask_path = pair.mask.as_ref().ok_or_else(|| PipelineError::Input {
             file: pair.image.clone(),
             reason: "has no mask in the table; training needs one".into(),
@@ -70,23 +74,18 @@ impl StoredHead {
         if !mask_volume.data.iter().any(|&v| v > 0.0) {
             return Err(PipelineError::Input { file: mask_path.clone(), reason: "is empty".into() });
         }
-        let placed = PlacedVolume::upload(gpu, &volume)?;
-        let placed = super::bias_correct_for(gpu, placed, spec, &pair.image)?;
+        let mut placed = PlacedVolume::upload(gpu, &volume)?;
+        if let Some(options) = model_n4(spec)? {
+            let field = n4(gpu, &placed.tensor, None, &options)?.log_field;
+            placed.tensor = correct(gpu, &placed.tensor, &field)?;
+        }
         let placed_mask = PlacedVolume::upload(gpu, &mask_volume)?;
+        let placed = placed.prepared_for(gpu, spec)?;
+        let placed_mask = placed_mask.prepared_for(gpu, spec)?;
         let network_grid = Grid::of_network(spec, gpu, &placed)?;
         let store_grid = if spatial { store_grid(&network_grid) } else { network_grid };
         let bring = |volume: &PlacedVolume| -> Result<Vec<f32>, PipelineError> {
-            let stored = match spec.sampling {
-                Sampling::Nearest => {
-                    volume.interpolated(gpu, &store_grid, AxisOrder::Xyz, Interpolation::Nearest)?
-                }
-                Sampling::Area => volume.filtered_for(gpu, &network_grid)?.interpolated(
-                    gpu,
-                    &store_grid,
-                    AxisOrder::Xyz,
-                    Interpolation::Linear,
-                )?,
-            };
+            let stored = volume.interpolated(gpu, &store_grid, AxisOrder::Xyz, spec.sampling.into())?;
             Ok(gpu.download(&stored.tensor)?)
         };
         // Scaled to the range where half precision is exact enough, whatever the scanner's units.
@@ -128,7 +127,7 @@ impl StoredHead {
         Ok([normalise(gpu, &image.tensor, &spec.intensity.into())?, mask.tensor])
     }
 
-    /// Image and target `[D, H, W]` of one random draw.
+    /// Image and target `[D, H, W]` of one random draw, cut to a random window of extents `crop`.
     ///
     /// # Errors
     /// When the device fails.
@@ -139,19 +138,45 @@ impl StoredHead {
         augmentation: &Augmentation,
         seed: u64,
         sample: u64,
+        crop: Option<[usize; 3]>,
     ) -> Result<[GpuTensor; 2], PipelineError> {
-        if !augmentation.is_spatial() && !augmentation.is_tonal() {
-            return self.plain(gpu, spec);
-        }
+        let whole = if augmentation.is_spatial() || augmentation.is_tonal() {
+            self.moved_and_toned(gpu, spec, augmentation, seed, sample)?
+        } else {
+            self.plain(gpu, spec)?
+        };
+        let Some(crop) = crop else { return Ok(whole) };
+        let offset = crop_offset(spec.shape, crop, seed, sample);
+        let cut = |tensor: &GpuTensor| -> Result<GpuTensor, PipelineError> {
+            let op = Resample {
+                matrix: std::array::from_fn(|row| {
+                    let mut line = IDENTITY[row];
+                    line[3] = offset[row] as f64;
+                    line
+                }),
+                shape: crop,
+                interpolation: Interpolation::Nearest,
+                edge: Edge::Zero,
+                outside: 0.0,
+            };
+            Ok(run_op(gpu, &op, &[tensor])?.remove(0))
+        };
+        Ok([cut(&whole[0])?, cut(&whole[1])?])
+    }
+
+    fn moved_and_toned(
+        &self,
+        gpu: &Gpu,
+        spec: &GridSpec,
+        augmentation: &Augmentation,
+        seed: u64,
+        sample: u64,
+    ) -> Result<[GpuTensor; 2], PipelineError> {
         let grid = &self.network_grid;
         let middle = DVec3::from_array(grid.shape.map(|n| (n as f64 - 1.0) / 2.0));
         let draw = Draw::new(augmentation, seed, sample, grid.affine.transform_point3(middle));
         let [image, mask] = self.upload(gpu)?;
         let moved = Grid { shape: grid.shape, affine: draw.transform * grid.affine };
-        let interpolation = match spec.sampling {
-            Sampling::Nearest => Interpolation::Nearest,
-            Sampling::Area => Interpolation::Linear,
-        };
         let lattice = draw
             .elastic_mm
             .as_ref()
@@ -163,7 +188,7 @@ impl StoredHead {
             })
             .transpose()?;
         let bring = |volume: &PlacedVolume| -> Result<GpuTensor, PipelineError> {
-            let op = volume.resample_op(&moved, AxisOrder::Xyz, interpolation);
+            let op = volume.resample_op(&moved, AxisOrder::Xyz, spec.sampling.into());
             Ok(match &lattice {
                 Some(lattice) => run_op(gpu, &ResampleDeformed(op), &[&volume.tensor, lattice])?.remove(0),
                 None => run_op(gpu, &op, &[&volume.tensor])?.remove(0),
@@ -182,6 +207,13 @@ impl StoredHead {
         }
         Ok([normalise(gpu, &x, &spec.intensity.into())?, y])
     }
+}
+
+/// First voxel of the window of sample number `sample`.
+fn crop_offset(shape: [usize; 3], crop: [usize; 3], seed: u64, sample: u64) -> [usize; 3] {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0xC40F);
+    rng.set_stream(sample + 1);
+    std::array::from_fn(|axis| rng.random_range(0..=shape[axis] - crop[axis]))
 }
 
 /// The network's grid with a margin, at half its voxel size where that stays small.
@@ -250,7 +282,7 @@ impl HeadCache {
     /// As [`StoredHead::read`].
     pub fn get_or_read(
         &self,
-        gpu: &Gpu,
+        gpu: &Arc<Gpu>,
         pair: &Pair,
         spec: &GridSpec,
         spatial: bool,

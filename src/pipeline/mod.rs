@@ -2,21 +2,22 @@
 
 pub mod augment;
 pub mod dataset;
+pub mod evaluate;
 pub mod grid;
 pub mod intensity;
 pub mod plot;
 pub mod postprocess;
+pub mod strip;
 pub mod train;
 
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use crate::gpu::{Gpu, GpuError};
+use crate::gpu::GpuError;
 use crate::graph::GraphError;
-use crate::model::{GridSpec, ModelError};
+use crate::model::ModelError;
 use crate::volume::VolumeError;
-use grid::PlacedVolume;
 
 /// What can go wrong in a command.
 #[derive(Debug, Error)]
@@ -49,19 +50,15 @@ pub enum PipelineError {
         /// The system's words.
         source: std::io::Error,
     },
+    /// Bias correction.
+    #[error(transparent)]
+    N4(#[from] bias::N4Error),
+    /// The network marks no voxel.
+    #[error("no brain found; check that the image shows a head and that its orientation is right")]
+    NoBrain,
     /// Training went wrong.
     #[error("training: {0}")]
     Training(String),
-}
-
-/// Corrects the bias field when the network was trained on corrected images.
-fn bias_correct_for(
-    _gpu: &Gpu,
-    volume: PlacedVolume,
-    _spec: &GridSpec,
-    _file: &Path,
-) -> Result<PlacedVolume, PipelineError> {
-    Ok(volume)
 }
 
 /// Writes a file by way of a temporary one in the same folder, so that it is whole or absent.

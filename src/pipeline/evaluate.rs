@@ -1,0 +1,95 @@
+//! Agreement of masks with reference masks over a table of heads.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::PipelineError;
+use super::strip::{StripOptions, Stripper};
+use crate::gpu::Gpu;
+use crate::model::Model;
+use crate::volume::metrics::{Agreement, compare};
+use crate::volume::nifti::{self, FrameChoice};
+use crate::volume::pairs::PairTable;
+
+/// A head's agreement with its reference.
+#[derive(Clone, Debug)]
+pub struct HeadScore {
+    /// The image.
+    pub image: PathBuf,
+    /// The table's column `contrast`.
+    pub contrast: Option<String>,
+    /// Dice and the rest.
+    pub agreement: Agreement,
+    /// Wall time of reading and stripping.
+    pub seconds: f64,
+}
+
+/// A head that could not be scored.
+#[derive(Debug)]
+pub struct HeadFailure {
+    /// The image.
+    pub image: PathBuf,
+    /// Why.
+    pub error: PipelineError,
+}
+
+/// Strips every head that has a mask and compares; `progress` hears of each result. A head that fails does
+/// not stop the rest.
+///
+/// # Errors
+/// When the model does not compile.
+pub fn evaluate(
+    gpu: &Arc<Gpu>,
+    model: &Model,
+    table: &PairTable,
+    options: &StripOptions,
+    progress: &mut dyn FnMut(&Result<HeadScore, HeadFailure>),
+) -> Result<Vec<Result<HeadScore, HeadFailure>>, PipelineError> {
+    let stripper = Stripper::new(gpu, model)?;
+    let contrast = table.extra_columns.iter().position(|name| name == "contrast");
+    let mut scores = Vec::new();
+    for pair in &table.pairs {
+        let Some(mask) = &pair.mask else { continue };
+        let score = score(&stripper, &pair.image, mask, options)
+            .map(|(agreement, seconds)| HeadScore {
+                image: pair.image.clone(),
+                contrast: contrast.and_then(|ix| pair.extra.get(ix).cloned()),
+                agreement,
+                seconds,
+            })
+            .map_err(|error| HeadFailure { image: pair.image.clone(), error });
+        progress(&score);
+        scores.push(score);
+    }
+    Ok(scores)
+}
+
+fn score(
+    stripper: &Stripper,
+    image_path: &Path,
+    mask_path: &Path,
+    options: &StripOptions,
+) -> Result<(Agreement, f64), PipelineError> {
+    let begun = Instant::now();
+    let image = nifti::read(image_path, FrameChoice::Only)?;
+    let volume = image.frame_f32(0)?;
+    volume.check_content().map_err(|problem| problem.at(image_path))?;
+    let stripped = stripper.strip(&volume, options)?;
+    let seconds = begun.elapsed().as_secs_f64();
+    let reference = nifti::read(mask_path, FrameChoice::Only)?;
+    if reference.shape() != image.shape() {
+        return Err(PipelineError::Input {
+            file: mask_path.to_path_buf(),
+            reason: format!(
+                "has shape {:?}, its image {:?}; a mask must lie on its image's grid",
+                reference.shape(),
+                image.shape()
+            ),
+        });
+    }
+    let reference: Vec<u8> = reference.frame_f32(0)?.data.iter().map(|&v| u8::from(v > 0.0)).collect();
+    let agreement = compare(&stripped.mask, &reference, image.shape(), volume.voxel_size().into())
+        .map_err(|problem| problem.at(mask_path))?;
+    Ok((agreement, seconds))
+}
