@@ -1,6 +1,7 @@
 //! Whole networks against PyTorch in f64 (`tools/make_fixtures.py`): logits, loss, every gradient, three
 //! optimiser steps, running statistics, inference, and folding.
 
+#[expect(dead_code, reason = "other tests draw random tensors and compare with tolerances")]
 mod common;
 
 use std::collections::BTreeMap;

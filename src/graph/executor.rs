@@ -155,8 +155,8 @@ pub fn run_op(gpu: &Gpu, op: &dyn Operator, inputs: &[&GpuTensor]) -> Result<Vec
     run_op_variant(gpu, op, inputs, variant, |_| Ok(()))
 }
 
-/// As [`run_op`] with a given variant; `before` sees the outputs before the kernels run (tests fill them
-/// with NaN).
+/// As [`run_op`] with a given variant; `before` sees outputs and temporaries before the kernels run (tests
+/// fill them with NaN).
 ///
 /// # Errors
 /// Shapes that the operator refuses, or a failing device.
@@ -185,8 +185,12 @@ pub fn run_op_variant(
     let scratch: Vec<GpuTensor> = lowered
         .scratch
         .iter()
-        .map(|&bytes| gpu.empty(&TensorDesc::u32(&[bytes.div_ceil(4) as usize])))
-        .collect::<Result<_, _>>()?;
+        .map(|&bytes| {
+            let tensor = gpu.empty(&TensorDesc::u32(&[bytes.div_ceil(4) as usize]))?;
+            before(&tensor)?;
+            Ok(tensor)
+        })
+        .collect::<Result<_, GpuError>>()?;
     let resolve = |slot: Slot| match slot {
         Slot::Input(ix) => inputs[ix],
         Slot::Output(ix) => &outputs[ix],

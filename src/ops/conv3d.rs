@@ -233,7 +233,7 @@ pub(crate) fn lower_pass(lowered: &mut Lowered, pass: Pass<'_>, caps: &Caps, var
     }
 }
 
-/// `conv3d`: y[n,co,o] = act(bias[co] + Σ x[n,ci,o·stride + k·dilation − pad] · weight[co,ci,k]).
+/// `conv3d`: `y[n,co,o] = act(bias[co] + Σ x[n,ci,o·stride + k·dilation − pad] · weight[co,ci,k])`.
 ///
 /// Inputs: x `[N, C1, D, H, W]`, with `two_inputs` x2 `[N, C2, D, H, W]`, weight `[c_out, C1 (+ C2), kd, kh,
 /// kw]` (PyTorch's layout), with `bias` a vector `[c_out]`. Output `[N, c_out, OD, OH, OW]`.
@@ -957,7 +957,7 @@ impl Operator for Conv3dGradWeight {
 
 const SUM_CHANNELS: &str = "conv3d/sum_channels.wgsl";
 
-/// `sum_channels`: y[c] = Σ_{n,v} x[n,c,v]: the gradient by a bias. Input `[N, C, D, H, W]`, output `[C]`.
+/// `sum_channels`: `y[c] = Σ_{n,v} x[n,c,v]`: the gradient by a bias. Input `[N, C, D, H, W]`, output `[C]`.
 #[derive(Debug, Clone)]
 pub struct SumChannels;
 

@@ -15,7 +15,8 @@ use crate::tensor::{HostTensor, TensorDesc};
 pub(super) const NAIVE: &str = "conv_transpose3d/naive.wgsl";
 const CELL: &str = "conv_transpose3d/cell.wgsl";
 
-/// `conv_transpose3d`: y[n,co,o] = act(bias[co] + Σ_{i·stride + k·dilation − crop = o} x[n,ci,i] · weight[ci,co,k]).
+/// `conv_transpose3d`:
+/// `y[n,co,o] = act(bias[co] + Σ_{i·stride + k·dilation − crop = o} x[n,ci,i] · weight[ci,co,k])`.
 ///
 /// Inputs: x `[N, c_in, D, H, W]`, weight `[c_in, c_out, kd, kh, kw]` (PyTorch's layout), with `bias` a vector
 /// `[c_out]`. Output extent of an axis: (D − 1)·stride + dilation·(k − 1) + 1 − crop before − crop after.

@@ -330,9 +330,9 @@ pub fn fill_dispatch(slot: Slot, n: usize, bits: u32) -> Dispatch {
 /// its own; bind it with [`sample_range`].
 pub fn batch_pieces(tensors: &[&TensorDesc], caps: &Caps) -> Vec<Range<usize>> {
     let batch = tensors.iter().map(|d| d.shape[0]).max().unwrap_or(1);
-    let aligned = tensors.iter().all(|d| sample_bytes(d) % caps.offset_alignment == 0);
+    let aligned = tensors.iter().all(|d| sample_bytes(d).is_multiple_of(caps.offset_alignment));
     if !aligned || tensors.iter().all(|d| d.bytes() <= caps.max_binding) {
-        return vec![0..batch];
+        return std::iter::once(0..batch).collect();
     }
     (0..batch).map(|n| n..n + 1).collect()
 }

@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex, mpsc};
 use glam::DVec3;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 
 use super::PipelineError;
 use super::augment::{Augmentation, Draw, ELASTIC_POINTS};
@@ -16,9 +18,11 @@ use super::intensity::normalise;
 use super::strip::model_n4;
 use crate::gpu::{Gpu, GpuTensor};
 use crate::graph::run_op;
-use crate::model::{GridSpec, Intensity, Sampling};
+use crate::model::{GridSpec, Intensity};
 use crate::ops::augment::IntensityAugment;
-use crate::ops::resample::{AxisOrder, Interpolation, ResampleDeformed};
+use crate::ops::resample::{
+    AxisOrder, Edge, IDENTITY, Interpolation, Resample, ResampleDeformed, grid_matrix,
+};
 use crate::tensor::TensorDesc;
 use crate::volume::nifti::{self, FrameChoice};
 use crate::volume::pairs::Pair;
@@ -34,6 +38,8 @@ pub struct StoredHead {
     image_values: Vec<f16>,
     /// Area fraction of brain, 255 for all of a voxel.
     mask_values: Vec<u8>,
+    /// First and last voxel of the network's grid that holds brain, by axis.
+    brain_box: [[usize; 2]; 3],
 }
 
 /// Largest number of voxels of a stored head at half the network's voxel size.
@@ -78,28 +84,22 @@ impl StoredHead {
             placed.tensor = correct(gpu, &placed.tensor, &field)?;
         }
         let placed_mask = PlacedVolume::upload(gpu, &mask_volume)?;
+        let placed = placed.prepared_for(gpu, spec)?;
+        let placed_mask = placed_mask.prepared_for(gpu, spec)?;
         let network_grid = Grid::of_network(spec, gpu, &placed)?;
         let store_grid = if spatial { store_grid(&network_grid) } else { network_grid };
         let bring = |volume: &PlacedVolume| -> Result<Vec<f32>, PipelineError> {
-            let stored = match spec.sampling {
-                Sampling::Nearest => {
-                    volume.interpolated(gpu, &store_grid, AxisOrder::Xyz, Interpolation::Nearest)?
-                }
-                Sampling::Area => volume.filtered_for(gpu, &network_grid)?.interpolated(
-                    gpu,
-                    &store_grid,
-                    AxisOrder::Xyz,
-                    Interpolation::Linear,
-                )?,
-            };
+            let stored = volume.interpolated(gpu, &store_grid, AxisOrder::Xyz, spec.sampling.into())?;
             Ok(gpu.download(&stored.tensor)?)
         };
         // Scaled to the range where half precision is exact enough, whatever the scanner's units.
         let values = bring(&placed)?;
         let largest = values.iter().fold(f32::MIN_POSITIVE, |m, v| m.max(v.abs()));
         let image_values = values.iter().map(|v| f16::from_f32(v / largest * 4096.0)).collect();
-        let mask_values = bring(&placed_mask)?.iter().map(|v| (v * 255.0).round() as u8).collect();
-        Ok(Self { image: pair.image.clone(), network_grid, store_grid, image_values, mask_values })
+        let mask_values: Vec<u8> = bring(&placed_mask)?.iter().map(|v| (v * 255.0).round() as u8).collect();
+        let brain_box = brain_box(&mask_values, &store_grid, &network_grid);
+        let image = pair.image.clone();
+        Ok(Self { image, network_grid, store_grid, image_values, mask_values, brain_box })
     }
 
     /// Bytes that it takes in memory.
@@ -133,7 +133,7 @@ impl StoredHead {
         Ok([normalise(gpu, &image.tensor, &spec.intensity.into())?, mask.tensor])
     }
 
-    /// Image and target `[D, H, W]` of one random draw.
+    /// Image and target `[D, H, W]` of one random draw, cut to a random window of extents `crop`.
     ///
     /// # Errors
     /// When the device fails.
@@ -144,19 +144,62 @@ impl StoredHead {
         augmentation: &Augmentation,
         seed: u64,
         sample: u64,
+        crop: Option<[usize; 3]>,
     ) -> Result<[GpuTensor; 2], PipelineError> {
-        if !augmentation.is_spatial() && !augmentation.is_tonal() {
-            return self.plain(gpu, spec);
-        }
+        let whole = if augmentation.is_spatial() || augmentation.is_tonal() {
+            self.moved_and_toned(gpu, spec, augmentation, seed, sample)?
+        } else {
+            self.plain(gpu, spec)?
+        };
+        let Some(crop) = crop else { return Ok(whole) };
+        let offset = self.crop_offset(crop, seed, sample);
+        let cut = |tensor: &GpuTensor| -> Result<GpuTensor, PipelineError> {
+            let op = Resample {
+                matrix: std::array::from_fn(|row| {
+                    let mut line = IDENTITY[row];
+                    line[3] = offset[row] as f64;
+                    line
+                }),
+                shape: crop,
+                interpolation: Interpolation::Nearest,
+                edge: Edge::Zero,
+                outside: 0.0,
+            };
+            Ok(run_op(gpu, &op, &[tensor])?.remove(0))
+        };
+        Ok([cut(&whole[0])?, cut(&whole[1])?])
+    }
+
+    /// First voxel of the window of sample number `sample`: three in four windows have their centre in the box
+    /// round the brain, so that few steps are spent on air.
+    fn crop_offset(&self, crop: [usize; 3], seed: u64, sample: u64) -> [usize; 3] {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0xC40F);
+        rng.set_stream(sample + 1);
+        let on_brain = rng.random::<f64>() < 0.75;
+        std::array::from_fn(|axis| {
+            let room = self.network_grid.shape[axis] - crop[axis];
+            if on_brain {
+                let [first, last] = self.brain_box[axis];
+                rng.random_range(first..=last).saturating_sub(crop[axis] / 2).min(room)
+            } else {
+                rng.random_range(0..=room)
+            }
+        })
+    }
+
+    fn moved_and_toned(
+        &self,
+        gpu: &Gpu,
+        spec: &GridSpec,
+        augmentation: &Augmentation,
+        seed: u64,
+        sample: u64,
+    ) -> Result<[GpuTensor; 2], PipelineError> {
         let grid = &self.network_grid;
         let middle = DVec3::from_array(grid.shape.map(|n| (n as f64 - 1.0) / 2.0));
         let draw = Draw::new(augmentation, seed, sample, grid.affine.transform_point3(middle));
         let [image, mask] = self.upload(gpu)?;
         let moved = Grid { shape: grid.shape, affine: draw.transform * grid.affine };
-        let interpolation = match spec.sampling {
-            Sampling::Nearest => Interpolation::Nearest,
-            Sampling::Area => Interpolation::Linear,
-        };
         let lattice = draw
             .elastic_mm
             .as_ref()
@@ -168,7 +211,7 @@ impl StoredHead {
             })
             .transpose()?;
         let bring = |volume: &PlacedVolume| -> Result<GpuTensor, PipelineError> {
-            let op = volume.resample_op(&moved, AxisOrder::Xyz, interpolation);
+            let op = volume.resample_op(&moved, AxisOrder::Xyz, spec.sampling.into());
             Ok(match &lattice {
                 Some(lattice) => run_op(gpu, &ResampleDeformed(op), &[&volume.tensor, lattice])?.remove(0),
                 None => run_op(gpu, &op, &[&volume.tensor])?.remove(0),
@@ -187,6 +230,27 @@ impl StoredHead {
         }
         Ok([normalise(gpu, &x, &spec.intensity.into())?, y])
     }
+}
+
+/// First and last voxel of `network` along each axis that a mask on `store` reaches; all of it for an empty mask.
+fn brain_box(mask: &[u8], store: &Grid, network: &Grid) -> [[usize; 2]; 3] {
+    let to_network = grid_matrix(network.affine, store.affine);
+    let [_, ny, nz] = store.shape;
+    let (mut low, mut high) = (DVec3::INFINITY, DVec3::NEG_INFINITY);
+    for ix in (0..mask.len()).filter(|&ix| mask[ix] > 127) {
+        // Store grids keep x outermost.
+        let at = DVec3::new((ix / (ny * nz)) as f64, (ix / nz % ny) as f64, (ix % nz) as f64);
+        let at = to_network.transform_point3(at);
+        low = low.min(at);
+        high = high.max(at);
+    }
+    std::array::from_fn(|axis| {
+        let last = network.shape[axis] - 1;
+        if low[axis] > high[axis] {
+            return [0, last];
+        }
+        [low[axis].floor().max(0.0) as usize, (high[axis].ceil().max(0.0) as usize).min(last)]
+    })
 }
 
 /// The network's grid with a margin, at half its voxel size where that stays small.

@@ -79,22 +79,28 @@ impl PlacedVolume {
         }
     }
 
-    /// Samples this volume on another grid as a network asks for; samples outside are 0.
+    /// The volume from which a network's grid is interpolated: averaged to its voxels where the network was
+    /// trained so. The voxels of any grid of this specification are alike, wherever it lies.
     ///
     /// # Errors
     /// When the device fails.
-    pub fn sample(
-        &self,
-        gpu: &Gpu,
-        grid: &Grid,
-        axes: AxisOrder,
-        sampling: Sampling,
-    ) -> Result<Self, GraphError> {
-        match sampling {
-            Sampling::Nearest => self.interpolated(gpu, grid, axes, Interpolation::Nearest),
+    pub fn prepared_for(&self, gpu: &Gpu, spec: &GridSpec) -> Result<Self, GraphError> {
+        match spec.sampling {
+            Sampling::Nearest => Ok(self.clone()),
             Sampling::Area => {
-                self.filtered_for(gpu, grid)?.interpolated(gpu, grid, axes, Interpolation::Linear)
+                let voxel = DVec3::from_array(spec.voxel_mm);
+                self.filtered_for(gpu, &Grid::centred(spec.shape, voxel, DVec3::ZERO))
             }
+        }
+    }
+}
+
+impl From<Sampling> for Interpolation {
+    /// How a prepared volume is interpolated.
+    fn from(sampling: Sampling) -> Self {
+        match sampling {
+            Sampling::Nearest => Self::Nearest,
+            Sampling::Area => Self::Linear,
         }
     }
 }
@@ -122,17 +128,17 @@ impl Grid {
         Self { shape, affine }
     }
 
-    /// The grid on which a network sees this volume.
+    /// The grid on which a network sees a volume, given as [`PlacedVolume::prepared_for`] returns it.
     ///
     /// # Errors
     /// When the device fails.
-    pub fn of_network(spec: &GridSpec, gpu: &Gpu, volume: &PlacedVolume) -> Result<Self, GraphError> {
+    pub fn of_network(spec: &GridSpec, gpu: &Gpu, prepared: &PlacedVolume) -> Result<Self, GraphError> {
         let voxel = DVec3::from_array(spec.voxel_mm);
         let centre = match spec.centre {
             // nilearn's offset of minus half the extent puts voxel n/2 at the origin.
             Centre::WorldOrigin => voxel * -0.5,
             Centre::Head { above_mm } => {
-                let head = HeadBox::find(gpu, volume)?;
+                let head = HeadBox::find(gpu, prepared)?;
                 let middle = (head.low + head.high) / 2.0;
                 let height = spec.shape[2] as f64 * voxel.z;
                 DVec3::new(middle.x, middle.y, head.high.z + above_mm - height / 2.0)
@@ -155,8 +161,8 @@ pub struct HeadBox {
 const SEARCH_MM: f64 = 4.0;
 
 impl HeadBox {
-    /// Looks for the head: the largest component above Otsu's threshold of the volume averaged to 4 mm.
-    /// A volume without contrast counts as head throughout.
+    /// Looks for the head: the largest component above Otsu's threshold of the volume, already averaged to
+    /// a network's voxels, sampled every 4 mm. A volume without contrast counts as head throughout.
     ///
     /// # Errors
     /// When the device fails.
@@ -164,7 +170,7 @@ impl HeadBox {
         let (low, high) = world_bounds(volume);
         let shape = ((high - low) / SEARCH_MM).ceil().to_array().map(|n| (n as usize).clamp(1, 512));
         let grid = Grid::centred(shape, DVec3::splat(SEARCH_MM), (low + high) / 2.0);
-        let coarse = volume.sample(gpu, &grid, AxisOrder::Zyx, Sampling::Area)?;
+        let coarse = volume.interpolated(gpu, &grid, AxisOrder::Zyx, Interpolation::Linear)?;
         let values: Vec<f32> = gpu.download(&coarse.tensor)?;
         let whole = Self { low, high };
         let Some(threshold) = otsu(&values) else { return Ok(whole) };

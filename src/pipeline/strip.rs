@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use glam::{DMat4, DQuat, DVec3};
+
 use super::PipelineError;
 use super::bias::{N4Options, correct, n4};
 use super::grid::{Grid, PlacedVolume};
@@ -123,11 +125,34 @@ impl Stripper {
         self.executor.allocated_bytes
     }
 
-    /// Extracts the brain. Voxels that are not finite count as 0.
+    /// Extracts the brain. Voxels that are not finite count as 0. A volume larger than the device binds is
+    /// averaged over blocks of 2x2x2 voxels until it fits; a warning says so.
     ///
     /// # Errors
     /// No brain found, a bias field that cannot be fitted, or a failing device.
     pub fn strip(&self, volume: &Volume, options: &StripOptions) -> Result<Stripped, PipelineError> {
+        let limit = self.gpu.caps.max_binding;
+        let mut reduced = std::borrow::Cow::Borrowed(volume);
+        let mut halvings = 0;
+        while reduced.data.len() as u64 * 4 > limit {
+            reduced = std::borrow::Cow::Owned(halved(&reduced));
+            halvings += 1;
+        }
+        let mut stripped = self.strip_whole(&reduced, options)?;
+        if halvings > 0 {
+            stripped.warnings.push(format!(
+                "the volume exceeds the {} MiB that {} binds at once: it was averaged over {block}x{block}x{block} voxels, \
+                 and the mask's border follows those blocks; another --device may take it whole",
+                limit >> 20,
+                self.gpu.summary.name,
+                block = 1 << halvings
+            ));
+            stripped.expand(&reduced, volume, halvings);
+        }
+        Ok(stripped)
+    }
+
+    fn strip_whole(&self, volume: &Volume, options: &StripOptions) -> Result<Stripped, PipelineError> {
         let gpu = &*self.gpu;
         let spec = &self.description.input;
         let mut watch = Stopwatch { gpu, begun: Instant::now(), seconds: Vec::new() };
@@ -159,8 +184,10 @@ impl Stripper {
             watch.lap("n4")?;
         }
 
-        let grid = Grid::of_network(spec, gpu, &placed)?;
-        let sampled = placed.sample(gpu, &grid, AxisOrder::Xyz, spec.sampling)?;
+        let prepared = placed.prepared_for(gpu, spec)?;
+        let grid = Grid::of_network(spec, gpu, &prepared)?;
+        let sampled = prepared.interpolated(gpu, &grid, AxisOrder::Xyz, spec.sampling.into())?;
+        drop(prepared);
         let x = normalise(gpu, &sampled.tensor, &spec.intensity.into())?;
         watch.lap("resample")?;
 
@@ -233,6 +260,60 @@ impl Stripper {
     }
 }
 
+impl Stripped {
+    /// Brings results on `reduced`, made of `original` by `halvings` halvings, to the original grid.
+    fn expand(&mut self, reduced: &Volume, original: &Volume, halvings: u32) {
+        fn blocks<T: Copy>(values: &[T], from: &Volume, to: &Volume, halvings: u32) -> Vec<T> {
+            let [nx, ny, nz] = to.shape;
+            let mut out = Vec::with_capacity(nx * ny * nz);
+            for z in 0..nz {
+                for y in 0..ny {
+                    let row = from.index(0, y >> halvings, z >> halvings);
+                    out.extend((0..nx).map(|x| values[row + (x >> halvings)]));
+                }
+            }
+            out
+        }
+        let grow = |values: &Vec<f32>| blocks(values, reduced, original, halvings);
+        self.mask = blocks(&self.mask, reduced, original, halvings);
+        self.probability = self.probability.as_ref().map(grow);
+        self.distance_mm = self.distance_mm.as_ref().map(grow);
+        self.bias = self.bias.as_ref().map(grow);
+        if let (Some(corrected), Some(bias)) = (&mut self.corrected, &self.bias) {
+            *corrected = original.data.iter().zip(bias).map(|(value, bias)| value / bias).collect();
+        }
+        let voxels = self.mask.iter().filter(|&&v| v != 0).count();
+        self.brain_ml = voxels as f64 * original.voxel_volume_ml();
+    }
+}
+
+/// Means of the finite values over blocks of 2x2x2 voxels; blocks at the far faces may be thinner.
+fn halved(volume: &Volume) -> Volume {
+    let shape = volume.shape.map(|n| n.div_ceil(2));
+    let step = DMat4::from_scale_rotation_translation(DVec3::splat(2.0), DQuat::IDENTITY, DVec3::splat(0.5));
+    let mut half = Volume::zeros(shape, volume.affine * step);
+    for z in 0..shape[2] {
+        for y in 0..shape[1] {
+            for x in 0..shape[0] {
+                let (mut sum, mut count) = (0.0f32, 0.0f32);
+                for corner in 0..8 {
+                    let at = [2 * x + (corner & 1), 2 * y + (corner >> 1 & 1), 2 * z + (corner >> 2)];
+                    if (0..3).all(|axis| at[axis] < volume.shape[axis]) {
+                        let value = volume.data[volume.index(at[0], at[1], at[2])];
+                        if value.is_finite() {
+                            sum += value;
+                            count += 1.0;
+                        }
+                    }
+                }
+                let to = half.index(x, y, z);
+                half.data[to] = if count > 0.0 { sum / count } else { 0.0 };
+            }
+        }
+    }
+    half
+}
+
 /// The bias correction that a network was trained with.
 pub(super) fn model_n4(spec: &GridSpec) -> Result<Option<N4Options>, PipelineError> {
     match spec.n4.as_deref() {
@@ -245,5 +326,41 @@ pub(super) fn model_n4(spec: &GridSpec) -> Result<Option<N4Options>, PipelineErr
             reason: format!("asks for the unknown bias correction '{other}'; use a newer Trephine"),
         }
         .into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn halving_keeps_place_and_mean() {
+        let affine = DMat4::from_translation(DVec3::new(3.0, -5.0, 7.0))
+            * DMat4::from_scale(DVec3::new(-0.5, 0.7, 0.9));
+        let mut volume = Volume::zeros([5, 4, 3], affine);
+        volume.data = (0..60).map(|v| v as f32).collect();
+        let half = halved(&volume);
+        assert_eq!(half.shape, [3, 2, 2]);
+        let block: f32 = [0, 1, 5, 6, 20, 21, 25, 26].iter().map(|&v| v as f32).sum();
+        assert_eq!(half.data[0], block / 8.0);
+        // The middle of the first block lies half a voxel from the first voxel along each axis.
+        let want = affine.transform_point3(DVec3::splat(0.5));
+        assert!((half.affine.transform_point3(DVec3::ZERO) - want).length() < 1e-12);
+        let mut stripped = Stripped {
+            mask: (0..12).map(|v| v as u8 % 2).collect(),
+            probability: None,
+            distance_mm: Some((0..12).map(|v| v as f32).collect()),
+            bias: None,
+            corrected: None,
+            brain_ml: 0.0,
+            seconds: Vec::new(),
+            warnings: Vec::new(),
+        };
+        stripped.expand(&half, &volume, 1);
+        let distance = stripped.distance_mm.expect("was there");
+        assert_eq!(distance.len(), 60);
+        assert_eq!(distance[volume.index(4, 3, 2)], 11.0);
+        assert_eq!(distance[volume.index(3, 1, 1)], 1.0);
+        assert_eq!(stripped.mask[volume.index(2, 0, 0)], 1);
     }
 }

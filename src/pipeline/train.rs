@@ -16,8 +16,8 @@ use super::{PipelineError, plot, write_whole};
 use crate::gpu::Gpu;
 use crate::graph::{Executor, ExecutorOptions};
 use crate::model::{
-    Centre, Description, GridSpec, Intensity, LossKind, Mode, Model, ModelCard, OptimiserSpec, Sampling,
-    Tensors, TrainingGraph, article, build, initialise, residual_unet, weights_of,
+    Centre, Description, GridSpec, Intensity, LayerKind, LossKind, Mode, Model, ModelCard, OptimiserSpec,
+    Sampling, Tensors, TrainingGraph, article, build, initialise, residual_unet, weights_of,
 };
 use crate::tensor::TensorDesc;
 use crate::volume::pairs::Pair;
@@ -30,6 +30,9 @@ pub struct TrainConfig {
     pub network: NetworkConfig,
     /// Samples a step.
     pub batch: usize,
+    /// Extents of the random window of the network's grid that a sample is; absent: the whole grid.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crop: Option<[usize; 3]>,
     /// Number of epochs.
     pub epochs: usize,
     /// Steps an epoch; 0: once through the training heads.
@@ -66,6 +69,8 @@ pub enum NetworkConfig {
         dropout: f32,
         /// Voxel size in mm; the extents of the grid shrink as it grows.
         voxel_mm: f64,
+        /// Weight of a batch's statistics in the running ones (Keras: 0.01). More when steps are few.
+        momentum: f32,
     },
     /// A residual U-Net on a grid centred on the head.
     ResidualUnet {
@@ -84,8 +89,13 @@ impl NetworkConfig {
     /// The network's description.
     pub fn description(&self) -> Description {
         match self {
-            Self::Article { filters, dropout, voxel_mm } => {
+            Self::Article { filters, dropout, voxel_mm, momentum: running } => {
                 let mut description = article(*filters, 4, *dropout);
+                for layer in &mut description.layers {
+                    if let LayerKind::BatchNorm { momentum, .. } = &mut layer.kind {
+                        *momentum = *running;
+                    }
+                }
                 let grid = &mut description.input;
                 grid.shape = grid.shape.map(|n| (n as f64 * grid.voxel_mm[0] / voxel_mm).round() as usize);
                 grid.voxel_mm = [*voxel_mm; 3];
@@ -117,6 +127,7 @@ impl TrainConfig {
                 voxel_mm: 4.0,
             },
             batch: 1,
+            crop: None,
             epochs: 20,
             steps_per_epoch: 100,
             validation_fraction: 0.07,
@@ -134,8 +145,9 @@ impl TrainConfig {
     /// The article's set-up: Adam at 1e-1 in its code, batch 4, 60 epochs of 16 steps, focal loss in its code.
     pub fn article_preset() -> Self {
         Self {
-            network: NetworkConfig::Article { filters: 16, dropout: 0.05, voxel_mm: 2.0 },
+            network: NetworkConfig::Article { filters: 16, dropout: 0.05, voxel_mm: 2.0, momentum: 0.01 },
             batch: 4,
+            crop: None,
             epochs: 60,
             steps_per_epoch: 16,
             validation_fraction: 0.2,
@@ -270,14 +282,16 @@ impl TrainRun<'_> {
         std::fs::create_dir_all(&self.folder)
             .map_err(|source| PipelineError::Write { file: self.folder.clone(), source })?;
         let description = config.network.description();
+        let sample_shape = config.crop.unwrap_or(description.input.shape);
+        if (0..3).any(|a| sample_shape[a] == 0 || sample_shape[a] > description.input.shape[a]) {
+            return Err(PipelineError::Training(format!(
+                "crop {sample_shape:?} does not fit the network's grid {:?}",
+                description.input.shape
+            )));
+        }
         let (training, validation) = self.split()?;
-        let graph = TrainingGraph::new(
-            &description,
-            config.batch,
-            description.input.shape,
-            config.loss,
-            &config.optimiser,
-        )?;
+        let graph =
+            TrainingGraph::new(&description, config.batch, sample_shape, config.loss, &config.optimiser)?;
         let executor = Executor::new(self.gpu, graph.graph.clone(), ExecutorOptions::default())?;
         let mut state = State::default();
         if self.resume {
@@ -381,7 +395,7 @@ impl TrainRun<'_> {
         let total = (steps * config.epochs) as u64;
         let mut row = EpochRow { epoch: epoch + 1, ..EpochRow::default() };
         let (mut counted, mut skipped_in_a_row) = (0u64, 0);
-        let voxels = description.input.shape.iter().product::<usize>();
+        let voxels = executor.graph.desc(graph.input).voxels();
         for step_in_epoch in 0..steps {
             let step = (epoch * steps + step_in_epoch + 1) as u64;
             for slot in 0..config.batch {
@@ -389,8 +403,14 @@ impl TrainRun<'_> {
                     PipelineError::Training("the loader stopped before the epoch did".into())
                 })??;
                 let sample = (step - 1) * config.batch as u64 + slot as u64;
-                let [x, y] =
-                    head.augmented(gpu, &description.input, &config.augmentation, config.seed, sample)?;
+                let [x, y] = head.augmented(
+                    gpu,
+                    &description.input,
+                    &config.augmentation,
+                    config.seed,
+                    sample,
+                    config.crop,
+                )?;
                 gpu.copy(&x, executor.tensor(graph.input), slot * voxels)?;
                 gpu.copy(&y, executor.tensor(graph.target), slot * voxels)?;
             }

@@ -70,8 +70,7 @@ pub fn assert_close(what: &str, got: &[f64], want: &[f64], tolerance: f64) {
     let mut worst = (0usize, 0.0f64);
     for (ix, (g, w)) in got.iter().zip(want).enumerate() {
         let error = (g - w).abs();
-        // Written so that a NaN counts as the worst error.
-        if !(error <= worst.1) {
+        if error.is_nan() || error > worst.1 {
             worst = (ix, error);
             if error.is_nan() {
                 break;
