@@ -535,6 +535,7 @@ fn outputs_keep_the_geometry_and_the_voxels() {
     // -47 under slope 0.5 and intercept 3 is stored as -100.
     check_stripped(&source, &desk.read("brain.nii.gz"), &labels, -100);
     let voxels = labels[352..].iter().filter(|&&v| v == 1).count();
+    assert!(row["seconds"]["network"].is_number());
     let ml = row["brain_ml"].as_f64().expect("a number");
     assert!((ml - voxels as f64 * VOXEL_MM.powi(3) / 1000.0).abs() < 0.01, "{ml} mL, {voxels} voxels");
     for name in &names[2..6] {
@@ -636,7 +637,7 @@ fn a_batch_goes_on_after_failures() {
     assert_eq!(status, ["ok", "failed", "ok", "ok", "failed"]);
     assert!(rows[0][2].parse::<f64>().is_ok_and(|ml| ml > 0.0));
     assert!(
-        rows[1].iter().last().is_some_and(|e| e.contains("broken.nii.gz: is truncated")),
+        rows[1].iter().next_back().is_some_and(|e| e.contains("broken.nii.gz: is truncated")),
         "{:?}",
         rows[1]
     );
@@ -777,7 +778,7 @@ fn folders_and_disks_that_refuse() {
     let (head, tiny) = (desk.path("head.nii.gz"), desk.path("tiny.safetensors"));
     let locked = desk.folder.path("locked");
     fs::create_dir(&locked).expect("made");
-    fs::set_permissions(&locked, fs::Permissions::from_mode(0)).expect("set");
+    fs::set_permissions(&locked, fs::Permissions::from_mode(0o000)).expect("set");
     // Root reads it all the same and finds nothing in it.
     let err = fail(1, &["strip", locked.to_str().expect("UTF-8"), "-O", &desk.path("out"), "--model", &tiny]);
     fs::set_permissions(&locked, fs::Permissions::from_mode(0o700)).expect("set");

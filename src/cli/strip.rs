@@ -133,10 +133,15 @@ struct Row {
     status: &'static str,
     brain_ml: Option<f64>,
     /// Wall time by stage, in order.
+    #[serde(serialize_with = "as_map")]
     seconds: Vec<(&'static str, f64)>,
     warnings: Vec<String>,
     error: Option<String>,
     outputs: Option<Outputs>,
+}
+
+fn as_map<S: serde::Serializer>(pairs: &[(&'static str, f64)], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(pairs.iter().copied())
 }
 
 impl Options {

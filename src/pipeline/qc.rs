@@ -300,15 +300,15 @@ mod tests {
     fn ball(affine: DMat4, shape: [usize; 3]) -> (Volume, Vec<u8>) {
         let mut volume = Volume::zeros(shape, affine);
         let mut mask = vec![0; volume.data.len()];
-        for ix in 0..volume.data.len() {
+        for (ix, (value, label)) in volume.data.iter_mut().zip(&mut mask).enumerate() {
             let at = DVec3::new(
                 (ix % shape[0]) as f64,
                 (ix / shape[0] % shape[1]) as f64,
                 (ix / (shape[0] * shape[1])) as f64,
             );
             let world = affine.transform_point3(at);
-            volume.data[ix] = 50.0 + world.x as f32;
-            mask[ix] = u8::from(world.length() < 15.0);
+            *value = 50.0 + world.x as f32;
+            *label = u8::from(world.length() < 15.0);
         }
         (volume, mask)
     }
