@@ -11,7 +11,7 @@ use super::model::CardFile;
 use super::terminal::{Terminal, one_line};
 use super::{Outcome, Session};
 use crate::model::{self as models, LossKind, ModelCard};
-use crate::pipeline::train::{EpochRow, Progress, TrainConfig, TrainRun};
+use crate::pipeline::train::{EpochRow, NetworkConfig, Progress, TrainConfig, TrainRun};
 use crate::volume::nifti;
 use crate::volume::pairs::{Pair, PairTable};
 
@@ -179,27 +179,33 @@ impl Options {
     }
 }
 
-/// A configuration file laid over `base`.
-fn read_config(path: &Path, base: TrainConfig) -> anyhow::Result<TrainConfig> {
+/// A configuration file laid over `base`; a network of another kind over that of the preset that has it.
+fn read_config(path: &Path, mut base: TrainConfig) -> anyhow::Result<TrainConfig> {
     let fail = |reason: &str| anyhow!("{}: {}", path.display(), one_line(reason));
     let text =
         std::fs::read_to_string(path).map_err(|e| fail(&format!("cannot be read: {e}; check the path")))?;
-    let mut value = toml::Value::try_from(base)?;
     let over: toml::Table =
         text.parse().map_err(|e: toml::de::Error| fail(&format!("is not valid TOML: {e}")))?;
+    match over.get("network").and_then(|network| network.get("kind")).and_then(toml::Value::as_str) {
+        Some("article") if !matches!(base.network, NetworkConfig::Article { .. }) => {
+            base.network = TrainConfig::article_preset().network;
+        }
+        Some("residual-unet") if !matches!(base.network, NetworkConfig::ResidualUnet { .. }) => {
+            base.network = TrainConfig::default_preset().network;
+        }
+        _ => {}
+    }
+    let mut value = toml::Value::try_from(base)?;
     overlay(&mut value, toml::Value::Table(over));
     value
         .try_into()
         .map_err(|e: toml::de::Error| fail(&format!("is not a training configuration: {}", e.message())))
 }
 
-/// Puts the entries of `over` in place of those of `base`, table by table. A table of another `kind` replaces
-/// the whole: its entries are other ones.
+/// Puts the entries of `over` in place of those of `base`, table by table.
 fn overlay(base: &mut toml::Value, over: toml::Value) {
     match (base, over) {
-        (toml::Value::Table(base), toml::Value::Table(over))
-            if over.get("kind").is_none_or(|kind| base.get("kind") == Some(kind)) =>
-        {
+        (toml::Value::Table(base), toml::Value::Table(over)) => {
             for (key, value) in over {
                 match base.get_mut(&key) {
                     Some(old) => overlay(old, value),
@@ -315,14 +321,15 @@ mod tests {
         let config = read("epochs = 3\n[network]\nkind = \"residual-unet\"\nwidths = [4, 8]\n").unwrap();
         let mut want = TrainConfig::default_preset();
         want.epochs = 3;
-        let crate::pipeline::train::NetworkConfig::ResidualUnet { widths, .. } = &mut want.network else {
+        let NetworkConfig::ResidualUnet { widths, .. } = &mut want.network else {
             panic!("the default preset is a residual U-Net")
         };
         *widths = vec![4, 8];
         assert_eq!(config, want);
-        let article =
-            read("[network]\nkind = \"article\"\nfilters = 4\ndropout = 0.0\nvoxel_mm = 4.0\n").unwrap();
-        assert_eq!(article.network.description().name, "article");
+        let article = read("[network]\nkind = \"article\"\nfilters = 4\n").unwrap();
+        let NetworkConfig::Article { filters: 4, voxel_mm: 2.0, .. } = article.network else {
+            panic!("{:?}", article.network)
+        };
         for bad in ["epochs = \"three\"", "epoch = 3", "= 3"] {
             let error = read(bad).unwrap_err().to_string();
             assert!(error.starts_with(path.to_str().unwrap()) && !error.contains('\n'), "{error}");
