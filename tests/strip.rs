@@ -118,21 +118,21 @@ fn outputs_agree_with_each_other() {
     let plain = stripper.strip(&volume, &options).expect("strips");
     let distance = plain.distance_mm.expect("asked for");
     let probability = plain.probability.expect("asked for");
-    for ix in 0..plain.mask.len() {
-        assert_eq!(plain.mask[ix] == 1, distance[ix] < 0.0, "voxel {ix}: distance {}", distance[ix]);
-        assert!((0.0..=1.0).contains(&probability[ix]));
+    for (&mask, &distance) in plain.mask.iter().zip(&distance) {
+        assert_eq!(mask == 1, distance < 0.0, "mask {mask}, distance {distance}");
     }
+    assert!(probability.iter().all(|p| (0.0..=1.0).contains(p)));
     for border_mm in [4.0, -4.0] {
         let moved = stripper.strip(&volume, &StripOptions { border_mm, ..StripOptions::default() });
         let moved = moved.expect("strips");
         assert!((moved.brain_ml > plain.brain_ml) == (border_mm > 0.0));
-        for ix in 0..plain.mask.len() {
+        for (&mask, &distance) in moved.mask.iter().zip(&distance) {
             let inside = if border_mm > 0.0 {
-                f64::from(distance[ix]) <= border_mm + 1e-4
+                f64::from(distance) <= border_mm + 1e-4
             } else {
-                f64::from(distance[ix]) < border_mm + 1e-4
+                f64::from(distance) < border_mm - 1e-4
             };
-            assert_eq!(moved.mask[ix] == 1, inside, "border {border_mm}, distance {}", distance[ix]);
+            assert_eq!(mask == 1, inside, "border {border_mm}, distance {distance}");
         }
     }
 }
