@@ -140,13 +140,11 @@ pub(super) fn choose(wanted: Option<&str>) -> Result<(wgpu::Adapter, AdapterSumm
     }
     let position = match wanted {
         None => Some(0),
-        Some(text) => match text.parse::<usize>() {
-            Ok(number) => Some(number).filter(|&n| n < found.len()),
-            Err(_) => {
-                let text = text.to_lowercase();
-                found.iter().position(|(_, s)| s.name.to_lowercase().contains(&text))
-            }
-        },
+        // A number that is no position may still be part of a name: 4090.
+        Some(text) => text.parse::<usize>().ok().filter(|&n| n < found.len()).or_else(|| {
+            let text = text.to_lowercase();
+            found.iter().position(|(_, s)| s.name.to_lowercase().contains(&text))
+        }),
     };
     match position {
         Some(position) => Ok(found.swap_remove(position)),

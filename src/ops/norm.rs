@@ -670,7 +670,11 @@ pub static BATCH_NORM_UPDATE: OpDef = OpDef {
             (channels.clone(), Fill::Normal(1.0)),
             (channels, Fill::Uniform(0.5, 2.0)),
         ];
-        vec![Case::new("odd", BatchNormUpdate { momentum: 0.01, eps: 1e-3 }, inputs)]
+        let mut overflowed = inputs.clone();
+        overflowed[2].1 = Fill::Values(&[0.5, f32::NAN, -1.0, f32::INFINITY]);
+        overflowed[3].1 = Fill::Values(&[0.5, 1.5, f32::NAN, 2.0, 0.0]);
+        let op = || BatchNormUpdate { momentum: 0.01, eps: 1e-3 };
+        vec![Case::new("odd", op(), inputs), Case::new("statistics that are not finite", op(), overflowed)]
     },
 };
 
@@ -702,12 +706,19 @@ impl Operator for BatchNormUpdate {
 
     fn reference(&self, inputs: &[&HostTensor]) -> Vec<HostTensor> {
         let (momentum, eps) = (f64::from(self.momentum), f64::from(self.eps));
-        let blend = |running: &HostTensor, new: Vec<f64>| {
-            let data = running.data.iter().zip(new).map(|(r, n)| (1.0 - momentum) * r + momentum * n);
+        let variance =
+            inputs[3].data.iter().map(|s| if s.is_nan() { *s } else { (1.0 / (s * s) - eps).max(0.0) });
+        let new: Vec<(f64, f64)> = inputs[2].data.iter().copied().zip(variance).collect();
+        let blend = |running: &HostTensor, pick: fn(&(f64, f64)) -> f64| {
+            let data = running.data.iter().zip(&new).map(|(old, new)| {
+                match new.0.is_finite() && new.1.is_finite() {
+                    true => (1.0 - momentum) * old + momentum * pick(new),
+                    false => *old,
+                }
+            });
             HostTensor::new(running.desc.clone(), data.collect())
         };
-        let variance = inputs[3].data.iter().map(|s| (1.0 / (s * s) - eps).max(0.0)).collect();
-        vec![blend(inputs[0], inputs[2].data.clone()), blend(inputs[1], variance)]
+        vec![blend(inputs[0], |new| new.0), blend(inputs[1], |new| new.1)]
     }
 
     fn in_place(&self) -> &'static [(usize, usize)] {

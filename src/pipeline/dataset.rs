@@ -249,7 +249,8 @@ fn brain_box(mask: &[u8], store: &Grid, network: &Grid) -> [[usize; 2]; 3] {
         if low[axis] > high[axis] {
             return [0, last];
         }
-        [low[axis].floor().max(0.0) as usize, (high[axis].ceil().max(0.0) as usize).min(last)]
+        // The mask may lie beyond the network's grid, in the margin of the store grid.
+        [low[axis].floor(), high[axis].ceil()].map(|v| (v.max(0.0) as usize).min(last))
     })
 }
 
