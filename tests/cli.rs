@@ -132,6 +132,7 @@ fn tiny_model() -> Vec<u8> {
         sampling: Sampling::Area,
         intensity: Intensity::Percentile { low: 1.0, high: 99.5 },
         n4: None,
+        mirror: false,
     };
     let description = residual_unet("tiny", &[4, 8], grid);
     let mut tensors = initialise(&description, 7).expect("describes a network");

@@ -94,20 +94,52 @@ fn the_mask_does_not_depend_on_the_stored_orientation() {
     }
 }
 
+/// Mean x of the mask's voxels in the world, in mm.
+fn centre_x_mm(volume: &Volume, mask: &[u8]) -> f64 {
+    let (mut sum, mut count) = (0.0, 0.0);
+    for z in 0..volume.shape[2] {
+        for y in 0..volume.shape[1] {
+            for x in 0..volume.shape[0] {
+                if mask[volume.index(x, y, z)] != 0 {
+                    sum += volume.affine.transform_point3(DVec3::new(x as f64, y as f64, z as f64)).x;
+                    count += 1.0;
+                }
+            }
+        }
+    }
+    sum / count
+}
+
 #[test]
 fn left_and_right_are_not_swapped() {
     let Some(stripper) = stripper() else { return };
+    // The head lies 20 mm to the right of the world's origin, however it is stored.
+    let mut volume = upright();
+    volume.affine = DMat4::from_translation(DVec3::new(20.0, 0.0, 0.0)) * volume.affine;
+    for (source, flip) in
+        [([0, 1, 2], [false; 3]), ([0, 1, 2], [true, false, false]), ([2, 1, 0], [false; 3])]
+    {
+        let (stored, _) = restored(&volume, source, flip);
+        let got = stripper.strip(&stored, &StripOptions::default()).expect("strips");
+        let centre = centre_x_mm(&stored, &got.mask);
+        assert!(
+            (centre - 20.0).abs() < 5.0,
+            "axes {source:?} flipped {flip:?}: the brain's centre is at {centre} mm"
+        );
+    }
+}
+
+#[test]
+fn a_mirrored_head_gets_the_mirrored_mask() {
+    let Some(stripper) = stripper() else { return };
     let volume = upright();
-    let options = StripOptions { probability: true, ..StripOptions::default() };
-    let straight = stripper.strip(&volume, &options).expect("strips").probability.expect("asked for");
-    // The mirrored head is another head: its probability, mirrored back, is close but not the same, since the
-    // phantom's sides differ. A swap of sides in the pipeline would make the two equal.
-    let mirrored = AxisMap { source: [0, 1, 2], flip: [true, false, false] };
-    let twin = Volume { data: mirrored.apply(volume.shape, &volume.data), ..volume.clone() };
-    let other = stripper.strip(&twin, &options).expect("strips").probability.expect("asked for");
-    let back = mirrored.apply(volume.shape, &other);
-    let largest = straight.iter().zip(&back).map(|(a, b)| (a - b).abs()).fold(0.0f32, f32::max);
-    assert!(largest > 1e-4, "mirroring the head changed nothing");
+    let straight = stripper.strip(&volume, &StripOptions::default()).expect("strips");
+    // The same voxels under an affine with the sign of x turned: another head, mirrored about x = 0.
+    let mirror = DMat4::from_scale(DVec3::new(-1.0, 1.0, 1.0));
+    let twin = Volume { affine: mirror * volume.affine, ..volume.clone() };
+    let other = stripper.strip(&twin, &StripOptions::default()).expect("strips");
+    let agreement = dice(&straight.mask, &other.mask);
+    assert!(agreement > 0.999, "Dice {agreement}");
 }
 
 #[test]

@@ -33,6 +33,9 @@ pub struct GridSpec {
     /// Preset of the bias-field correction that comes first, when the network was trained with one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub n4: Option<String>,
+    /// Average the logits with those of the head mirrored left to right: one more pass for a steadier border.
+    #[serde(default)]
+    pub mirror: bool,
 }
 
 /// Placement of the grid in the world.

@@ -97,6 +97,7 @@ pub fn article(filters: usize, levels: usize, dropout: f32) -> Description {
             sampling: Sampling::Nearest,
             intensity: Intensity::MinMax { high: 255.0 },
             n4: Some("article".to_owned()),
+            mirror: false,
         },
         layers: b.layers,
         output,

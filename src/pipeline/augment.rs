@@ -27,6 +27,9 @@ pub struct Augmentation {
     pub curve: f64,
     /// Standard deviation of the log bias field at its 4x4x4 control points.
     pub bias: f64,
+    /// Probability that the field of view ends between the brain and the lower face of the stored head; a third
+    /// of it for each other face.
+    pub field_of_view: f64,
     /// Largest standard deviation of the noise; 1 is the intensity of bright tissue.
     pub noise: f64,
 }
@@ -43,6 +46,7 @@ impl Default for Augmentation {
             invert: 0.2,
             curve: 0.25,
             bias: 0.3,
+            field_of_view: 0.5,
             noise: 0.08,
         }
     }
@@ -61,6 +65,7 @@ impl Augmentation {
             invert: 0.0,
             curve: 0.0,
             bias: 0.0,
+            field_of_view: 0.0,
             noise: 0.0,
         }
     }
@@ -72,6 +77,7 @@ impl Augmentation {
             || self.scale > 0.0
             || self.shift_mm > 0.0
             || self.elastic_mm > 0.0
+            || self.field_of_view > 0.0
     }
 
     /// Whether intensities change.
@@ -92,6 +98,8 @@ pub struct Draw {
     pub transform: DMat4,
     /// Displacements `[3, g, g, g]` in mm, `None` when switched off.
     pub elastic_mm: Option<Vec<f32>>,
+    /// Fraction of the room between the brain and each face, low and high by axis, that the field of view lacks.
+    pub cuts: [[f64; 2]; 3],
     /// Tone curve.
     pub curve: Vec<f32>,
     /// Log bias field at 4x4x4 knots.
@@ -138,7 +146,17 @@ impl Draw {
         let bias_std = rng.random::<f64>() * a.bias;
         let bias = (0..64).map(|_| (normal(&mut rng) * bias_std) as f32).collect();
         let noise = (rng.random::<f64>().powi(2) * a.noise) as f32;
-        Self { transform, elastic_mm, curve, bias, noise, seed: [rng.random(), rng.random()] }
+        let seed = [rng.random(), rng.random()];
+        let cuts = std::array::from_fn(|axis| {
+            std::array::from_fn(|side| {
+                let lowest = axis == 2 && side == 0;
+                let probability = if lowest { a.field_of_view } else { a.field_of_view / 3.0 };
+                let cut = rng.random::<f64>() < probability;
+                let fraction = rng.random::<f64>();
+                if cut { fraction } else { 0.0 }
+            })
+        });
+        Self { transform, elastic_mm, cuts, curve, bias, noise, seed }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Heads for training: read ahead in a thread, brought to the network's orientation once, kept compactly.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, mpsc};
 
@@ -40,10 +41,14 @@ pub struct StoredHead {
     mask_values: Vec<u8>,
     /// First and last voxel of the network's grid that holds brain, by axis.
     brain_box: [[usize; 2]; 3],
+    /// The same on the store grid.
+    stored_brain_box: [[usize; 2]; 3],
 }
 
 /// Largest number of voxels of a stored head at half the network's voxel size.
 const FINE_STORE_VOXELS: usize = 8 << 20;
+/// Voxels of the store grid round the brain that a cut field of view keeps.
+const SKIN: usize = 2;
 /// How far the stored grid reaches beyond the network's, as a fraction of it.
 const MARGIN: f64 = 0.2;
 
@@ -98,8 +103,9 @@ impl StoredHead {
         let image_values = values.iter().map(|v| f16::from_f32(v / largest * 4096.0)).collect();
         let mask_values: Vec<u8> = bring(&placed_mask)?.iter().map(|v| (v * 255.0).round() as u8).collect();
         let brain_box = brain_box(&mask_values, &store_grid, &network_grid);
+        let stored_brain_box = self::brain_box(&mask_values, &store_grid, &store_grid);
         let image = pair.image.clone();
-        Ok(Self { image, network_grid, store_grid, image_values, mask_values, brain_box })
+        Ok(Self { image, network_grid, store_grid, image_values, mask_values, brain_box, stored_brain_box })
     }
 
     /// Bytes that it takes in memory.
@@ -107,13 +113,37 @@ impl StoredHead {
         self.image_values.len() * 3
     }
 
-    fn upload(&self, gpu: &Gpu) -> Result<[PlacedVolume; 2], PipelineError> {
+    /// Image and mask on the device; `cuts` as in [`Draw`], where the image is 0.
+    fn upload(&self, gpu: &Gpu, cuts: [[f64; 2]; 3]) -> Result<[PlacedVolume; 2], PipelineError> {
         let desc = TensorDesc::f32(&self.store_grid.shape);
         let mut image = vec![0.0f32; self.image_values.len()];
         self.image_values.convert_to_f32_slice(&mut image);
+        let seen = self.field_of_view(cuts);
+        let [nx, ny, nz] = self.store_grid.shape;
+        if seen != [0..nx, 0..ny, 0..nz] {
+            for (row, line) in image.chunks_exact_mut(nz).enumerate() {
+                if seen[0].contains(&(row / ny)) && seen[1].contains(&(row % ny)) {
+                    line[..seen[2].start].fill(0.0);
+                    line[seen[2].end..].fill(0.0);
+                } else {
+                    line.fill(0.0);
+                }
+            }
+        }
         let mask: Vec<f32> = self.mask_values.iter().map(|&v| f32::from(v) / 255.0).collect();
         let place = |tensor| PlacedVolume { tensor, affine: self.store_grid.affine, axes: AxisOrder::Xyz };
         Ok([place(gpu.upload(&desc, &image)?), place(gpu.upload(&desc, &mask)?)])
+    }
+
+    /// Voxels of the store grid that remain along each axis; always the brain and a little round it.
+    fn field_of_view(&self, cuts: [[f64; 2]; 3]) -> [Range<usize>; 3] {
+        std::array::from_fn(|axis| {
+            let [first, last] = self.stored_brain_box[axis];
+            let n = self.store_grid.shape[axis];
+            let low = (cuts[axis][0] * first.saturating_sub(SKIN) as f64) as usize;
+            let high = (cuts[axis][1] * (n - 1).saturating_sub(last + SKIN) as f64) as usize;
+            low..n - high
+        })
     }
 
     /// Image and target `[D, H, W]` as the network sees the head without augmentation.
@@ -121,7 +151,7 @@ impl StoredHead {
     /// # Errors
     /// When the device fails.
     pub fn plain(&self, gpu: &Gpu, spec: &GridSpec) -> Result<[GpuTensor; 2], PipelineError> {
-        let [image, mask] = self.upload(gpu)?;
+        let [image, mask] = self.upload(gpu, [[0.0; 2]; 3])?;
         let [image, mask] = if self.store_grid == self.network_grid {
             [image, mask]
         } else {
@@ -198,7 +228,7 @@ impl StoredHead {
         let grid = &self.network_grid;
         let middle = DVec3::from_array(grid.shape.map(|n| (n as f64 - 1.0) / 2.0));
         let draw = Draw::new(augmentation, seed, sample, grid.affine.transform_point3(middle));
-        let [image, mask] = self.upload(gpu)?;
+        let [image, mask] = self.upload(gpu, draw.cuts)?;
         let moved = Grid { shape: grid.shape, affine: draw.transform * grid.affine };
         let lattice = draw
             .elastic_mm

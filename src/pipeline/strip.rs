@@ -13,9 +13,10 @@ use super::postprocess::{brain_mask, distance, with_border};
 use crate::gpu::{Gpu, GpuTensor};
 use crate::graph::{Executor, ExecutorOptions, run_op};
 use crate::model::{Description, GridSpec, Mode, Model, build, fold_for_inference};
-use crate::ops::ValueId;
 use crate::ops::activation::Activate;
-use crate::ops::resample::{AxisOrder, Edge, Interpolation};
+use crate::ops::elementwise::{Add, Scale};
+use crate::ops::resample::{AxisOrder, Edge, IDENTITY, Interpolation, Resample};
+use crate::ops::{Operator, ValueId};
 use crate::tensor::TensorDesc;
 use crate::volume::Volume;
 
@@ -191,11 +192,10 @@ impl Stripper {
         let x = normalise(gpu, &sampled.tensor, &spec.intensity.into())?;
         watch.lap("resample")?;
 
-        gpu.copy(&x, self.executor.tensor(self.input), 0)?;
-        self.executor.run()?;
+        let logits = self.logits_of(&x)?;
         watch.lap("network")?;
 
-        let probability = self.probability_on(&grid, &placed)?;
+        let probability = self.probability_on(logits, &grid, &placed)?;
         watch.lap("to native grid")?;
 
         let mut mask = brain_mask(gpu, &probability)?;
@@ -244,12 +244,45 @@ impl Stripper {
         })
     }
 
-    /// Sigmoid of the logits interpolated on the volume's own grid.
-    fn probability_on(&self, grid: &Grid, volume: &PlacedVolume) -> Result<GpuTensor, PipelineError> {
+    /// Logits `[D, H, W]` of a normalised image on the network's grid, averaged with those of its mirror image
+    /// where the model asks for it.
+    fn logits_of(&self, x: &GpuTensor) -> Result<GpuTensor, PipelineError> {
         let gpu = &*self.gpu;
         let [d, h, w] = self.description.input.shape;
-        let mut tensor = self.executor.tensor(self.logits).clone();
-        tensor.desc = TensorDesc::f32(&[d, h, w]);
+        let pass = |x: &GpuTensor| -> Result<GpuTensor, PipelineError> {
+            gpu.copy(x, self.executor.tensor(self.input), 0)?;
+            self.executor.run()?;
+            let mut logits = self.executor.tensor(self.logits).clone();
+            logits.desc = TensorDesc::f32(&[d, h, w]);
+            Ok(logits)
+        };
+        if !self.description.input.mirror {
+            return pass(x);
+        }
+        // The network's grids have x, left to right, as their first axis.
+        let flip = Resample {
+            matrix: [[-1.0, 0.0, 0.0, d as f64 - 1.0], IDENTITY[1], IDENTITY[2]],
+            shape: [d, h, w],
+            interpolation: Interpolation::Nearest,
+            edge: Edge::Zero,
+            outside: 0.0,
+        };
+        let run = |op: &dyn Operator, inputs: &[&GpuTensor]| -> Result<GpuTensor, PipelineError> {
+            Ok(run_op(gpu, op, inputs)?.swap_remove(0))
+        };
+        let mirrored = run(&flip, &[&pass(&run(&flip, &[x])?)?])?;
+        let sum = run(&Add, &[&pass(x)?, &mirrored])?;
+        run(&Scale { factor: 0.5 }, &[&sum])
+    }
+
+    /// Sigmoid of the logits interpolated on the volume's own grid.
+    fn probability_on(
+        &self,
+        tensor: GpuTensor,
+        grid: &Grid,
+        volume: &PlacedVolume,
+    ) -> Result<GpuTensor, PipelineError> {
+        let gpu = &*self.gpu;
         let logits = PlacedVolume { tensor, affine: grid.affine, axes: AxisOrder::Xyz };
         let native = Grid { shape: volume.shape_xyz(), affine: volume.affine };
         let mut op = logits.resample_op(&native, volume.axes, Interpolation::Linear);

@@ -109,6 +109,7 @@ impl NetworkConfig {
                     sampling: Sampling::Area,
                     intensity: Intensity::Percentile { low: 1.0, high: 99.5 },
                     n4: None,
+                    mirror: true,
                 };
                 residual_unet(name, widths, grid)
             }
@@ -122,17 +123,17 @@ impl TrainConfig {
         Self {
             network: NetworkConfig::ResidualUnet {
                 name: "default".into(),
-                widths: vec![16, 32, 64, 96],
+                widths: vec![8, 32, 64, 96],
                 shape: [48, 56, 56],
                 voxel_mm: 4.0,
             },
             batch: 1,
             crop: None,
-            epochs: 20,
+            epochs: 14,
             steps_per_epoch: 100,
-            validation_fraction: 0.07,
+            validation_fraction: 0.05,
             seed: 1,
-            learning_rate: 1.5e-3,
+            learning_rate: 2e-3,
             warmup_steps: 50,
             cosine: true,
             loss: LossKind::DiceBce,
