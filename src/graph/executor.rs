@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::plan::{lower_nodes, shared_scratch};
 use super::{Graph, GraphError, MemoryPlan, ValueKind};
 use crate::gpu::{Gpu, GpuError, GpuTensor, KernelTime, Slot};
 use crate::ops::{Operator, ValueId};
@@ -62,23 +63,9 @@ impl Executor {
             tensors.push(tensor);
         }
         // Temporaries live for one node only, so all nodes share them by position.
+        let lowered = lower_nodes(&graph, &gpu.caps);
         let mut scratch: Vec<GpuTensor> = Vec::new();
-        let mut lowered = Vec::with_capacity(graph.nodes.len());
-        let mut scratch_bytes: Vec<u64> = Vec::new();
-        for node in &graph.nodes {
-            let inputs: Vec<_> = node.inputs.iter().map(|&v| graph.desc(v).clone()).collect();
-            let outputs: Vec<_> = node.outputs.iter().map(|&v| graph.desc(v).clone()).collect();
-            let variant = node.op.variants(&inputs, &gpu.caps)[0];
-            let node_lowered = node.op.lower(&inputs, &outputs, &gpu.caps, variant);
-            for (ix, &bytes) in node_lowered.scratch.iter().enumerate() {
-                if ix == scratch_bytes.len() {
-                    scratch_bytes.push(0);
-                }
-                scratch_bytes[ix] = scratch_bytes[ix].max(bytes);
-            }
-            lowered.push(node_lowered);
-        }
-        for bytes in scratch_bytes {
+        for bytes in shared_scratch(lowered.iter()) {
             allocated_bytes += bytes;
             scratch.push(gpu.empty(&TensorDesc::u32(&[bytes.div_ceil(4) as usize]))?);
         }

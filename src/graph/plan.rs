@@ -1,7 +1,7 @@
 //! The memory plan: from execution order and lifetimes to buffer slots. A pure function.
 
 use super::{Graph, GraphError, ValueKind};
-use crate::gpu::Caps;
+use crate::gpu::{Caps, Lowered};
 use crate::ops::ValueId;
 
 /// Which slot each value lives in.
@@ -91,22 +91,89 @@ impl MemoryPlan {
     }
 }
 
-/// Bytes of GPU buffers that running the graph takes: slots and the largest node's temporaries.
+/// Bytes of the temporaries that nodes share by position: the largest of each position.
+pub(super) fn shared_scratch<'a>(lowered: impl Iterator<Item = &'a Lowered>) -> Vec<u64> {
+    let mut largest: Vec<u64> = Vec::new();
+    for node in lowered {
+        if largest.len() < node.scratch.len() {
+            largest.resize(node.scratch.len(), 0);
+        }
+        for (bytes, &needed) in largest.iter_mut().zip(&node.scratch) {
+            *bytes = (*bytes).max(needed);
+        }
+    }
+    largest
+}
+
+/// Launches of every node with its preferred variant.
+pub(super) fn lower_nodes(graph: &Graph, caps: &Caps) -> Vec<Lowered> {
+    let descs = |values: &[ValueId]| values.iter().map(|&v| graph.desc(v).clone()).collect::<Vec<_>>();
+    graph
+        .nodes
+        .iter()
+        .map(|node| {
+            let (inputs, outputs) = (descs(&node.inputs), descs(&node.outputs));
+            node.op.lower(&inputs, &outputs, caps, node.op.variants(&inputs, caps)[0])
+        })
+        .collect()
+}
+
+/// Bytes of GPU buffers that running the graph takes: slots and shared temporaries.
 ///
 /// # Errors
 /// As [`MemoryPlan::new`].
 pub fn estimate_bytes(graph: &Graph, caps: &Caps) -> Result<u64, GraphError> {
     let plan = MemoryPlan::new(graph, true)?;
-    let scratch = graph
-        .nodes
-        .iter()
-        .map(|node| {
-            let inputs: Vec<_> = node.inputs.iter().map(|&v| graph.desc(v).clone()).collect();
-            let outputs: Vec<_> = node.outputs.iter().map(|&v| graph.desc(v).clone()).collect();
-            let variant = node.op.variants(&inputs, caps)[0];
-            node.op.lower(&inputs, &outputs, caps, variant).scratch.iter().sum::<u64>()
-        })
-        .max()
-        .unwrap_or(0);
-    Ok(plan.total_bytes() + scratch)
+    Ok(plan.total_bytes() + shared_scratch(lower_nodes(graph, caps).iter()).iter().sum::<u64>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::conv3d::{Conv3d, Window};
+    use crate::ops::elementwise::Add;
+    use crate::tensor::TensorDesc;
+
+    /// A chain of convolutions with a skip from the first to the last.
+    fn chain(length: usize) -> Graph {
+        let mut graph = Graph::new();
+        let input = graph.input("x", TensorDesc::f32(&[1, 2, 4, 6, 8]));
+        let weight = graph.parameter("w", TensorDesc::f32(&[2, 2, 3, 3, 3]));
+        let conv = || Conv3d::new(Window::same([3; 3]), false);
+        let first = graph.apply1(conv(), &[input, weight]).expect("shapes fit");
+        let mut x = first;
+        for _ in 1..length {
+            x = graph.apply1(conv(), &[x, weight]).expect("shapes fit");
+        }
+        let sum = graph.apply1(Add, &[x, first]).expect("shapes fit");
+        graph.mark_output(sum);
+        graph
+    }
+
+    #[test]
+    fn no_two_live_values_share_a_slot() {
+        for length in 1..9 {
+            let graph = chain(length);
+            let plan = MemoryPlan::new(&graph, true).expect("plans");
+            for a in 0..graph.values.len() {
+                for b in 0..a {
+                    let (one, two) = (plan.lifetimes[plan.root[a].0], plan.lifetimes[plan.root[b].0]);
+                    let both_live = one.0 <= two.1 && two.0 <= one.1;
+                    assert!(
+                        plan.slot_of[a] != plan.slot_of[b] || plan.root[a] == plan.root[b] || !both_live,
+                        "values {a} {one:?} and {b} {two:?} share slot {}",
+                        plan.slot_of[a]
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn memory_does_not_grow_with_depth() {
+        let bytes = |length| estimate_bytes(&chain(length), &Caps::webgpu_defaults()).expect("plans");
+        assert_eq!(bytes(4), bytes(40));
+        let separate = MemoryPlan::new(&chain(40), false).expect("plans").total_bytes();
+        assert!(bytes(40) < separate / 4);
+    }
 }

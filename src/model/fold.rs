@@ -48,7 +48,8 @@ fn fold_layer(description: &mut Description, tensors: &mut Tensors, ix: usize) -
         _ => return false,
     };
     let [input] = layer.inputs.as_slice() else { return false };
-    let readers = description.layers.iter().flat_map(|l| &l.inputs).filter(|name| *name == input).count();
+    let reads = description.layers.iter().flat_map(|l| &l.inputs).chain([&description.output]);
+    let readers = reads.filter(|name| *name == input).count();
     let Some(source) = description.layers.iter_mut().find(|l| l.name == *input) else { return false };
     if readers != 1 {
         return false;
