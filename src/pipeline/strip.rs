@@ -6,7 +6,7 @@ use std::time::Instant;
 use glam::{DMat4, DQuat, DVec3};
 
 use super::PipelineError;
-use super::bias::{N4Options, correct, n4};
+use super::bias::{N4Error, N4Options, correct, n4};
 use super::grid::{Grid, PlacedVolume};
 use super::intensity::normalise;
 use super::postprocess::{brain_mask, distance, with_border};
@@ -132,6 +132,10 @@ impl Stripper {
     /// # Errors
     /// No brain found, a bias field that cannot be fitted, or a failing device.
     pub fn strip(&self, volume: &Volume, options: &StripOptions) -> Result<Stripped, PipelineError> {
+        // A network marks something even in a constant image.
+        if volume.check_content().is_err() {
+            return Err(PipelineError::NoBrain);
+        }
         let limit = self.gpu.caps.max_binding;
         let mut reduced = std::borrow::Cow::Borrowed(volume);
         let mut halvings = 0;
@@ -174,13 +178,24 @@ impl Stripper {
         };
         let n4_options = n4_options.or_else(|| options.corrected.then(N4Options::default));
         let (mut bias, mut corrected) = (None, None);
+        let mut warnings = Vec::new();
         if let Some(n4_options) = n4_options {
-            let result = n4(&self.gpu, &placed.tensor, None, &n4_options)?;
-            placed.tensor = correct(gpu, &placed.tensor, &result.log_field)?;
-            if options.corrected {
-                let log_field: Vec<f32> = gpu.download(&result.log_field)?;
-                bias = Some(log_field.into_iter().map(f32::exp).collect());
-                corrected = Some(gpu.download(&placed.tensor)?);
+            match n4(&self.gpu, &placed.tensor, None, &n4_options) {
+                Ok(result) => {
+                    placed.tensor = correct(gpu, &placed.tensor, &result.log_field)?;
+                    if options.corrected {
+                        let log_field: Vec<f32> = gpu.download(&result.log_field)?;
+                        bias = Some(log_field.into_iter().map(f32::exp).collect());
+                        corrected = Some(gpu.download(&placed.tensor)?);
+                    }
+                }
+                // Nobody asked for it by name, and the network copes with a bias field.
+                Err(error @ (N4Error::TooFewVoxels { .. } | N4Error::Constant))
+                    if options.n4 == N4Choice::AsModel && !options.corrected =>
+                {
+                    warnings.push(format!("the bias field was left as it is: {error}"));
+                }
+                Err(error) => return Err(error.into()),
             }
             watch.lap("n4")?;
         }
@@ -225,7 +240,6 @@ impl Stripper {
             watch.lap("distance and probability")?;
         }
         let brain_ml = voxels as f64 * volume.voxel_volume_ml();
-        let mut warnings = Vec::new();
         if !PLAUSIBLE_ML.contains(&brain_ml) {
             warnings.push(format!(
                 "the mask holds {brain_ml:.0} mL, outside the {:.0} to {:.0} mL of human brains; look at it before use",
@@ -351,6 +365,7 @@ fn halved(volume: &Volume) -> Volume {
 pub(super) fn model_n4(spec: &GridSpec) -> Result<Option<N4Options>, PipelineError> {
     match spec.n4.as_deref() {
         None => Ok(None),
+        Some("default") => Ok(Some(N4Options::default())),
         Some("article") => Ok(Some(N4Options::article())),
         Some("ants") => Ok(Some(N4Options::ants())),
         Some("sitk") => Ok(Some(N4Options::sitk())),
