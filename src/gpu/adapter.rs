@@ -59,6 +59,8 @@ pub struct Caps {
     pub offset_alignment: u64,
     /// Timestamps are available.
     pub timestamps: bool,
+    /// Lanes of a subgroup, where subgroup operations are available and every subgroup has as many.
+    pub subgroup: Option<u32>,
 }
 
 impl Caps {
@@ -70,6 +72,7 @@ impl Caps {
             max_buffer: 256 << 20,
             offset_alignment: 256,
             timestamps: false,
+            subgroup: None,
         }
     }
 }
@@ -164,14 +167,17 @@ pub(super) fn request_device(
     adapter: &wgpu::Adapter,
     summary: &AdapterSummary,
 ) -> Result<(wgpu::Device, wgpu::Queue, Caps), GpuError> {
-    let features = adapter.features() & wgpu::Features::TIMESTAMP_QUERY;
+    let features = adapter.features() & (wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::SUBGROUP);
     let limits = adapter.limits();
+    let info = adapter.get_info();
+    let one_size = info.subgroup_min_size == info.subgroup_max_size;
     let caps = Caps {
         class: summary.class,
         max_binding: limits.max_storage_buffer_binding_size,
         max_buffer: limits.max_buffer_size,
         offset_alignment: limits.min_storage_buffer_offset_alignment as u64,
         timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
+        subgroup: (features.contains(wgpu::Features::SUBGROUP) && one_size).then_some(info.subgroup_max_size),
     };
     let (device, queue) = pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor {
         label: Some("trephine"),

@@ -17,7 +17,12 @@ use crate::tensor::{HostTensor, TensorDesc};
 const NAIVE: &str = "conv3d/naive.wgsl";
 const DIRECT: &str = "conv3d/direct.wgsl";
 const DIRECT_X4: &str = "conv3d/direct_x4.wgsl";
+const LANES: &str = "conv3d/lanes.wgsl";
+const TILE: &str = "conv3d/tile.wgsl";
+const GEMM: &str = "conv3d/gemm.wgsl";
+const WINOGRAD_W4: &str = "conv3d/winograd_w4.wgsl";
 pub(super) const PACK: &str = "conv3d/pack.wgsl";
+const PACK_WINOGRAD_W4: &str = "conv3d/pack_winograd_w4.wgsl";
 const CHANNELS_LAST: &str = "conv3d/channels_last.wgsl";
 const GRAD_WEIGHT: &str = "conv3d/grad_weight.wgsl";
 const GRAD_WEIGHT_NAIVE: &str = "conv3d/grad_weight_naive.wgsl";
@@ -117,17 +122,30 @@ pub(crate) struct Packing {
 /// Adds a launch that lays the weights out in tiles of `tile` output channels.
 pub(crate) fn pack_weights(lowered: &mut Lowered, weight: Slot, packing: &Packing, tile: usize) -> Slot {
     let taps: usize = packing.kernel.iter().product();
-    let total = packing.n_out.next_multiple_of(tile) * packing.n_in * taps;
+    pack_with(lowered, PACK, weight, packing, tile, taps)
+}
+
+/// Adds a launch of the kernel `path` that lays the weights out in tiles of `tile` output channels, `values` for
+/// each pair of channels.
+fn pack_with(
+    lowered: &mut Lowered,
+    path: &'static str,
+    weight: Slot,
+    packing: &Packing,
+    tile: usize,
+    values: usize,
+) -> Slot {
+    let total = packing.n_out.next_multiple_of(tile) * packing.n_in * values;
     let packed = lowered.scratch(total as u64 * 4);
     lowered.push(
-        Dispatch::new(KernelKey::new(PACK).define("SWAP", packing.swap.into()))
+        Dispatch::new(KernelKey::new(path).define("SWAP", packing.swap.into()))
             .bind("weight", weight)
             .bind("packed", packed)
             .params(
                 Params::new()
                     .u32("n_out", packing.n_out)
                     .u32("n_in", packing.n_in)
-                    .u32("taps", taps)
+                    .u32("taps", packing.kernel.iter().product())
                     .u32("tile", tile)
                     .u32("row_channels", packing.row_channels)
                     .u32("first", packing.first)
@@ -159,13 +177,89 @@ pub(crate) struct Pass<'a> {
     pub accumulate: bool,
 }
 
-/// Legal forward variants, preferred first.
-pub(crate) fn direct_variants(window: &Window, kernel: [usize; 3]) -> Vec<&'static str> {
-    let mut variants = vec!["direct", "naive"];
+/// Legal forward variants for `n_out` channels, preferred first. What was measured on which adapter, and what was
+/// not, stands in docs/kernels.md.
+pub(crate) fn direct_variants(
+    window: &Window,
+    kernel: [usize; 3],
+    n_out: usize,
+    caps: &Caps,
+) -> Vec<&'static str> {
+    let mut variants = Vec::new();
     if window.is_dense() && matches!(kernel[2], 1 | 3) {
-        variants.insert(0, "direct_x4");
+        variants.push("direct_x4");
+        if matches!(caps.subgroup, Some(8 | 16 | 32 | 64)) {
+            variants.push("lanes");
+        }
+        if kernel[2] == 3 {
+            variants.push("winograd_w4");
+            if kernel[0] <= 3 && kernel[1] <= 3 {
+                let first = caps.class != DeviceClass::Software && n_out > 8;
+                variants.insert(if first { 0 } else { variants.len() }, "tile");
+            }
+        }
     }
+    variants.extend(["direct", "gemm", "naive"]);
     variants
+}
+
+/// A kernel variant for a number of output channels.
+struct Form {
+    path: &'static str,
+    /// Output channels of a tile of packed weights.
+    tile: usize,
+    /// Constants of the kernel beside those that all share.
+    defines: Vec<(&'static str, u32)>,
+    /// Whether stride, dilation and the kernel's extents are parameters; else they are constants.
+    general: bool,
+    /// Invocations of a workgroup.
+    workgroup: usize,
+    /// Invocations for one sample and one tile of channels.
+    invocations: usize,
+}
+
+impl Form {
+    fn new(variant: &str, n_out: usize, output: [usize; 3], caps: &Caps) -> Self {
+        let [d, h, w] = output;
+        let (rows, voxels) = (d * h, d * h * w);
+        let groups = |limit: usize| match n_out.div_ceil(4).next_power_of_two() {
+            n if n > limit => limit,
+            n => n,
+        };
+        let wide =
+            |n: usize| vec![("GROUPS", n as u32), ("WIDE2", (n >= 2).into()), ("WIDE4", (n >= 4).into())];
+        let form = |path, tile, defines| Self {
+            path,
+            tile,
+            defines,
+            general: false,
+            workgroup: FLAT,
+            invocations: rows * w.div_ceil(4),
+        };
+        match variant {
+            "direct_x4" => form(DIRECT_X4, 4 * groups(4), wide(groups(4))),
+            "winograd_w4" => form(WINOGRAD_W4, 4 * groups(2), wide(groups(2))),
+            "lanes" => {
+                let lanes =
+                    caps.subgroup.expect("variants offers lanes where subgroups have one size") as usize;
+                let n = if n_out > lanes { 2 } else { 1 };
+                let defines = vec![("L", lanes as u32), ("GROUPS", n as u32), ("WIDE2", (n == 2).into())];
+                Self { invocations: rows * w.div_ceil(12) * lanes, ..form(LANES, n * lanes, defines) }
+            }
+            "tile" => {
+                let tiles = d.div_ceil(4) * h.div_ceil(4) * w.div_ceil(32);
+                Self { workgroup: 256, invocations: tiles * 256, ..form(TILE, 16, Vec::new()) }
+            }
+            "gemm" => {
+                Self { general: true, workgroup: 128, invocations: voxels, ..form(GEMM, 64, Vec::new()) }
+            }
+            "direct" => {
+                let n = if n_out > 4 { 4 } else { 1 };
+                Self { general: true, invocations: voxels, ..form(DIRECT, 4 * n, wide(n)) }
+            }
+            _ => Self { general: true, invocations: voxels * n_out, ..form(NAIVE, 1, Vec::new()) },
+        }
+    }
 }
 
 /// Adds the launches of one pass.
@@ -175,48 +269,33 @@ pub(crate) fn lower_pass(lowered: &mut Lowered, pass: Pass<'_>, caps: &Caps, var
     let (weight, packing) = &pass.weight;
     let (input, output) = (spatial(&x.shape), spatial(&y.shape));
     let [kd, kh, kw] = packing.kernel;
-    let (path, groups) = match variant {
-        "direct_x4" => {
-            (DIRECT_X4, [1, 2, 4][usize::from(packing.n_out > 4) + usize::from(packing.n_out > 8)])
-        }
-        "direct" => (DIRECT, if packing.n_out > 4 { 4 } else { 1 }),
-        _ => (NAIVE, 0),
+    let form = Form::new(variant, packing.n_out, output, caps);
+    let packed = match form.path {
+        WINOGRAD_W4 => pack_with(lowered, PACK_WINOGRAD_W4, *weight, packing, form.tile, kd * kh * 6),
+        _ => pack_weights(lowered, *weight, packing, form.tile),
     };
-    let tile = (groups * 4).max(1);
-    let packed = pack_weights(lowered, *weight, packing, tile);
-    let mut key = KernelKey::new(path)
+    let mut key = KernelKey::new(form.path)
         .define("BIAS", pass.bias.is_some().into())
         .define("ACCUMULATE", pass.accumulate.into());
-    if groups > 0 {
-        key = key
-            .define("GROUPS", groups as u32)
-            .define("WIDE2", (groups >= 2).into())
-            .define("WIDE4", (groups >= 4).into());
+    for (name, value) in form.defines {
+        key = key.define(name, value);
     }
     let mut params = shape_params(packing.n_in, packing.n_out, input, output);
-    let out_voxels: usize = output.iter().product();
-    let (invocations, channel_tiles) = match variant {
-        "direct_x4" => {
-            key = key
-                .define("KD", kd as u32)
-                .define("KH", kh as u32)
-                .define("KW", kw as u32)
-                .define("TAPS3", (kw == 3).into());
-            params = pad_params(params, pass.pad);
-            (output[0] * output[1] * output[2].div_ceil(4), packing.n_out.div_ceil(tile))
-        }
-        _ => {
-            params = window_params(params, &pass.window, pass.pad)
-                .i32("kd", kd as i32)
-                .i32("kh", kh as i32)
-                .i32("kw", kw as i32);
-            if variant == "direct" {
-                (out_voxels, packing.n_out.div_ceil(tile))
-            } else {
-                (out_voxels * packing.n_out, 1)
-            }
-        }
-    };
+    if form.general {
+        params = window_params(params, &pass.window, pass.pad)
+            .i32("kd", kd as i32)
+            .i32("kh", kh as i32)
+            .i32("kw", kw as i32);
+    } else {
+        key = key
+            .define("KD", kd as u32)
+            .define("KH", kh as u32)
+            .define("KW", kw as u32)
+            .define("TAPS3", (kw == 3).into());
+        params = pad_params(params, pass.pad);
+    }
+    // The naive kernel has an invocation for each channel.
+    let channel_tiles = if form.path == NAIVE { 1 } else { packing.n_out.div_ceil(form.tile) };
     params = params.f32("negative_slope", pass.negative_slope);
     for piece in batch_pieces(&[x, y], caps) {
         let mut dispatch = Dispatch::new(key.clone())
@@ -224,7 +303,7 @@ pub(crate) fn lower_pass(lowered: &mut Lowered, pass: Pass<'_>, caps: &Caps, var
             .bind("weight", packed)
             .bind_range("y", y_slot, sample_range(y, &piece))
             .params(params.clone())
-            .flat(invocations, FLAT);
+            .flat(form.invocations, form.workgroup);
         dispatch.workgroups[2] = (piece.len() * channel_tiles) as u32;
         if let Some(bias) = pass.bias {
             dispatch = dispatch.bind("bias", bias);
@@ -275,7 +354,7 @@ impl Conv3d {
 pub static CONV3D: OpDef = OpDef {
     name: "conv3d",
     summary: "3D convolution of one or two inputs, fused bias and (leaky) ReLU",
-    shaders: &[NAIVE, DIRECT, DIRECT_X4, PACK],
+    shaders: &[NAIVE, DIRECT, DIRECT_X4, LANES, TILE, GEMM, WINOGRAD_W4, PACK, PACK_WINOGRAD_W4],
     cases: conv3d_cases,
 };
 
@@ -286,6 +365,16 @@ fn conv3d_cases() -> Vec<Case> {
     let table: Vec<ConvCase> = vec![
         ("odd sizes", [2, 5, 3, 6, 9], 0, 6, [3, 3, 3], same([3, 3, 3]), true, Activation::None),
         ("20 channels out", [1, 3, 4, 5, 7], 0, 20, [3, 3, 3], same([3, 3, 3]), true, Activation::None),
+        (
+            "wider than a tile of every kernel",
+            [1, 3, 5, 5, 37],
+            0,
+            70,
+            [3, 3, 3],
+            same([3, 3, 3]),
+            true,
+            Activation::LeakyRelu(0.1),
+        ),
         ("all extents 1", [1, 1, 1, 1, 1], 0, 1, [3, 3, 3], same([3, 3, 3]), true, Activation::None),
         ("pointwise", [2, 6, 3, 4, 5], 0, 7, [1, 1, 1], same([1, 1, 1]), true, Activation::None),
         ("two inputs", [2, 3, 4, 3, 6], 4, 9, [3, 3, 3], same([3, 3, 3]), true, Activation::None),
@@ -397,8 +486,9 @@ impl Operator for Conv3d {
         Ok(vec![TensorDesc::f32(&[x[0], w[0], out[0], out[1], out[2]])])
     }
 
-    fn variants(&self, inputs: &[TensorDesc], _: &Caps) -> Vec<&'static str> {
-        direct_variants(&self.window, spatial(&inputs[self.sources()].shape))
+    fn variants(&self, inputs: &[TensorDesc], caps: &Caps) -> Vec<&'static str> {
+        let weight = &inputs[self.sources()].shape;
+        direct_variants(&self.window, spatial(weight), weight[0], caps)
     }
 
     fn lower(&self, inputs: &[TensorDesc], outputs: &[TensorDesc], caps: &Caps, variant: &str) -> Lowered {
@@ -586,7 +676,18 @@ pub struct Conv3dGradInput {
 pub static CONV3D_GRAD_INPUT: OpDef = OpDef {
     name: "conv3d_grad_input",
     summary: "gradient of conv3d by its input",
-    shaders: &[NAIVE, DIRECT, DIRECT_X4, PACK, super::conv_transpose3d::NAIVE],
+    shaders: &[
+        NAIVE,
+        DIRECT,
+        DIRECT_X4,
+        LANES,
+        TILE,
+        GEMM,
+        WINOGRAD_W4,
+        PACK,
+        PACK_WINOGRAD_W4,
+        super::conv_transpose3d::NAIVE,
+    ],
     cases: || {
         let case = |name: &str, window: Window, input, dy: [usize; 5], weight: [usize; 5], channels| {
             Case::new(
@@ -642,9 +743,9 @@ impl Operator for Conv3dGradInput {
         Ok(vec![TensorDesc::f32(&[dy[0], self.channels.len(), d, h, w])])
     }
 
-    fn variants(&self, inputs: &[TensorDesc], _: &Caps) -> Vec<&'static str> {
+    fn variants(&self, inputs: &[TensorDesc], caps: &Caps) -> Vec<&'static str> {
         if self.window.stride == [1; 3] {
-            direct_variants(&self.window, spatial(&inputs[1].shape))
+            direct_variants(&self.window, spatial(&inputs[1].shape), self.channels.len(), caps)
         } else {
             vec!["naive"]
         }
