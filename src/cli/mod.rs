@@ -4,6 +4,7 @@
 //! Results go to stdout (one JSON object with `--json`), everything else to stderr. Exit codes: 0 all done,
 //! 1 something failed, 2 usage. A broken pipe is success.
 
+mod bench;
 mod devices;
 mod evaluate;
 mod files;
@@ -15,6 +16,7 @@ mod resample;
 mod strip;
 mod terminal;
 mod train;
+mod tune;
 
 use std::io;
 use std::path::Path;
@@ -26,10 +28,12 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::gpu::{DeviceClass, Gpu, GpuOptions};
+use crate::graph::Tuning;
 use crate::model::{self as models, Model};
 use crate::pipeline::PipelineError;
 use crate::pipeline::bias::N4Options;
 use crate::pipeline::strip::N4Choice;
+use crate::pipeline::tune as tune_cache;
 use terminal::Terminal;
 
 /// Brain extraction (skull stripping) of 3D MRI on any GPU.
@@ -79,6 +83,8 @@ enum Command {
     Index(index::Options),
     Train(Box<train::Options>),
     Devices(devices::Options),
+    Bench(Box<bench::Options>),
+    Tune(tune::Options),
     Model(model::Options),
 }
 
@@ -150,6 +156,8 @@ pub fn main() -> ExitCode {
         Command::Index(options) => options.run(&session),
         Command::Train(options) => options.run(&session),
         Command::Devices(options) => options.run(&session),
+        Command::Bench(options) => options.run(&session),
+        Command::Tune(options) => options.run(&session),
         Command::Model(options) => options.run(&session),
     };
     match result {
@@ -182,6 +190,8 @@ impl Command {
             Self::Index(_) => "index",
             Self::Train(_) => "train",
             Self::Devices(_) => "devices",
+            Self::Bench(_) => "bench",
+            Self::Tune(_) => "tune",
             Self::Model(_) => "model",
         }
     }
@@ -231,6 +241,25 @@ struct ModelOptions {
     /// Do not correct the bias field before the network, whatever the model was trained with
     #[arg(long)]
     no_n4: bool,
+    #[command(flatten)]
+    tuning: TuningOptions,
+}
+
+/// Whether to use what `trephine tune` has found.
+#[derive(Clone, Copy, Debug, Args)]
+struct TuningOptions {
+    /// Leave what `trephine tune` measured aside: the same kernels on every run
+    ///
+    /// Kernels add up in different orders, so results differ in their last digits between a tuned run and one
+    /// that is not.
+    #[arg(long)]
+    no_tune: bool,
+}
+
+impl TuningOptions {
+    fn load(self, gpu: &Gpu) -> Arc<Tuning> {
+        if self.no_tune { Arc::default() } else { tune_cache::load(&gpu.summary) }
+    }
 }
 
 impl ModelOptions {

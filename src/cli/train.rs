@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::model::CardFile;
 use super::terminal::{Terminal, one_line};
-use super::{Outcome, Session};
+use super::{Outcome, Session, TuningOptions};
 use crate::model::{self as models, LossKind, ModelCard};
 use crate::pipeline::train::{EpochRow, NetworkConfig, Progress, TrainConfig, TrainRun};
 use crate::volume::nifti;
@@ -70,6 +70,8 @@ pub(super) struct Options {
     /// Seed of weights, order, augmentation and dropout
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
+    #[command(flatten)]
+    tuning: TuningOptions,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -155,6 +157,7 @@ impl Options {
         let mut display = Display::new(session.terminal);
         let run = TrainRun {
             gpu: &gpu,
+            tuning: self.tuning.load(&gpu),
             config,
             training,
             validation,

@@ -59,11 +59,21 @@ pub struct Caps {
     pub offset_alignment: u64,
     /// Timestamps are available.
     pub timestamps: bool,
-    /// Lanes of a subgroup, where subgroup operations are available and every subgroup has as many.
-    pub subgroup: Option<u32>,
+    /// Kernels may `enable f16;`.
+    pub f16: bool,
+    /// Smallest and largest number of invocations in a subgroup, where kernels may use subgroup operations.
+    pub subgroup_size: Option<[u32; 2]>,
+    /// Edge of the square tiles that cooperative matrices multiply, f16 into f32, where kernels may
+    /// `enable wgpu_cooperative_matrix;`.
+    pub cooperative_tile: Option<u32>,
 }
 
 impl Caps {
+    /// Lanes of a subgroup, where kernels may use subgroup operations and every subgroup has as many.
+    pub fn lanes(&self) -> Option<u32> {
+        self.subgroup_size.filter(|[least, most]| least == most).map(|[_, most]| most)
+    }
+
     /// WebGPU's default limits on an unknown adapter: what every kernel must work within.
     pub fn webgpu_defaults() -> Self {
         Self {
@@ -72,7 +82,9 @@ impl Caps {
             max_buffer: 256 << 20,
             offset_alignment: 256,
             timestamps: false,
-            subgroup: None,
+            f16: false,
+            subgroup_size: None,
+            cooperative_tile: None,
         }
     }
 }
@@ -162,28 +174,62 @@ pub(super) fn choose(wanted: Option<&str>) -> Result<(wgpu::Adapter, AdapterSumm
     }
 }
 
+/// Edge of the largest square tile that the adapter multiplies from f16 into f32.
+fn cooperative_tile(adapter: &wgpu::Adapter, features: wgpu::Features) -> Option<u32> {
+    let needed = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX
+        | wgpu::Features::SHADER_F16
+        | wgpu::Features::SUBGROUP;
+    if !features.contains(needed) {
+        return None;
+    }
+    adapter
+        .cooperative_matrix_properties()
+        .iter()
+        .filter(|p| p.m_size == p.n_size && p.m_size == p.k_size)
+        .filter(|p| p.ab_type == wgpu::CooperativeScalarType::F16)
+        .filter(|p| p.cr_type == wgpu::CooperativeScalarType::F32)
+        .map(|p| p.m_size)
+        // The tiles that WGSL has types for.
+        .filter(|size| matches!(size, 8 | 16))
+        .max()
+}
+
 /// Opens the adapter with its own limits and the optional features that Trephine uses.
 pub(super) fn request_device(
     adapter: &wgpu::Adapter,
     summary: &AdapterSummary,
 ) -> Result<(wgpu::Device, wgpu::Queue, Caps), GpuError> {
-    let features = adapter.features() & (wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::SUBGROUP);
+    let wanted = OPTIONAL.iter().fold(wgpu::Features::empty(), |all, (flag, _)| all | *flag);
+    let mut features = adapter.features() & wanted;
+    let cooperative_tile = cooperative_tile(adapter, features);
+    if cooperative_tile.is_none() {
+        features.remove(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX);
+    }
     let limits = adapter.limits();
     let info = adapter.get_info();
-    let one_size = info.subgroup_min_size == info.subgroup_max_size;
     let caps = Caps {
         class: summary.class,
         max_binding: limits.max_storage_buffer_binding_size,
         max_buffer: limits.max_buffer_size,
         offset_alignment: limits.min_storage_buffer_offset_alignment as u64,
         timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
-        subgroup: (features.contains(wgpu::Features::SUBGROUP) && one_size).then_some(info.subgroup_max_size),
+        f16: features.contains(wgpu::Features::SHADER_F16),
+        subgroup_size: features
+            .contains(wgpu::Features::SUBGROUP)
+            .then_some([info.subgroup_min_size, info.subgroup_max_size]),
+        cooperative_tile,
+    };
+    let experimental_features = match cooperative_tile {
+        // SAFETY: wgpu guards extensions whose interface may change; kernels that use cooperative matrices are
+        // validated by naga, run on tiles of the size that the adapter lists, and are checked like any other.
+        Some(_) => unsafe { wgpu::ExperimentalFeatures::enabled() },
+        None => wgpu::ExperimentalFeatures::disabled(),
     };
     let (device, queue) = pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor {
         label: Some("trephine"),
         required_features: features,
         required_limits: limits,
-        experimental_features: wgpu::ExperimentalFeatures::disabled(),
+        experimental_features,
         memory_hints: wgpu::MemoryHints::MemoryUsage,
         trace: wgpu::Trace::Off,
     }))

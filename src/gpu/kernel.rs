@@ -1,8 +1,10 @@
 //! From a key to a compiled pipeline, with its bindings and parameter layout reflected from naga.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
-use super::{GpuError, Params, Scalar, shader};
+use super::shader::{self, Replacement};
+use super::{GpuError, Params, Scalar};
 
 /// What a kernel is compiled from. Two equal keys are the same pipeline.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -24,6 +26,16 @@ impl KernelKey {
     pub fn define(mut self, name: &'static str, value: u32) -> Self {
         self.defines.push((name, value));
         self
+    }
+
+    /// A file name for what is made of this kernel: path and constants, without extension.
+    pub fn file_stem(&self) -> String {
+        let mut name = self.path.trim_end_matches(".wgsl").replace('/', "-");
+        for (define, value) in &self.defines {
+            // Writing to a string does not fail.
+            let _ = write!(name, "-{define}{value}");
+        }
+        name
     }
 }
 
@@ -135,7 +147,7 @@ impl Kernel {
     pub(super) fn compile(
         device: &wgpu::Device,
         key: &KernelKey,
-        replacement: Option<&str>,
+        replacement: Option<&Replacement>,
         checked: bool,
     ) -> Result<Self, GpuError> {
         let shader = shader::assemble(key, replacement)?;
@@ -145,11 +157,12 @@ impl Kernel {
             label: Some(key.path),
             source: wgpu::ShaderSource::Naga(std::borrow::Cow::Owned(module)),
         };
-        let module = if checked || replacement.is_some() {
+        let module = if checked {
             device.create_shader_module(descriptor)
         } else {
             // SAFETY: the tests run every embedded kernel with the checks on, on awkward shapes; every
-            // index is derived from shapes that `Operator::infer` has validated.
+            // index is derived from shapes that `Operator::infer` has validated. A kernel of the user's own
+            // comes here when it has given the right results with the checks on.
             unsafe { device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked()) }
         };
         let entry = |binding: u32, ty| wgpu::BindGroupLayoutEntry {

@@ -1,17 +1,20 @@
 //! The only layer that names `wgpu`: adapters, shader assembly, kernels, buffers, recording, timestamps.
 
 mod adapter;
+mod dump;
 mod kernel;
 mod recording;
 mod shader;
 
 pub use adapter::{AdapterSummary, Caps, DeviceClass, list_adapters};
+pub use dump::dump_kernel;
 pub use kernel::{Kernel, KernelKey, Reflection};
 pub(crate) use recording::Prepared;
 pub use recording::{Binding, Dispatch, KernelTime, Lowered, Params, Scalar, Slot};
-pub use shader::{AssembledShader, SHADERS, assemble, validate};
+pub use shader::{AssembledShader, Replacement, SHADERS, assemble, validate};
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use thiserror::Error;
@@ -74,6 +77,14 @@ pub enum GpuError {
     /// The device ran out of memory.
     #[error("out of GPU memory: {0}; use a smaller grid or batch, or another --device")]
     OutOfMemory(String),
+    /// A translation of a kernel that cannot be written.
+    #[error("{}: cannot be written ({source}); name another folder", file.display())]
+    Dump {
+        /// The file.
+        file: std::path::PathBuf,
+        /// The system's words.
+        source: std::io::Error,
+    },
     /// Validation or device loss during execution.
     #[error("GPU error: {0}")]
     Execution(String),
@@ -88,12 +99,54 @@ pub struct GpuOptions {
     pub checked: bool,
 }
 
+/// Bytes of the device's tensors: now, and at most since the last [`Gpu::reset_peak_bytes`].
+#[derive(Debug, Default)]
+struct Usage {
+    now: AtomicU64,
+    most: AtomicU64,
+}
+
+/// A buffer that is counted while it lives.
+#[derive(Debug)]
+pub(crate) struct CountedBuffer {
+    buffer: wgpu::Buffer,
+    usage: Arc<Usage>,
+}
+
+impl CountedBuffer {
+    fn new(buffer: wgpu::Buffer, usage: &Arc<Usage>) -> Arc<Self> {
+        let now = usage.now.fetch_add(buffer.size(), Ordering::Relaxed) + buffer.size();
+        usage.most.fetch_max(now, Ordering::Relaxed);
+        Arc::new(Self { buffer, usage: Arc::clone(usage) })
+    }
+}
+
+impl Drop for CountedBuffer {
+    fn drop(&mut self) {
+        self.usage.now.fetch_sub(self.buffer.size(), Ordering::Relaxed);
+    }
+}
+
+impl std::ops::Deref for CountedBuffer {
+    type Target = wgpu::Buffer;
+
+    fn deref(&self) -> &wgpu::Buffer {
+        &self.buffer
+    }
+}
+
 /// A tensor that lives on the GPU. Cloning shares the buffer.
 #[derive(Clone, Debug)]
 pub struct GpuTensor {
-    pub(crate) buffer: wgpu::Buffer,
+    pub(crate) buffer: Arc<CountedBuffer>,
     /// Shape and element type.
     pub desc: crate::tensor::TensorDesc,
+}
+
+/// What stands in for an embedded shader file, and whether it runs without bounds checks.
+struct Substitute {
+    replacement: Replacement,
+    trusted: bool,
 }
 
 /// An open device with its compiled kernels.
@@ -106,7 +159,9 @@ pub struct Gpu {
     pub caps: Caps,
     checked: bool,
     kernels: Mutex<HashMap<KernelKey, Arc<Kernel>>>,
-    replacements: Mutex<HashMap<String, String>>,
+    replacements: Mutex<HashMap<String, Substitute>>,
+    submissions: AtomicU64,
+    usage: Arc<Usage>,
     errors: Arc<Mutex<Option<GpuError>>>,
 }
 
@@ -138,14 +193,55 @@ impl Gpu {
             checked: options.checked,
             kernels: Mutex::default(),
             replacements: Mutex::default(),
+            submissions: AtomicU64::new(0),
+            usage: Arc::default(),
             errors,
         })
     }
 
-    /// Puts `source` in place of the shader file `path` for kernels compiled from now on.
+    /// Puts `source` in place of the shader file `path` for kernels compiled from now on. They keep naga's
+    /// bounds checks.
     pub fn replace_shader(&self, path: &str, source: String) {
-        self.replacements.lock().expect("no panic while held").insert(path.to_owned(), source);
+        self.substitute(path, Replacement { file: path.to_owned(), source }, false);
+    }
+
+    /// As [`Gpu::replace_shader`], with the file that errors name. `trusted` leaves out the bounds checks where
+    /// this device leaves them out: only for a source whose results have been checked.
+    pub fn substitute(&self, path: &str, replacement: Replacement, trusted: bool) {
+        let substitute = Substitute { replacement, trusted };
+        self.replacements.lock().expect("no panic while held").insert(path.to_owned(), substitute);
+        self.forget_kernels(path);
+    }
+
+    /// Undoes [`Gpu::substitute`].
+    pub fn restore_shader(&self, path: &str) {
+        self.replacements.lock().expect("no panic while held").remove(path);
+        self.forget_kernels(path);
+    }
+
+    fn forget_kernels(&self, path: &str) {
         self.kernels.lock().expect("no panic while held").retain(|key, _| key.path != path);
+    }
+
+    /// Number of submissions to the device's queue so far.
+    pub fn submissions(&self) -> u64 {
+        self.submissions.load(Ordering::Relaxed)
+    }
+
+    /// Most bytes that tensors have held at a time since the last [`Gpu::reset_peak_bytes`].
+    pub fn peak_bytes(&self) -> u64 {
+        self.usage.most.load(Ordering::Relaxed)
+    }
+
+    /// Starts [`Gpu::peak_bytes`] over from what tensors hold now.
+    pub fn reset_peak_bytes(&self) {
+        self.usage.most.store(self.usage.now.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+
+    /// Submits commands and counts it.
+    fn submit_commands(&self, commands: impl IntoIterator<Item = wgpu::CommandBuffer>) {
+        self.submissions.fetch_add(1, Ordering::Relaxed);
+        self.queue.submit(commands);
     }
 
     /// The compiled kernel for `key`, compiled on first use.
@@ -156,8 +252,13 @@ impl Gpu {
         if let Some(kernel) = self.kernels.lock().expect("no panic while held").get(key) {
             return Ok(Arc::clone(kernel));
         }
-        let replacement = self.replacements.lock().expect("no panic while held").get(key.path).cloned();
-        let kernel = Arc::new(Kernel::compile(&self.device, key, replacement.as_deref(), self.checked)?);
+        let kernel = {
+            let replacements = self.replacements.lock().expect("no panic while held");
+            let substitute = replacements.get(key.path);
+            let checked = self.checked || substitute.is_some_and(|s| !s.trusted);
+            let replacement = substitute.map(|s| &s.replacement);
+            Arc::new(Kernel::compile(&self.device, key, replacement, checked)?)
+        };
         self.take_error()?;
         self.kernels.lock().expect("no panic while held").insert(key.clone(), Arc::clone(&kernel));
         Ok(kernel)
@@ -184,7 +285,7 @@ impl Gpu {
             mapped_at_creation: false,
         });
         self.take_error()?;
-        Ok(GpuTensor { buffer, desc: desc.clone() })
+        Ok(GpuTensor { buffer: CountedBuffer::new(buffer, &self.usage), desc: desc.clone() })
     }
 
     /// Uploads 32-bit words (`bytemuck::cast_slice` of `f32` or `u32`) into a new tensor.
@@ -218,7 +319,7 @@ impl Gpu {
         for (ix, chunk) in bytes.chunks(32 << 20).enumerate() {
             self.queue.write_buffer(&tensor.buffer, ix as u64 * (32 << 20), chunk);
             if bytes.len() > 32 << 20 {
-                self.queue.submit([]);
+                self.submit_commands([]);
                 self.wait()?;
             }
         }
@@ -242,7 +343,7 @@ impl Gpu {
         });
         let mut encoder = self.device.create_command_encoder(&Default::default());
         encoder.copy_buffer_to_buffer(&tensor.buffer, 0, &staging, 0, bytes);
-        self.queue.submit([encoder.finish()]);
+        self.submit_commands([encoder.finish()]);
         staging.slice(..).map_async(wgpu::MapMode::Read, |_| {});
         self.wait()?;
         let view = staging.slice(..).get_mapped_range().map_err(|e| GpuError::Execution(e.to_string()))?;
@@ -261,7 +362,7 @@ impl Gpu {
         }
         let mut encoder = self.device.create_command_encoder(&Default::default());
         encoder.copy_buffer_to_buffer(&from.buffer, 0, &to.buffer, start, bytes);
-        self.queue.submit([encoder.finish()]);
+        self.submit_commands([encoder.finish()]);
         self.take_error()
     }
 

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::{Gpu, GpuError, GpuTensor, Kernel, KernelKey};
+use super::{CountedBuffer, Gpu, GpuError, GpuTensor, Kernel, KernelKey};
 
 /// A value of a `Params` field.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -187,6 +187,8 @@ pub struct KernelTime {
     pub node: String,
     /// The kernel's file.
     pub kernel: &'static str,
+    /// When it began, in seconds after the first launch did.
+    pub begin: f64,
     /// Duration in seconds, from GPU timestamps.
     pub seconds: f64,
 }
@@ -274,7 +276,10 @@ impl Gpu {
     }
 
     /// Runs launches in order, in one submission. Does not wait.
-    pub(crate) fn submit(&self, launches: &[Prepared]) -> Result<(), GpuError> {
+    pub(crate) fn submit<'a>(
+        &self,
+        launches: impl IntoIterator<Item = &'a Prepared>,
+    ) -> Result<(), GpuError> {
         let mut encoder = self.device.create_command_encoder(&Default::default());
         {
             let mut pass = encoder.begin_compute_pass(&Default::default());
@@ -282,20 +287,40 @@ impl Gpu {
                 launch.encode(&mut pass);
             }
         }
-        self.queue.submit([encoder.finish()]);
+        self.submit_commands([encoder.finish()]);
         self.take_error()
     }
 
     /// Runs launches in order with a timestamp round each; `None` when the adapter has no timestamps.
     pub(crate) fn submit_timed(&self, launches: &[Prepared]) -> Result<Option<Vec<KernelTime>>, GpuError> {
-        if !self.caps.timestamps {
+        let passes: Vec<Vec<&Prepared>> = launches.iter().map(|launch| vec![launch]).collect();
+        let Some(spans) = self.submit_passes(&passes)? else {
             self.submit(launches)?;
             self.wait()?;
             return Ok(None);
+        };
+        let start = spans.first().map_or(0.0, |span| span[0]);
+        let times = launches.iter().zip(spans).map(|(launch, [begin, end])| KernelTime {
+            node: launch.node.clone(),
+            kernel: launch.path,
+            begin: begin - start,
+            seconds: end - begin,
+        });
+        Ok(Some(times.collect()))
+    }
+
+    /// Runs groups of launches in order, each group in a pass of its own. Returns when each began and ended, in
+    /// seconds of the GPU's clock, after waiting for all; `None`, and nothing is run, when the adapter has no
+    /// timestamps.
+    pub(crate) fn submit_passes(&self, passes: &[Vec<&Prepared>]) -> Result<Option<Vec<[f64; 2]>>, GpuError> {
+        if !self.caps.timestamps {
+            return Ok(None);
         }
+        let mut spans = Vec::with_capacity(passes.len());
+        let period = self.queue.get_timestamp_period() as f64 * 1e-9;
+        let mut origin = None;
         // A query set holds at most 4,096 queries.
-        let mut times = Vec::with_capacity(launches.len());
-        for chunk in launches.chunks(2048) {
+        for chunk in passes.chunks(2048) {
             let count = chunk.len() as u32 * 2;
             let queries = self.device.create_query_set(&wgpu::QuerySetDescriptor {
                 label: None,
@@ -309,35 +334,33 @@ impl Gpu {
                 mapped_at_creation: false,
             });
             let mut encoder = self.device.create_command_encoder(&Default::default());
-            for (ix, launch) in chunk.iter().enumerate() {
+            for (ix, launches) in chunk.iter().enumerate() {
                 let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
-                    label: Some(launch.path),
+                    label: launches.first().map(|launch| launch.path),
                     timestamp_writes: Some(wgpu::ComputePassTimestampWrites {
                         query_set: &queries,
                         beginning_of_pass_write_index: Some(ix as u32 * 2),
                         end_of_pass_write_index: Some(ix as u32 * 2 + 1),
                     }),
                 });
-                launch.encode(&mut pass);
+                for launch in launches {
+                    launch.encode(&mut pass);
+                }
             }
             encoder.resolve_query_set(&queries, 0..count, &resolved, 0);
-            self.queue.submit([encoder.finish()]);
-            let ticks: Vec<u32> = self.download(&GpuTensor {
-                buffer: resolved,
+            self.submit_commands([encoder.finish()]);
+            let words: Vec<u32> = self.download(&GpuTensor {
+                buffer: CountedBuffer::new(resolved, &self.usage),
                 desc: crate::tensor::TensorDesc::u32(&[count as usize * 2]),
             })?;
             let ticks: Vec<u64> =
-                ticks.chunks_exact(2).map(|pair| pair[0] as u64 | (pair[1] as u64) << 32).collect();
-            let period = self.queue.get_timestamp_period() as f64 * 1e-9;
-            for (launch, pair) in chunk.iter().zip(ticks.chunks_exact(2)) {
-                times.push(KernelTime {
-                    node: launch.node.clone(),
-                    kernel: launch.path,
-                    seconds: pair[1].saturating_sub(pair[0]) as f64 * period,
-                });
-            }
+                words.chunks_exact(2).map(|pair| pair[0] as u64 | (pair[1] as u64) << 32).collect();
+            // Differences of integers: a GPU's clock exceeds what f64 resolves to the nanosecond.
+            let origin = *origin.get_or_insert(ticks[0]);
+            let seconds = |tick: u64| tick.wrapping_sub(origin) as i64 as f64 * period;
+            spans.extend(ticks.chunks_exact(2).map(|pair| [seconds(pair[0]), seconds(pair[1])]));
         }
-        Ok(Some(times))
+        Ok(Some(spans))
     }
 }
 

@@ -2,7 +2,6 @@
 //! errors name the file and line a person can open.
 
 use std::collections::HashSet;
-use std::fmt::Write as _;
 
 use include_dir::{Dir, include_dir};
 
@@ -20,9 +19,26 @@ pub struct AssembledShader {
     pub lines: Vec<(String, usize)>,
 }
 
+/// Source that stands in for an embedded file.
+#[derive(Clone, Debug)]
+pub struct Replacement {
+    /// The file it comes from, for errors.
+    pub file: String,
+    /// The source.
+    pub source: String,
+}
+
+/// A line and where it comes from.
+struct Line {
+    text: String,
+    origin: (String, usize),
+}
+
 struct Assembler<'a> {
     key: &'a KernelKey,
-    out: AssembledShader,
+    /// `enable` directives: WGSL wants them before anything else.
+    enables: Vec<Line>,
+    lines: Vec<Line>,
     imported: HashSet<String>,
 }
 
@@ -30,32 +46,32 @@ struct Assembler<'a> {
 ///
 /// # Errors
 /// A missing file, an unbalanced `#ifdef` or an unknown directive, with file and line.
-pub fn assemble(key: &KernelKey, replacement: Option<&str>) -> Result<AssembledShader, GpuError> {
-    let mut assembler = Assembler {
-        key,
-        out: AssembledShader { source: String::new(), lines: Vec::new() },
-        imported: HashSet::new(),
-    };
+pub fn assemble(key: &KernelKey, replacement: Option<&Replacement>) -> Result<AssembledShader, GpuError> {
+    let mut assembler = Assembler { key, enables: Vec::new(), lines: Vec::new(), imported: HashSet::new() };
     for (name, value) in &key.defines {
         assembler.push(&format!("const {name}: u32 = {value}u;"), "<defines>", 0);
     }
-    let source = match replacement {
-        Some(text) => text,
-        None => assembler.load(key.path, key.path, 0)?,
-    };
-    assembler.file(key.path, source)?;
-    if let Ok(dir) = std::env::var("TREPHINE_DUMP_WGSL") {
-        dump(&dir, key, &assembler.out.source);
+    match replacement {
+        Some(Replacement { file, source }) => assembler.file(file, source)?,
+        None => {
+            let source = assembler.load(key.path, key.path, 0)?;
+            assembler.file(key.path, source)?;
+        }
     }
-    Ok(assembler.out)
+    let mut out = AssembledShader { source: String::new(), lines: Vec::new() };
+    for line in assembler.enables.into_iter().chain(assembler.lines) {
+        out.source.push_str(&line.text);
+        out.source.push('\n');
+        out.lines.push(line.origin);
+    }
+    if let Ok(dir) = std::env::var("TREPHINE_DUMP_WGSL") {
+        dump(&dir, key, &out.source);
+    }
+    Ok(out)
 }
 
 fn dump(dir: &str, key: &KernelKey, source: &str) {
-    let mut name = key.path.trim_end_matches(".wgsl").replace('/', "-");
-    for (define, value) in &key.defines {
-        let _ = write!(name, "-{define}{value}");
-    }
-    let path = std::path::Path::new(dir).join(name + ".wgsl");
+    let path = std::path::Path::new(dir).join(key.file_stem() + ".wgsl");
     if let Err(error) = std::fs::create_dir_all(dir).and_then(|()| std::fs::write(&path, source)) {
         log::warn!("TREPHINE_DUMP_WGSL: cannot write {}: {error}", path.display());
     }
@@ -74,9 +90,8 @@ impl Assembler<'_> {
     }
 
     fn push(&mut self, text: &str, file: &str, line: usize) {
-        self.out.source.push_str(text);
-        self.out.source.push('\n');
-        self.out.lines.push((file.to_owned(), line));
+        let to = if text.starts_with("enable ") { &mut self.enables } else { &mut self.lines };
+        to.push(Line { text: text.to_owned(), origin: (file.to_owned(), line) });
     }
 
     fn file(&mut self, path: &str, source: &str) -> Result<(), GpuError> {

@@ -4,8 +4,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::plan::{lower_nodes, shared_scratch};
-use super::{Graph, GraphError, MemoryPlan, ValueKind};
+use super::plan::{LoweredNode, lower_nodes, shared_scratch};
+use super::{Graph, GraphError, MemoryPlan, Tuning, ValueKind};
 use crate::gpu::{Gpu, GpuError, GpuTensor, KernelTime, Slot};
 use crate::ops::{Operator, ValueId};
 use crate::tensor::TensorDesc;
@@ -18,6 +18,8 @@ pub struct ExecutorOptions {
     pub shared: HashMap<ValueId, GpuTensor>,
     /// One buffer per value, nothing reused: a debugging aid that must not change any result.
     pub no_reuse: bool,
+    /// Which kernel variants run; the default takes each operator's preferred one.
+    pub tuning: Arc<Tuning>,
 }
 
 /// A graph bound to a device.
@@ -27,6 +29,8 @@ pub struct Executor {
     pub graph: Graph,
     tensors: Vec<GpuTensor>,
     launches: Vec<crate::gpu::Prepared>,
+    launch_nodes: Vec<usize>,
+    variants: Vec<&'static str>,
     /// Bytes of the buffers that this executor allocated.
     pub allocated_bytes: u64,
 }
@@ -63,15 +67,16 @@ impl Executor {
             tensors.push(tensor);
         }
         // Temporaries live for one node only, so all nodes share them by position.
-        let lowered = lower_nodes(&graph, &gpu.caps);
+        let lowered = lower_nodes(&graph, &gpu.caps, &options.tuning);
         let mut scratch: Vec<GpuTensor> = Vec::new();
-        for bytes in shared_scratch(lowered.iter()) {
+        for bytes in shared_scratch(lowered.iter().map(|node| &node.lowered)) {
             allocated_bytes += bytes;
             scratch.push(gpu.empty(&TensorDesc::u32(&[bytes.div_ceil(4) as usize]))?);
         }
         let mut launches = Vec::new();
-        for (node, node_lowered) in graph.nodes.iter().zip(&lowered) {
-            let views: Vec<GpuTensor> = node_lowered
+        let mut launch_nodes = Vec::new();
+        for (ix, (node, LoweredNode { lowered, .. })) in graph.nodes.iter().zip(&lowered).enumerate() {
+            let views: Vec<GpuTensor> = lowered
                 .scratch
                 .iter()
                 .enumerate()
@@ -85,11 +90,13 @@ impl Executor {
                 Slot::Output(ix) => &tensors[node.outputs[ix].0],
                 Slot::Scratch(ix) => &views[ix],
             };
-            for dispatch in &node_lowered.dispatches {
+            for dispatch in &lowered.dispatches {
                 launches.push(gpu.prepare(&node.name, dispatch, &resolve)?);
+                launch_nodes.push(ix);
             }
         }
-        Ok(Self { gpu: Arc::clone(gpu), graph, tensors, launches, allocated_bytes })
+        let variants = lowered.iter().map(|node| node.variant).collect();
+        Ok(Self { gpu: Arc::clone(gpu), graph, tensors, launches, launch_nodes, variants, allocated_bytes })
     }
 
     /// The tensor behind a value. Computed values other than the graph's outputs are overwritten during
@@ -112,6 +119,16 @@ impl Executor {
     /// When a command failed.
     pub fn read<T: bytemuck::Pod>(&self, value: ValueId) -> Result<Vec<T>, GraphError> {
         Ok(self.gpu.download(&self.tensors[value.0])?)
+    }
+
+    /// The kernel variant of each node.
+    pub fn variants(&self) -> &[&'static str] {
+        &self.variants
+    }
+
+    /// The node that each launch belongs to, in the order of [`Executor::profile`].
+    pub fn launch_nodes(&self) -> &[usize] {
+        &self.launch_nodes
     }
 
     /// Submits one run without waiting for it.

@@ -4,6 +4,7 @@
 mod backward;
 mod executor;
 mod plan;
+mod tuning;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use thiserror::Error;
 
 pub use executor::{Executor, ExecutorOptions, run_op, run_op_variant};
 pub use plan::{MemoryPlan, estimate_bytes};
+pub use tuning::{Tuning, TuningKey, source_hash};
 
 use crate::gpu::GpuError;
 use crate::ops::{GradientBuilder, NodeIo, OpError, Operator, ValueId};

@@ -1,6 +1,6 @@
 //! The memory plan: from execution order and lifetimes to buffer slots. A pure function.
 
-use super::{Graph, GraphError, ValueKind};
+use super::{Graph, GraphError, Tuning, ValueKind};
 use crate::gpu::{Caps, Lowered};
 use crate::ops::ValueId;
 
@@ -105,26 +105,37 @@ pub(super) fn shared_scratch<'a>(lowered: impl Iterator<Item = &'a Lowered>) -> 
     largest
 }
 
-/// Launches of every node with its preferred variant.
-pub(super) fn lower_nodes(graph: &Graph, caps: &Caps) -> Vec<Lowered> {
+/// A node as it runs.
+pub(super) struct LoweredNode {
+    /// The kernel variant chosen.
+    pub variant: &'static str,
+    /// Its launches.
+    pub lowered: Lowered,
+}
+
+/// Launches of every node with the variant that `tuning` chooses.
+pub(super) fn lower_nodes(graph: &Graph, caps: &Caps, tuning: &Tuning) -> Vec<LoweredNode> {
     let descs = |values: &[ValueId]| values.iter().map(|&v| graph.desc(v).clone()).collect::<Vec<_>>();
     graph
         .nodes
         .iter()
         .map(|node| {
             let (inputs, outputs) = (descs(&node.inputs), descs(&node.outputs));
-            node.op.lower(&inputs, &outputs, caps, node.op.variants(&inputs, caps)[0])
+            let variant = tuning.choose(node.op.as_ref(), &inputs, caps);
+            LoweredNode { variant, lowered: node.op.lower(&inputs, &outputs, caps, variant) }
         })
         .collect()
 }
 
-/// Bytes of GPU buffers that running the graph takes: slots and shared temporaries.
+/// Bytes of GPU buffers that running the graph with preferred variants takes: slots and shared temporaries.
 ///
 /// # Errors
 /// As [`MemoryPlan::new`].
 pub fn estimate_bytes(graph: &Graph, caps: &Caps) -> Result<u64, GraphError> {
     let plan = MemoryPlan::new(graph, true)?;
-    Ok(plan.total_bytes() + shared_scratch(lower_nodes(graph, caps).iter()).iter().sum::<u64>())
+    let nodes = lower_nodes(graph, caps, &Tuning::default());
+    let scratch = shared_scratch(nodes.iter().map(|node| &node.lowered));
+    Ok(plan.total_bytes() + scratch.iter().sum::<u64>())
 }
 
 #[cfg(test)]

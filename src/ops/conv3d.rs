@@ -188,7 +188,7 @@ pub(crate) fn direct_variants(
     let mut variants = Vec::new();
     if window.is_dense() && matches!(kernel[2], 1 | 3) {
         variants.push("direct_x4");
-        if matches!(caps.subgroup, Some(8 | 16 | 32 | 64)) {
+        if matches!(caps.lanes(), Some(8 | 16 | 32 | 64)) {
             variants.push("lanes");
         }
         if kernel[2] == 3 {
@@ -241,7 +241,7 @@ impl Form {
             "winograd_w4" => form(WINOGRAD_W4, 4 * groups(2), wide(groups(2))),
             "lanes" => {
                 let lanes =
-                    caps.subgroup.expect("variants offers lanes where subgroups have one size") as usize;
+                    caps.lanes().expect("variants offers lanes where subgroups have one size") as usize;
                 let n = if n_out > lanes { 2 } else { 1 };
                 let defines = vec![("L", lanes as u32), ("GROUPS", n as u32), ("WIDE2", (n == 2).into())];
                 Self { invocations: rows * w.div_ceil(12) * lanes, ..form(LANES, n * lanes, defines) }

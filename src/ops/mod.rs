@@ -9,6 +9,7 @@ pub mod conv3d;
 pub mod conv_transpose3d;
 pub mod dropout;
 pub mod elementwise;
+mod fill;
 pub mod label;
 pub mod loss;
 pub mod n4;
@@ -21,6 +22,7 @@ pub mod resample;
 pub mod softmax;
 pub mod upsample;
 
+use std::any::Any;
 use std::fmt::Debug;
 use std::ops::Range;
 
@@ -78,6 +80,15 @@ impl Precision {
         Self { reduction: reduction.max(1), epsilon: f32::EPSILON as f64 }
     }
 
+    /// The same for a kernel variant: one in f16 rounds its inputs to 11 bits.
+    #[must_use]
+    pub fn of_variant(self, variant: &str) -> Self {
+        match variant_dtype(variant) {
+            "f16" => Self { epsilon: self.epsilon.max(f64::from(half::f16::EPSILON)), ..self },
+            _ => self,
+        }
+    }
+
     /// Absolute tolerance for outputs of magnitude `scale`.
     pub fn tolerance(&self, scale: f64) -> f64 {
         8.0 * self.epsilon * (self.reduction.max(1) as f64).sqrt() * scale.max(f64::MIN_POSITIVE)
@@ -107,9 +118,14 @@ pub struct NodeIo<'a> {
     pub needs: &'a [bool],
 }
 
+/// Element type that a kernel variant stores or multiplies: `f16` where its name says so, else `f32`.
+pub fn variant_dtype(variant: &str) -> &'static str {
+    if variant.contains("f16") { "f16" } else { "f32" }
+}
+
 /// An operator with its attributes: a value that is shape-checked, lowered to kernels, differentiated,
 /// and defined by an f64 reference.
-pub trait Operator: Debug + Send + Sync {
+pub trait Operator: Any + Debug + Send + Sync {
     /// The name in the registry.
     fn name(&self) -> &'static str;
 

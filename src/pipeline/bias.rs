@@ -349,7 +349,7 @@ fn run_level(
     graph.apply(update, &[v, v0, weight, field, field_basis[0], status])?;
     graph.mark_output(updated);
 
-    let executor = Executor::new(gpu, graph, ExecutorOptions { shared, no_reuse: false })?;
+    let executor = Executor::new(gpu, graph, ExecutorOptions { shared, ..ExecutorOptions::default() })?;
     let mut submitted = 0;
     while submitted < most {
         executor.run()?;

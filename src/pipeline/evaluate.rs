@@ -7,6 +7,7 @@ use std::time::Instant;
 use super::PipelineError;
 use super::strip::{StripOptions, Stripper};
 use crate::gpu::Gpu;
+use crate::graph::Tuning;
 use crate::model::Model;
 use crate::volume::metrics::{Agreement, compare};
 use crate::volume::nifti::{self, FrameChoice};
@@ -42,11 +43,12 @@ pub struct HeadFailure {
 pub fn evaluate(
     gpu: &Arc<Gpu>,
     model: &Model,
+    tuning: &Arc<Tuning>,
     table: &PairTable,
     options: &StripOptions,
     progress: &mut dyn FnMut(&Result<HeadScore, HeadFailure>),
 ) -> Result<Vec<Result<HeadScore, HeadFailure>>, PipelineError> {
-    let stripper = Stripper::new(gpu, model)?;
+    let stripper = Stripper::tuned(gpu, model, tuning)?;
     let contrast = table.extra_columns.iter().position(|name| name == "contrast");
     let mut scores = Vec::new();
     for pair in &table.pairs {

@@ -1,6 +1,8 @@
 //! What the commands do, without a terminal: placing grids, training, stripping.
 
 pub mod augment;
+pub mod bench;
+pub mod bias;
 pub mod dataset;
 pub mod evaluate;
 pub mod grid;
@@ -10,6 +12,7 @@ pub mod postprocess;
 pub mod qc;
 pub mod strip;
 pub mod train;
+pub mod tune;
 
 use std::path::{Path, PathBuf};
 
@@ -60,6 +63,9 @@ pub enum PipelineError {
     /// The network marks no voxel.
     #[error("no brain found; check that the image shows a head and that its orientation is right")]
     NoBrain,
+    /// Something cannot be measured, or gives wrong results.
+    #[error("{0}")]
+    Check(String),
     /// Training went wrong.
     #[error("training: {0}")]
     Training(String),
@@ -78,4 +84,3 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), PipelineError> {
     file.persist(path).map_err(|e| fail(e.error))?;
     Ok(())
 }
-pub mod bias;

@@ -11,7 +11,7 @@ use super::grid::{Grid, PlacedVolume};
 use super::intensity::normalise;
 use super::postprocess::{brain_mask, distance, with_border};
 use crate::gpu::{Gpu, GpuTensor};
-use crate::graph::{Executor, ExecutorOptions, run_op};
+use crate::graph::{Executor, ExecutorOptions, Tuning, run_op};
 use crate::model::{Description, GridSpec, Mode, Model, build, fold_for_inference};
 use crate::ops::activation::Activate;
 use crate::ops::elementwise::{Add, Scale};
@@ -104,9 +104,18 @@ impl Stripper {
     /// # Errors
     /// Weights that do not fit the network, or a device with too little memory.
     pub fn new(gpu: &Arc<Gpu>, model: &Model) -> Result<Self, PipelineError> {
+        Self::tuned(gpu, model, &Arc::default())
+    }
+
+    /// As [`Stripper::new`], with the kernel variants that measured fastest.
+    ///
+    /// # Errors
+    /// As [`Stripper::new`].
+    pub fn tuned(gpu: &Arc<Gpu>, model: &Model, tuning: &Arc<Tuning>) -> Result<Self, PipelineError> {
         let (folded, tensors) = fold_for_inference(&model.description, &model.tensors);
         let network = build(&folded, 1, folded.input.shape, Mode::Inference)?;
-        let executor = Executor::new(gpu, network.graph, ExecutorOptions::default())?;
+        let options = ExecutorOptions { tuning: Arc::clone(tuning), ..ExecutorOptions::default() };
+        let executor = Executor::new(gpu, network.graph, options)?;
         for (name, (_, values)) in &tensors {
             if let Some(value) = executor.graph.find(name) {
                 executor.write(value, values)?;

@@ -14,7 +14,7 @@ use super::augment::Augmentation;
 use super::dataset::{HeadCache, Loader};
 use super::{PipelineError, plot, write_whole};
 use crate::gpu::Gpu;
-use crate::graph::{Executor, ExecutorOptions};
+use crate::graph::{Executor, ExecutorOptions, Tuning};
 use crate::model::{
     Centre, Description, GridSpec, Intensity, LayerKind, LossKind, Mode, Model, ModelCard, OptimiserSpec,
     Sampling, Tensors, TrainingGraph, article, build, initialise, residual_unet, weights_of,
@@ -235,6 +235,8 @@ pub struct EpochRow {
 pub struct TrainRun<'a> {
     /// The device.
     pub gpu: &'a Arc<Gpu>,
+    /// Which kernel variants run; the default is the same on every run.
+    pub tuning: Arc<Tuning>,
     /// What to do.
     pub config: TrainConfig,
     /// Heads to train on (and to carve validation heads out of).
@@ -293,7 +295,8 @@ impl TrainRun<'_> {
         let (training, validation) = self.split()?;
         let graph =
             TrainingGraph::new(&description, config.batch, sample_shape, config.loss, &config.optimiser)?;
-        let executor = Executor::new(self.gpu, graph.graph.clone(), ExecutorOptions::default())?;
+        let options = ExecutorOptions { tuning: Arc::clone(&self.tuning), ..ExecutorOptions::default() };
+        let executor = Executor::new(self.gpu, graph.graph.clone(), options)?;
         let mut state = State::default();
         if self.resume {
             let (tensors, found) = self.read_checkpoint(config)?;
@@ -546,7 +549,7 @@ impl<'a> Validator<'a> {
                 shared.insert(own, trained.tensor(source).clone());
             }
         }
-        let executor = Executor::new(gpu, graph, ExecutorOptions { shared, no_reuse: false })?;
+        let executor = Executor::new(gpu, graph, ExecutorOptions { shared, ..ExecutorOptions::default() })?;
         Ok(Self { gpu, executor, input: network.input, target, loss, counts })
     }
 

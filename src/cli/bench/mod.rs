@@ -1,0 +1,412 @@
+//! `trephine bench`.
+
+mod table;
+
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use anyhow::anyhow;
+use clap::{Args, ValueEnum};
+
+use super::files::check_folder;
+use super::terminal::one_line;
+use super::{Outcome, Session, TuningOptions, triple, usage};
+use crate::gpu::Gpu;
+use crate::model as models;
+use crate::ops::{self, OPS};
+use crate::pipeline::bench::subject::{self, Direction, Subject};
+use crate::pipeline::bench::timing::Budget;
+use crate::pipeline::bench::{
+    Failure, NetworkBench, NetworkDirection, Report, Settings, UserShader, Variants, compare, distinct,
+    measure, measure_n4, measure_network, peak, resample_subjects, wanted_variants, write_html,
+};
+use crate::pipeline::bias::N4Options;
+
+/// Check and time kernels, networks and pipelines
+///
+/// OP is an operator (docs/operators.md lists them), `network`, `n4` or `resample`; without it, every operator is
+/// timed at the shapes of our networks and heads. Every result is compared with the operator's f64 reference first; a
+/// wrong one is reported as a failure, and never as a result.
+///
+/// Times are those of the GPU's own clock where it has one. Rates are set against what this adapter reaches in
+/// micro-kernels that only multiply and add or only copy: its measured roofline. Data are random, and samples go
+/// through several copies of them, so that caches do not flatter.
+#[derive(Debug, Args)]
+#[command(
+    after_long_help = "Example:\n  trephine bench\n  trephine bench conv3d --shape 1,32,96,128,160 --out-channels 32 --variant all\n  trephine bench conv3d --shape 1,32,48,64,80 --shader my.wgsl --watch\n  trephine bench network --model article --direction train --profile --trace trace.json\n  trephine bench conv3d --json > old.json; trephine bench conv3d --compare old.json"
+)]
+pub(in crate::cli) struct Options {
+    /// An operator, `network`, `n4` or `resample`; without it, all operators
+    #[arg(value_name = "OP")]
+    op: Option<String>,
+    /// Shape of the input: N,C,D,H,W for an operator; D,H,W for n4, resample and the grid of a network
+    #[arg(long, value_name = "N,...", value_delimiter = ',')]
+    shape: Option<Vec<usize>>,
+    /// Channels that a convolution of a given shape writes [default: as many as it reads]
+    #[arg(long, value_name = "N", requires = "shape")]
+    out_channels: Option<usize>,
+    /// Kernel of a convolution of a given shape: N or D,H,W [default: 3]
+    #[arg(long, value_name = "N", value_parser = triple::<usize>, requires = "shape")]
+    kernel: Option<[usize; 3]>,
+    /// Which way through a convolution or a network [default: forward]
+    #[arg(long, value_name = "WAY")]
+    direction: Option<Way>,
+    /// Only variants that store or multiply this type
+    #[arg(long, value_name = "TYPE")]
+    dtype: Option<DType>,
+    /// `auto` (the preferred one), `all`, or a variant's name
+    #[arg(long, value_name = "NAME", default_value = "auto")]
+    variant: String,
+    /// Samples of each contender take this long
+    #[arg(long, value_name = "SECONDS", default_value_t = 1.0)]
+    seconds: f64,
+    /// Fewest samples; two of a contender that takes far more than its seconds
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    samples: usize,
+    /// Check only: the times are those of a single run
+    #[arg(long)]
+    check: bool,
+
+    /// Put this kernel in the place of a variant's, check and time it beside ours
+    #[arg(long, value_name = "WGSL", requires = "op", help_heading = "A kernel of your own")]
+    shader: Option<PathBuf>,
+    /// The file below shaders/ that it stands in for [default: the one of its name, else the one that takes longest]
+    #[arg(long, value_name = "PATH", requires = "shader", help_heading = "A kernel of your own")]
+    replaces: Option<String>,
+    /// Do it again whenever the kernel is saved, until interrupted
+    #[arg(long, requires = "shader", help_heading = "A kernel of your own")]
+    watch: bool,
+    /// Write the assembled WGSL of all kernels, and its SPIR-V, MSL and HLSL, to this folder
+    #[arg(long, value_name = "DIR", help_heading = "A kernel of your own")]
+    dump: Option<PathBuf>,
+
+    /// The model of `network` [default: default]
+    #[arg(long, value_name = "NAME|FILE", help_heading = "Networks and pipelines")]
+    model: Option<String>,
+    /// Samples in a batch of `network`
+    #[arg(long, value_name = "N", default_value_t = 1, help_heading = "Networks and pipelines")]
+    batch: usize,
+    /// Also by kernel and by node
+    #[arg(long, help_heading = "Networks and pipelines")]
+    profile: bool,
+    /// Write the launches of a run for chrome://tracing or ui.perfetto.dev
+    #[arg(long, value_name = "JSON", help_heading = "Networks and pipelines")]
+    trace: Option<PathBuf>,
+    /// N4 estimates the field from every N-th voxel [default: 3]
+    #[arg(long, value_name = "N", help_heading = "Networks and pipelines")]
+    shrink: Option<usize>,
+    #[command(flatten, next_help_heading = "Networks and pipelines")]
+    tuning: TuningOptions,
+
+    /// Write a row a result
+    #[arg(long, value_name = "FILE", help_heading = "Results")]
+    csv: Option<PathBuf>,
+    /// Write a page with the roofline, bars by variant and a table
+    #[arg(long, value_name = "FILE", help_heading = "Results")]
+    html: Option<PathBuf>,
+    /// Compare with what --json printed earlier; marks what lies outside the spread of the samples
+    #[arg(long, value_name = "JSON", help_heading = "Results")]
+    compare: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Way {
+    /// The operator; inference
+    Forward,
+    /// A convolution's gradient by its input
+    GradInput,
+    /// A convolution's gradient by its weights
+    GradWeight,
+    /// A training step
+    Train,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum DType {
+    /// Single precision
+    F32,
+    /// Half precision
+    F16,
+}
+
+/// What is asked for.
+enum Target {
+    Operators(Vec<Subject>),
+    Network(NetworkDirection),
+    N4([usize; 3]),
+}
+
+impl Options {
+    pub fn run(self, session: &Session) -> anyhow::Result<Outcome> {
+        let target = self.target()?;
+        self.check_options()?;
+        [&self.csv, &self.html, &self.trace].into_iter().flatten().try_for_each(|path| check_folder(path))?;
+        let old = self.compare.as_deref().map(Report::read).transpose()?;
+        let gpu = session.gpu()?;
+        if !gpu.caps.timestamps {
+            session
+                .terminal
+                .note("this adapter has no timestamps: times are wall clock, the driver's included");
+        }
+        let roofline = peak::measure(&gpu)?;
+        session.terminal.result(&table::peak(&roofline))?;
+        let mut report = Report::new(&gpu, roofline);
+        match target {
+            Target::Operators(subjects) if self.watch => self.watch(session, &gpu, &subjects, &report)?,
+            Target::Operators(subjects) => self.operators(session, &gpu, &subjects, &mut report)?,
+            Target::Network(direction) => {
+                let model = models::load(self.model.as_deref().unwrap_or("default"))?;
+                let bench = NetworkBench {
+                    direction,
+                    shape: self.extents()?,
+                    batch: self.batch,
+                    tuning: self.tuning.load(&gpu),
+                    budget: self.budget(),
+                    profile: self.profile || self.trace.is_some() || self.html.is_some(),
+                };
+                match measure_network(&gpu, &model, &bench, &report.peak) {
+                    Ok(result) => {
+                        session.terminal.result(&table::total(&result.total))?;
+                        if bench.profile && result.kernels.is_empty() {
+                            session.terminal.note("without timestamps there is no profile by kernel");
+                        }
+                        if bench.profile {
+                            session.terminal.result(&table::kernels(&result.kernels))?;
+                            session.terminal.result(&table::nodes(&result.nodes))?;
+                        }
+                        if let Some(path) = &self.trace {
+                            result.write_trace(path)?;
+                        }
+                        report.total = Some(result.total);
+                        (report.kernels, report.nodes) = (result.kernels, result.nodes);
+                    }
+                    Err(error) => self.failed(session, &mut report, "network", direction.name(), &error),
+                }
+            }
+            Target::N4(shape) => {
+                let options = N4Options { shrink: self.shrink.unwrap_or(3), ..N4Options::default() };
+                match measure_n4(&gpu, shape, &options, self.budget()) {
+                    Ok(total) => {
+                        session.terminal.result(&table::total(&total))?;
+                        report.total = Some(total);
+                    }
+                    Err(error) => self.failed(session, &mut report, "n4", "whole", &error),
+                }
+            }
+        }
+        if let Some(path) = &self.csv {
+            report.write_csv(path)?;
+        }
+        if let Some(path) = &self.html {
+            write_html(&report, path)?;
+        }
+        let mut json = serde_json::to_value(&report)?;
+        if let Some(old) = &old {
+            let (changes, remarks) = compare(old, &report);
+            for remark in remarks {
+                session.terminal.note(&format!("compare: {remark}"));
+            }
+            session.terminal.result(&table::changes(&changes))?;
+            json["compare"] = serde_json::to_value(&changes)?;
+        }
+        session.terminal.json(&json)?;
+        Ok(if report.failures.is_empty() { Outcome::Done } else { Outcome::SomeFailed })
+    }
+
+    fn check_options(&self) -> anyhow::Result<()> {
+        if !(self.seconds >= 0.0 && self.seconds.is_finite()) || self.samples == 0 || self.batch == 0 {
+            return Err(usage("--seconds must not be negative, --samples and --batch must be at least 1"));
+        }
+        if self.shrink == Some(0) {
+            return Err(usage("--shrink must be at least 1"));
+        }
+        if self.shape.as_ref().is_some_and(|shape| shape.is_empty() || shape.contains(&0)) {
+            return Err(usage("--shape needs extents of at least 1"));
+        }
+        if self.watch && any_given(&[&self.csv, &self.html, &self.compare]) {
+            return Err(usage("--watch goes on until interrupted; --csv, --html and --compare need an end"));
+        }
+        Ok(())
+    }
+
+    fn budget(&self) -> Budget {
+        match self.check {
+            true => Budget { seconds: 0.0, samples: 1 },
+            false => Budget { seconds: self.seconds, samples: self.samples },
+        }
+    }
+
+    /// `--shape` as three extents.
+    fn extents(&self) -> anyhow::Result<Option<[usize; 3]>> {
+        let Some(shape) = &self.shape else { return Ok(None) };
+        match <[usize; 3]>::try_from(shape.as_slice()) {
+            Ok(shape) => Ok(Some(shape)),
+            Err(_) => Err(usage("this needs --shape D,H,W")),
+        }
+    }
+
+    fn target(&self) -> anyhow::Result<Target> {
+        let train = self.direction == Some(Way::Train);
+        match self.op.as_deref() {
+            Some("network") => match self.direction {
+                None | Some(Way::Forward) => Ok(Target::Network(NetworkDirection::Forward)),
+                Some(Way::Train) => Ok(Target::Network(NetworkDirection::Train)),
+                Some(_) => Err(usage("a network goes --direction forward or train")),
+            },
+            _ if train => Err(usage("--direction train belongs to `bench network`")),
+            Some("n4") => Ok(Target::N4(self.extents()?.unwrap_or([192, 256, 256]))),
+            Some("resample") if self.shape.as_ref().is_none_or(|shape| shape.len() == 3) => {
+                Ok(Target::Operators(resample_subjects(self.extents()?.unwrap_or([181, 217, 181]))))
+            }
+            Some(name) => self.operator(name).map(Target::Operators),
+            None if self.shape.is_some() => Err(usage("--shape belongs to an operator: name one")),
+            None => Ok(Target::Operators(distinct(subject::all()))),
+        }
+    }
+
+    /// One operator, at the shape asked for or at those it has in our networks.
+    fn operator(&self, name: &str) -> anyhow::Result<Vec<Subject>> {
+        // Gradients of convolutions have names of their own in the registry, and directions here.
+        let name = match (name, self.direction) {
+            ("conv3d", Some(Way::GradInput)) => "conv3d_grad_input",
+            ("conv3d", Some(Way::GradWeight)) => "conv3d_grad_weight",
+            (_, None | Some(Way::Forward)) => name,
+            _ => return Err(usage("--direction belongs to conv3d and to networks")),
+        };
+        let def = ops::find(name).ok_or_else(|| {
+            let names: Vec<&str> = OPS.iter().map(|def| def.name).collect();
+            usage(format!("no operator '{name}'; there are: network, n4, {}", names.join(", ")))
+        })?;
+        let Some(shape) = &self.shape else { return Ok(subject::of_operator(def)) };
+        let direction = match name {
+            "conv3d" => Direction::Forward,
+            "conv3d_grad_input" => Direction::GradInput,
+            "conv3d_grad_weight" => Direction::GradWeight,
+            _ if self.out_channels.is_some() || self.kernel.is_some() => {
+                return Err(usage("--out-channels and --kernel belong to conv3d"));
+            }
+            _ => return Ok(vec![subject::at_shape(def, shape).map_err(|e| usage(e.to_string()))?]),
+        };
+        let Ok(shape) = <[usize; 5]>::try_from(shape.as_slice()) else {
+            return Err(usage("a convolution needs --shape N,C,D,H,W"));
+        };
+        let (out_channels, kernel) = (self.out_channels.unwrap_or(shape[1]), self.kernel.unwrap_or([3; 3]));
+        if out_channels == 0 || kernel.contains(&0) {
+            return Err(usage("--out-channels and --kernel must be at least 1"));
+        }
+        let subject = subject::convolution(shape, out_channels, kernel, direction);
+        Ok(vec![subject.map_err(|e| usage(e.to_string()))?])
+    }
+
+    fn settings(&self) -> Settings {
+        Settings {
+            variants: match self.variant.as_str() {
+                "auto" => Variants::Auto,
+                "all" => Variants::All,
+                name => Variants::Named(name.to_owned()),
+            },
+            dtype: self.dtype.map(|dtype| match dtype {
+                DType::F32 => "f32",
+                DType::F16 => "f16",
+            }),
+            shader: self
+                .shader
+                .as_ref()
+                .map(|file| UserShader { file: file.clone(), replaces: self.replaces.clone() }),
+            budget: self.budget(),
+            check_only: self.check,
+            dump: self.dump.clone(),
+        }
+    }
+
+    /// Measures subjects one after the other and prints each as it is done.
+    fn operators(
+        &self,
+        session: &Session,
+        gpu: &Gpu,
+        subjects: &[Subject],
+        report: &mut Report,
+    ) -> anyhow::Result<()> {
+        let settings = self.settings();
+        session.terminal.result(&table::header())?;
+        for subject in subjects {
+            // Of all operators, those without the variant or type asked for are left out; of one, that is a mistake.
+            if let Err(error) = wanted_variants(gpu, subject, &settings) {
+                if self.op.is_some() {
+                    return Err(usage(error.to_string()));
+                }
+                continue;
+            }
+            match measure(gpu, subject, &report.peak, &settings) {
+                Ok(results) => {
+                    for result in results {
+                        match result {
+                            Ok(row) => {
+                                session.terminal.result(&table::row(&row))?;
+                                report.rows.push(row);
+                            }
+                            Err(failure) => {
+                                session.terminal.error(&table::failure(&failure));
+                                report.failures.push(failure);
+                            }
+                        }
+                    }
+                }
+                Err(error) => self.failed(session, report, subject.op.name(), &subject.case, &error),
+            }
+        }
+        Ok(())
+    }
+
+    fn failed(
+        &self,
+        session: &Session,
+        report: &mut Report,
+        operator: &str,
+        case: &str,
+        error: &dyn std::fmt::Display,
+    ) {
+        let failure = Failure {
+            operator: operator.to_owned(),
+            case: case.to_owned(),
+            variant: self.variant.clone(),
+            shader: None,
+            reason: one_line(&error.to_string()),
+        };
+        session.terminal.error(&table::failure(&failure));
+        report.failures.push(failure);
+    }
+
+    /// Measures again whenever the user's kernel changes. Ends only when the process is interrupted or stdout is
+    /// closed.
+    fn watch(
+        &self,
+        session: &Session,
+        gpu: &Gpu,
+        subjects: &[Subject],
+        empty: &Report,
+    ) -> anyhow::Result<()> {
+        const EVERY: Duration = Duration::from_millis(200);
+        let file = self.shader.as_ref().ok_or_else(|| anyhow!("--watch needs --shader"))?;
+        // Editors may replace the file: it is away for a moment then.
+        let saved = || std::fs::metadata(file).and_then(|m| m.modified()).ok();
+        loop {
+            let seen: Option<SystemTime> = saved();
+            if let Err(error) = self.operators(session, gpu, subjects, &mut empty.clone()) {
+                if error.is::<std::io::Error>() || error.is::<super::UsageError>() {
+                    return Err(error);
+                }
+                session.terminal.error(&error.to_string());
+            }
+            session.terminal.note(&format!("watching {}", file.display()));
+            while saved().is_none_or(|now| Some(now) == seen) {
+                std::thread::sleep(EVERY);
+            }
+        }
+    }
+}
+
+/// Whether any of these options is given.
+fn any_given(options: &[&Option<PathBuf>]) -> bool {
+    options.iter().any(|option| option.is_some())
+}

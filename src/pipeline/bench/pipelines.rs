@@ -1,0 +1,132 @@
+//! Pipelines as a whole: bias correction, and resampling between heads and network grids.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use glam::{DMat4, DVec3};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::check::Comparison;
+use super::report::Total;
+use super::subject::Subject;
+use super::timing::{Budget, Milliseconds};
+use crate::gpu::Gpu;
+use crate::ops::Fill;
+use crate::ops::resample::{AxisOrder, Edge, Interpolation, Resample, grid_matrix, index_matrix};
+use crate::pipeline::PipelineError;
+use crate::pipeline::bias::{N4Options, n4};
+use crate::tensor::TensorDesc;
+
+/// Largest error of the field's logarithm that passes. N4 does not find a field exactly, whatever it runs on; what
+/// this catches is a field that has nothing to do with the image's.
+const FIELD_ERROR: f64 = 0.25;
+
+/// Times N4 on a made-up head `[D, H, W]`: tissues in shells, noise, and a known field, which it must find again.
+///
+/// # Errors
+/// A field that is wrong, options out of range, or a device that fails.
+pub fn measure_n4(
+    gpu: &Arc<Gpu>,
+    shape: [usize; 3],
+    options: &N4Options,
+    budget: Budget,
+) -> Result<Total, PipelineError> {
+    let (values, mask, field) = head(shape);
+    let desc = TensorDesc::f32(&shape);
+    let volume = gpu.upload(&desc, &values)?;
+    let weight = gpu.upload(&desc, &mask)?;
+    // Warm-up, and the result to check.
+    let result = n4(gpu, &volume, Some(&weight), options)?;
+    let log_field: Vec<f32> = gpu.download(&result.log_field)?;
+    drop(result);
+    let inside: Vec<usize> = (0..mask.len()).filter(|&ix| mask[ix] > 0.0).collect();
+    // The image's mean intensity cannot be told from the field's.
+    let mean = |of: &[f32]| inside.iter().map(|&ix| f64::from(of[ix])).sum::<f64>() / inside.len() as f64;
+    let (got_mean, want_mean) = (mean(&log_field), mean(&field));
+    let pairs =
+        inside.iter().map(|&ix| (ix, f64::from(log_field[ix]) - got_mean, f64::from(field[ix]) - want_mean));
+    let checked = "logarithm of the field, against the one put into the image".to_owned();
+    let error = Comparison::of(pairs, FIELD_ERROR).into_error(checked, values.len())?;
+    gpu.reset_peak_bytes();
+    let submissions = gpu.submissions();
+    let mut seconds: Vec<f64> = Vec::new();
+    while seconds.len() < budget.samples || seconds.iter().sum::<f64>() < budget.seconds {
+        let begun = Instant::now();
+        let result = n4(gpu, &volume, Some(&weight), options)?;
+        gpu.wait()?;
+        seconds.push(begun.elapsed().as_secs_f64());
+        drop(result);
+    }
+    Ok(Total {
+        name: format!("n4, shrink {}", options.shrink),
+        direction: "n4".to_owned(),
+        shape: shape.to_vec(),
+        ms: Milliseconds::of(&seconds),
+        samples: seconds.len(),
+        gflop: None,
+        gflops: None,
+        roofline_fraction: None,
+        peak_buffer_bytes: gpu.peak_bytes(),
+        submissions: (gpu.submissions() - submissions) / seconds.len() as u64,
+        host_ms: None,
+        error,
+    })
+}
+
+/// Image, mask and logarithm of the field.
+fn head(shape: [usize; 3]) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
+    let mut rng = ChaCha8Rng::seed_from_u64(6);
+    let n: usize = shape.iter().product();
+    let (mut values, mut mask, mut field) =
+        (Vec::with_capacity(n), Vec::with_capacity(n), Vec::with_capacity(n));
+    for ix in 0..n {
+        let at = [ix / (shape[1] * shape[2]), ix / shape[2] % shape[1], ix % shape[2]];
+        // -1 to 1 along each axis.
+        let [z, y, x] = [0, 1, 2].map(|a| 2.0 * (at[a] as f32 + 0.5) / shape[a] as f32 - 1.0);
+        let radius = (x * x + y * y + z * z).sqrt();
+        let folds = (9.0 * x).sin() * (8.0 * y).sin() * (7.0 * z).sin();
+        let tissue = match radius {
+            r if r < 0.8 && folds > 0.1 => 700.0,
+            r if r < 0.8 => 450.0,
+            r if r < 0.9 => 150.0,
+            _ => 20.0,
+        };
+        let bias = 0.25 * x + 0.15 * y * z - 0.2 * z * z;
+        values.push((tissue + rng.random_range(-15.0..15.0f32)) * bias.exp());
+        mask.push(f32::from(u8::from(radius < 0.8)));
+        field.push(bias);
+    }
+    (values, mask, field)
+}
+
+/// Resampling as `strip` does it: a head of 1 mm to the grid of the article's network and back, in each kind of
+/// interpolation. `shape` is the head's, [D, H, W].
+pub fn resample_subjects(shape: [usize; 3]) -> Vec<Subject> {
+    let affine = |shape: [usize; 3], voxel: f64| {
+        let centre = DVec3::from_array(shape.map(|n| (n as f64 - 1.0) / 2.0 * voxel));
+        DMat4::from_translation(-centre) * DMat4::from_scale(DVec3::splat(voxel))
+    };
+    let network = [96, 128, 160];
+    // Turned a little, as heads are.
+    let turn = DMat4::from_rotation_z(0.1) * DMat4::from_rotation_x(0.05);
+    let (head, grid) = (turn * affine(shape, 1.0), affine(network, 2.0));
+    let subject = |case: &str, from: [usize; 3], to: [usize; 3], matrix: DMat4, interpolation, edge| {
+        let matrix = index_matrix(matrix, AxisOrder::Xyz, AxisOrder::Xyz);
+        let op = Resample { matrix, shape: to, interpolation, edge, outside: 0.0 };
+        Subject {
+            op: Arc::new(op),
+            case: case.to_owned(),
+            inputs: vec![(TensorDesc::f32(&from), Fill::Uniform(1.0, 2.0))],
+            shape: from.to_vec(),
+        }
+    };
+    let there = grid_matrix(head, grid);
+    let back = grid_matrix(grid, head);
+    vec![
+        subject("head to network, nearest", shape, network, there, Interpolation::Nearest, Edge::Zero),
+        subject("head to network, linear", shape, network, there, Interpolation::Linear, Edge::Clamp),
+        subject("head to network, cubic", shape, network, there, Interpolation::Cubic, Edge::Clamp),
+        subject("network to head, linear", network, shape, back, Interpolation::Linear, Edge::Clamp),
+    ]
+}

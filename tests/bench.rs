@@ -1,0 +1,257 @@
+//! `trephine bench` and `trephine tune` as users run them: what they print, what they refuse, what they keep.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use assert_cmd::cargo::CommandCargoExt;
+use serde_json::Value;
+
+/// The program with a cache folder of its own.
+fn trephine(cache: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::cargo_bin("trephine").expect("the program is built");
+    command.args(arguments).stdin(Stdio::null()).env("TREPHINE_CACHE_DIR", cache);
+    if let Ok(device) = std::env::var("TREPHINE_DEVICE") {
+        command.args(["--device", &device]);
+    }
+    command.output().expect("the program starts")
+}
+
+/// Exit code, the JSON on stdout, and stderr.
+fn json(cache: &Path, arguments: &[&str]) -> (Option<i32>, Value, String) {
+    let output = trephine(cache, &[arguments, &["--json"]].concat());
+    let err = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!err.contains("panicked"), "{arguments:?}: {err}");
+    let value =
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{arguments:?}: {e}: {err}"));
+    (output.status.code(), value, err)
+}
+
+/// Whether there is an adapter; without one the test is skipped, or fails where `REQUIRE_GPU` is set.
+fn has_gpu() -> bool {
+    let found = !trephine::gpu::list_adapters().is_empty();
+    assert!(found || std::env::var_os("REQUIRE_GPU").is_none(), "no adapter, and REQUIRE_GPU is set");
+    if !found {
+        eprintln!("SKIPPED: no adapter");
+    }
+    found
+}
+
+const QUICK: [&str; 4] = ["--seconds", "0", "--samples", "3"];
+const CONV: [&str; 6] = ["bench", "conv3d", "--shape", "2,3,6,7,9", "--out-channels", "5"];
+
+fn number(value: &Value) -> f64 {
+    value.as_f64().unwrap_or_else(|| panic!("{value} is no number"))
+}
+
+#[test]
+fn the_json_follows_the_contract() {
+    if !has_gpu() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (csv, html) = (folder.path().join("rows.csv"), folder.path().join("report.html"));
+    for (direction, variants) in [("forward", 3), ("grad-input", 3), ("grad-weight", 2)] {
+        let mut arguments = [&CONV[..], &QUICK, &["--variant", "all", "--direction", direction]].concat();
+        arguments.extend(["--csv", csv.to_str().expect("UTF-8"), "--html", html.to_str().expect("UTF-8")]);
+        let (code, report, err) = json(folder.path(), &arguments);
+        assert_eq!(code, Some(0), "{err}");
+        for key in ["name", "backend", "driver", "type"] {
+            assert!(report["adapter"][key].is_string(), "adapter.{key}");
+        }
+        assert!(number(&report["peak"]["fma_gflops"]) > 0.0 && number(&report["peak"]["copy_gbps"]) > 0.0);
+        assert!(report["versions"]["trephine"].is_string() && report["date"].is_string());
+        let rows = report["rows"].as_array().expect("rows");
+        assert!(rows.len() >= variants, "{direction}: {} rows", rows.len());
+        for row in rows {
+            assert_eq!((&row["op"], &row["direction"]), (&"conv3d".into(), &direction.into()));
+            assert_eq!(row["shape"], serde_json::json!([2, 3, 6, 7, 9]));
+            assert!(row["variant"].is_string() && row["dtype"].is_string());
+            let [median, min, max] = ["median", "min", "max"].map(|key| number(&row["ms"][key]));
+            assert!(0.0 < min && min <= median && median <= max, "{row}");
+            assert!(["gflops", "gbps", "roofline_fraction"].iter().all(|key| number(&row[key]) > 0.0));
+            assert!(number(&row["error"]["rel_l2"]) < 1e-2, "{row}");
+        }
+        let written = fs::read_to_string(&csv).expect("the CSV file");
+        assert_eq!(written.lines().count(), 1 + rows.len());
+        let page = fs::read_to_string(&html).expect("the page");
+        assert!(
+            page.contains("<svg") && page.contains("conv3d") && !page.contains("http"),
+            "not self-contained"
+        );
+    }
+}
+
+#[test]
+fn a_wrong_kernel_is_a_failure_and_no_result() {
+    if !has_gpu() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let source = include_str!("../shaders/elementwise/add.wgsl");
+    let right = "y[i] = a[i] + b[i];";
+    assert!(source.contains(right));
+    let own = folder.path().join("own.wgsl");
+    let arguments =
+        [&["bench", "add", "--shape", "1,4,8,8,8", "--shader", own.to_str().expect("UTF-8")][..], &QUICK]
+            .concat();
+
+    fs::write(&own, source).expect("writes");
+    let (code, report, err) = json(folder.path(), &arguments);
+    assert_eq!(code, Some(0), "{err}");
+    let shaders: Vec<bool> =
+        report["rows"].as_array().expect("rows").iter().map(|row| row["shader"].is_string()).collect();
+    assert_eq!(shaders, [false, true], "ours and the same kernel as the user's own");
+
+    fs::write(&own, source.replace(right, "y[i] = a[i] + b[i] + select(0.0, 1e-3, i == params.n - 1u);"))
+        .expect("writes");
+    let (code, report, err) = json(folder.path(), &arguments);
+    assert_eq!((code, report["rows"].as_array().map(Vec::len)), (Some(1), Some(1)), "{err}");
+    assert!(report["rows"][0]["shader"].is_null());
+    assert!(report["failures"][0]["reason"].as_str().expect("a reason").contains("wrong result"));
+    let output = trephine(folder.path(), &arguments);
+    assert!(!String::from_utf8_lossy(&output.stdout).contains("own.wgsl"), "printed among the results");
+
+    let broken = source.replace(right, "y[i] = a[i] +;");
+    let line = 1 + broken.lines().position(|line| line.contains("a[i] +;")).expect("the broken line");
+    fs::write(&own, broken).expect("writes");
+    let (code, _, err) = json(folder.path(), &arguments);
+    assert_eq!(code, Some(1));
+    assert!(err.contains(&format!("own.wgsl:{line}")), "{err}");
+}
+
+#[test]
+fn kernels_are_dumped_with_their_translations() {
+    if !has_gpu() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let dump = folder.path().join("dump");
+    let arguments = [&CONV[..], &["--check", "--dump", dump.to_str().expect("UTF-8")]].concat();
+    assert_eq!(json(folder.path(), &arguments).0, Some(0));
+    let mut extensions: Vec<String> = fs::read_dir(&dump)
+        .expect("the folder")
+        .map(|entry| entry.expect("readable").path().extension().expect("one").to_string_lossy().into_owned())
+        .collect();
+    extensions.sort();
+    extensions.dedup();
+    assert_eq!(extensions, ["hlsl", "metal", "spv", "wgsl"]);
+}
+
+#[test]
+fn comparisons_mark_what_lies_outside_the_noise() {
+    if !has_gpu() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("old.json");
+    let (_, mut old, _) = json(folder.path(), &[&CONV[..], &QUICK].concat());
+    for key in ["median", "min", "max"] {
+        let slower = number(&old["rows"][0]["ms"][key]) * 1000.0;
+        old["rows"][0]["ms"][key] = slower.into();
+    }
+    fs::write(&file, old.to_string()).expect("writes");
+    let arguments = [&CONV[..], &QUICK, &["--compare", file.to_str().expect("UTF-8")]].concat();
+    let (code, report, err) = json(folder.path(), &arguments);
+    assert_eq!(code, Some(0), "{err}");
+    let change = &report["compare"][0];
+    assert!(number(&change["ratio"]) > 10.0 && change["significant"] == true, "{change}");
+    fs::write(&file, "{}").expect("writes");
+    let output = trephine(folder.path(), &arguments);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("old.json: is not a report"));
+}
+
+#[test]
+fn networks_are_checked_timed_and_profiled() {
+    if !has_gpu() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let trace = folder.path().join("trace.json");
+    let network = ["bench", "network", "--shape", "16,16,16", "--direction"];
+    let (code, report, err) = json(
+        folder.path(),
+        &[&network[..], &["forward", "--trace", trace.to_str().expect("UTF-8")], &QUICK].concat(),
+    );
+    assert_eq!(code, Some(0), "{err}");
+    let total = &report["total"];
+    assert!(number(&total["ms"]["median"]) > 0.0 && number(&total["peak_buffer_bytes"]) > 0.0);
+    assert_eq!(total["submissions"], 1, "a forward pass is one submission");
+    if report["clock"] == "gpu-timestamps" {
+        let share: f64 =
+            report["kernels"].as_array().expect("kernels").iter().map(|k| number(&k["share"])).sum();
+        assert!((share - 1.0).abs() < 1e-6, "shares add up to {share}");
+        let trace: Value = serde_json::from_str(&fs::read_to_string(&trace).expect("a trace")).expect("JSON");
+        assert!(trace["traceEvents"].as_array().expect("events").len() > 10);
+    }
+    let (code, report, err) = json(folder.path(), &[&network[..], &["train"], &QUICK].concat());
+    assert_eq!(code, Some(0), "{err}");
+    assert_eq!(report["total"]["submissions"], 1, "a training step is one submission");
+}
+
+#[test]
+fn tuning_is_kept_used_and_left_aside() {
+    if !has_gpu() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let cache = folder.path();
+    let tune = ["tune", "--shape", "16,16,16", "--forward-only", "--seconds", "0"];
+    let (code, tuned, err) = json(cache, &tune);
+    assert_eq!(code, Some(0), "{err}");
+    let file = cache.join("tuning.json");
+    let mut stored: Value =
+        serde_json::from_str(&fs::read_to_string(&file).expect("the cache")).expect("JSON");
+    assert_eq!(stored["entries"], tuned["entries"]);
+    // Make the slowest variant of every operator the fastest, so that using the cache shows.
+    for entry in stored["entries"].as_array_mut().expect("entries") {
+        assert!(entry["timings"].as_object().expect("timings").len() > 1, "{entry}");
+        entry["fastest"] = "naive".into();
+    }
+    fs::write(&file, stored.to_string()).expect("writes");
+    let variants = |extra: &[&str]| -> Vec<String> {
+        let network =
+            ["bench", "network", "--shape", "16,16,16", "--profile", "--seconds", "0", "--samples", "1"];
+        let (code, report, err) = json(cache, &[&network[..], extra].concat());
+        assert_eq!(code, Some(0), "{err}");
+        let nodes = report["nodes"].as_array().cloned().unwrap_or_default();
+        nodes
+            .iter()
+            .filter(|node| node["op"] == "conv3d")
+            .map(|node| node["variant"].as_str().unwrap_or_default().to_owned())
+            .collect()
+    };
+    let tuned = variants(&[]);
+    assert!(tuned.iter().all(|variant| variant == "naive"), "{tuned:?}");
+    let plain = variants(&["--no-tune"]);
+    assert!(plain.len() == tuned.len() && plain.iter().any(|variant| variant != "naive"), "{plain:?}");
+    // Measured with other kernels: void.
+    for entry in stored["entries"].as_array_mut().expect("entries") {
+        entry["source_hash"] = "0".into();
+    }
+    fs::write(&file, stored.to_string()).expect("writes");
+    assert_eq!(variants(&[]), plain);
+    // Unusable: everything works without.
+    fs::write(&file, "nonsense").expect("writes");
+    assert_eq!(variants(&[]), plain);
+}
+
+#[test]
+fn mistakes_on_the_command_line() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    for (arguments, says) in [
+        (&["bench", "convolution"][..], "no operator 'convolution'"),
+        (&["bench", "conv3d", "--shape", "1,2,3"], "N,C,D,H,W"),
+        (&["bench", "conv3d", "--shape", "1,2,0,4,5"], "at least 1"),
+        (&["bench", "add", "--direction", "grad-input"], "--direction"),
+        (&["bench", "--shape", "1,2,3,4,5"], "name one"),
+        (&["bench", "conv3d", "--watch"], "--shader"),
+        (&["tune", "--batch", "0"], "at least 1"),
+    ] {
+        let output = trephine(folder.path(), arguments);
+        let err = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {err}");
+        assert!(err.contains(says), "{arguments:?}: {err}");
+    }
+}
