@@ -1,20 +1,26 @@
 //! `trephine bench` and `trephine tune` as users run them: what they print, what they refuse, what they keep.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use assert_cmd::cargo::CommandCargoExt;
 use serde_json::Value;
 
 /// The program with a cache folder of its own.
-fn trephine(cache: &Path, arguments: &[&str]) -> Output {
+fn command(cache: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::cargo_bin("trephine").expect("the program is built");
     command.args(arguments).stdin(Stdio::null()).env("TREPHINE_CACHE_DIR", cache);
     if let Ok(device) = std::env::var("TREPHINE_DEVICE") {
         command.args(["--device", &device]);
     }
-    command.output().expect("the program starts")
+    command
+}
+
+fn trephine(cache: &Path, arguments: &[&str]) -> Output {
+    command(cache, arguments).output().expect("the program starts")
 }
 
 /// Exit code, the JSON on stdout, and stderr.
@@ -118,6 +124,45 @@ fn a_wrong_kernel_is_a_failure_and_no_result() {
     let (code, _, err) = json(folder.path(), &arguments);
     assert_eq!(code, Some(1));
     assert!(err.contains(&format!("own.wgsl:{line}")), "{err}");
+}
+
+#[test]
+fn a_watched_kernel_is_measured_whenever_it_is_saved() {
+    if !has_gpu() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let own = folder.path().join("own.wgsl");
+    let source = include_str!("../shaders/elementwise/add.wgsl");
+    fs::write(&own, source).expect("writes");
+    let arguments =
+        ["bench", "add", "--shape", "1,4,8,8,8", "--watch", "--shader", own.to_str().expect("UTF-8")];
+    let mut child = command(folder.path(), &[&arguments[..], &QUICK].concat())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    let lines = BufReader::new(child.stderr.take().expect("piped")).lines();
+    let mut rounds = Vec::from([Vec::new()]);
+    for line in lines.map_while(Result::ok) {
+        if line.starts_with("watching ") {
+            // Another time of modification, also on file systems that keep it coarsely.
+            std::thread::sleep(Duration::from_millis(30));
+            match rounds.len() {
+                1 => fs::write(&own, source.replace("a[i] +", "a[i] + +;")).expect("writes"),
+                2 => fs::write(&own, source).expect("writes"),
+                _ => break,
+            }
+            rounds.push(Vec::new());
+        } else if line.starts_with("error") {
+            rounds.last_mut().expect("one").push(line);
+        }
+    }
+    child.kill().expect("runs until then");
+    child.wait().expect("ends");
+    let errors: Vec<usize> = rounds.iter().map(Vec::len).collect();
+    assert_eq!(errors, [0, 1, 0], "{rounds:?}");
+    assert!(rounds[1][0].contains("own.wgsl:"), "{rounds:?}");
 }
 
 #[test]

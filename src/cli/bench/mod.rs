@@ -138,8 +138,8 @@ enum Target {
 
 impl Options {
     pub fn run(self, session: &Session) -> anyhow::Result<Outcome> {
-        let target = self.target()?;
         self.check_options()?;
+        let target = self.target()?;
         [&self.csv, &self.html, &self.trace].into_iter().flatten().try_for_each(|path| check_folder(path))?;
         let old = self.compare.as_deref().map(Report::read).transpose()?;
         let gpu = session.gpu()?;

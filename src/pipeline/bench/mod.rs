@@ -1,8 +1,8 @@
 //! The laboratory: operators, networks and pipelines, checked against their references and timed against the
 //! adapter's own roofline.
 //!
-//! [`subject`] says what is timed, [`check`](self) compares it with the f64 reference, [`timing`] takes the samples,
-//! [`peak`] measures the roofline, [`report`] is what comes out.
+//! [`subject`] says what is timed, `check` compares it with the f64 reference, [`timing`] takes the samples,
+//! [`peak`] measures the roofline, `report` is what comes out.
 
 mod check;
 mod compare;

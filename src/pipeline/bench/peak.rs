@@ -7,7 +7,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use super::timing::{Budget, race};
-use crate::gpu::{Caps, Dispatch, Gpu, GpuError, GpuTensor, KernelKey, Params, Slot};
+use crate::gpu::{Caps, DeviceClass, Dispatch, Gpu, GpuError, GpuTensor, KernelKey, Params, Slot};
 use crate::ops::FLAT;
 use crate::pipeline::PipelineError;
 use crate::tensor::TensorDesc;
@@ -139,9 +139,16 @@ fn uniform(n: usize) -> Vec<f32> {
     (0..4 * n).map(|_| rng.random()).collect()
 }
 
+/// More invocations than the device runs at a time.
+fn invocations(gpu: &Gpu) -> usize {
+    match gpu.caps.class {
+        DeviceClass::Software => 1 << 14,
+        _ => 1 << 19,
+    }
+}
+
 fn fma_rate(gpu: &Gpu, key: &KernelKey, f16: bool) -> Result<f64, PipelineError> {
-    // More invocations than any GPU holds at a time.
-    let n = 1 << 19;
+    let n = invocations(gpu);
     let chains = if key.defines.contains(&("WIDE", 1)) { 16 } else { 8 };
     let values = uniform(n);
     let desc = TensorDesc::f32(&[n, 4]);
@@ -210,7 +217,7 @@ fn copy_rate(gpu: &Gpu, key: &KernelKey) -> Result<f64, PipelineError> {
 fn matrix_rate(gpu: &Gpu, key: &KernelKey) -> Result<f64, PipelineError> {
     let tile = if key.defines.contains(&("TILE16", 1)) { 16 } else { 8 };
     let area = tile * tile;
-    let groups = 4096;
+    let groups = invocations(gpu) / 128;
     let mut rng = ChaCha8Rng::seed_from_u64(2);
     // Multiples of 1/64: sums of products are exact in f32 up to 2^24 times their unit, 2^-12.
     let mut random = |n: usize| -> Vec<f16> {
