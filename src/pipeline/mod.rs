@@ -4,6 +4,7 @@ pub mod augment;
 pub mod dataset;
 pub mod evaluate;
 pub mod grid;
+pub mod head;
 pub mod intensity;
 pub mod plot;
 pub mod postprocess;
