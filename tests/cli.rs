@@ -247,6 +247,14 @@ fn usage_errors_exit_with_2() {
         &["n4", "-i", &head, "-o", "out.nii.gz", "--shrink", "0"],
         &["n4", "-i", &head, "-o", "out.nii.gz", "--iterations", "5,0"],
         &["n4", "-i", &head, "-o", &head],
+        &["n4", "-i", &head, "-o", "out.nii.gz", "--shrink", "4,4"],
+        &["n4", "-i", &head, "-o", "out.nii.gz", "--bins", "1000"],
+        &["n4", "-i", &head, "-o", "out.nii.gz", "--spline-distance", "0"],
+        &["n4", "-i", &head, "-o", "out.nii.gz", "--spline-distance", "200", "--control-points", "5"],
+        &["n4", "-i", &head, "-o", "out.nii.gz", "--mask-label", "2"],
+        &["n4", "-i", &head, "-o", "out.nii.gz", "--apply-field", &head, "--shrink", "3"],
+        &["n4", "-i", &head, "-b", "out.nii.gz", "--apply-field", &head],
+        &["strip", &head, "--n4=none"],
         &["resample", "-i", &head, "-o", "out.nii.gz"],
         &["resample", "-i", &head, "-o", "out.nii.gz", "--voxel", "2,2"],
         &["resample", "-i", &head, "-o", "out.nii.gz", "--voxel", "0"],
@@ -457,7 +465,14 @@ fn bias_fields_are_corrected() {
         assert!(*f > 0.0 && (c * f - v).abs() <= 1e-4 * v.abs(), "{c} * {f} is not {v}");
     }
     let [_, err] = succeed(&[&["n4", "-i", &head, "-o", &out][..], &quick].concat());
-    assert!(err.contains("no mask: the field is fitted to every voxel above 0"), "{err}");
+    assert!(err.contains("no mask: the field was fitted to the head"), "{err}");
+    assert!(err.contains("--auto-mask none takes every voxel"), "{err}");
+    let every = ["n4", "-i", &head, "-o", &out, "--auto-mask", "none"];
+    let [_, err] = succeed(&[&every[..], &quick].concat());
+    assert!(err.contains("no mask: the field was fitted to every voxel above 0"), "{err}");
+    let article = ["n4", "-i", &head, "-o", &out, "--preset", "article", "--shrink", "2,2,1"];
+    let [_, err] = succeed(&article);
+    assert!(err.contains("every voxel, the background too") && err.contains("20, 10, 10, 5"), "{err}");
     let [_, err] = succeed(&[&["n4", "-i", &head, "-o", &out, "--quiet"][..], &quick].concat());
     assert_eq!(err, "");
 
@@ -470,10 +485,50 @@ fn bias_fields_are_corrected() {
     {
         let path = desk.folder.put(name, &bad.bytes());
         let path = path.to_str().expect("UTF-8");
+        for option in ["-x", "--weight", "--apply-field"] {
+            if name == "small.nii" || option == "-x" {
+                let err = fail(1, &["n4", "-i", &head, "-o", &out, option, path]);
+                assert!(err.starts_with(&format!("error: {path}: {words}")), "{option}: {err}");
+            }
+        }
         let err = fail(1, &["n4", "-i", &head, "-o", &out, "-x", path]);
         assert!(err.starts_with(&format!("error: {path}: {words}")) && err.lines().count() == 1, "{err}");
         assert!(!desk.folder.path("n4.nii.gz").exists());
     }
+}
+
+#[test]
+fn a_saved_bias_field_applies_again() {
+    if !has_gpu() {
+        return;
+    }
+    let desk = Desk::new();
+    let (head, out, field) = (desk.path("head.nii.gz"), desk.path("n4.nii.gz"), desk.path("field.nii.gz"));
+    // Label 3 in the brain, 5 in a slab of the scalp.
+    let labels =
+        (0..VOXELS).map(|ix| if radius(ix) < 0.7 { 3 } else { 5 * u8::from(ix < VOXELS / 3) }).collect();
+    let labels = desk.folder.put("labels.nii", &Nii { data: labels, ..mask() }.bytes());
+    let labels = labels.to_str().expect("UTF-8");
+    let brain = desk.folder.put("mask.nii", &mask().bytes());
+    let brain = brain.to_str().expect("UTF-8");
+    let estimate = |region: &[&str]| -> (Vec<f32>, Vec<f32>) {
+        let quick = ["--shrink", "1", "--iterations", "4,4", "--spline-distance", "90"];
+        succeed(&[&["n4", "-i", &head, "-o", &out, "-b", &field], region, &quick].concat());
+        (floats(&desk.read("n4.nii.gz")), floats(&desk.read("field.nii.gz")))
+    };
+    let (corrected, estimated) = estimate(&["-x", brain]);
+    assert_eq!(estimate(&["-x", labels, "--mask-label", "3"]).1, estimated);
+    assert_ne!(estimate(&["-x", labels]).1, estimated);
+    assert_eq!(estimate(&["--weight", brain]).1, estimated);
+    let again = desk.path("again.nii.gz");
+    succeed(&["n4", "-i", &head, "-o", &again, "--apply-field", &field]);
+    for (a, b) in floats(&desk.read("again.nii.gz")).iter().zip(&corrected) {
+        assert!((a - b).abs() <= 1e-5 * b.abs(), "{a} is not {b}");
+    }
+    let err = fail(1, &["n4", "-i", &head, "-o", &out, "-x", labels, "--mask-label", "4"]);
+    assert!(err.starts_with(&format!("error: {labels}: has no voxel of label 4")), "{err}");
+    let err = fail(1, &["n4", "-i", &head, "-o", &again, "--apply-field", brain]);
+    assert!(err.starts_with(&format!("error: {brain}: holds 0; a multiplicative bias field")), "{err}");
 }
 
 /// Checks brain and mask of the head against it, byte by byte.

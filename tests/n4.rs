@@ -7,7 +7,7 @@ mod common;
 use common::{gpu, normal, rng};
 use safetensors::SafeTensors;
 use trephine::gpu::{Gpu, GpuTensor};
-use trephine::pipeline::bias::{N4Error, N4Options, correct, n4};
+use trephine::pipeline::bias::{N4Error, N4Options, Region, correct, n4};
 use trephine::tensor::TensorDesc;
 
 /// A fixture: tensors by name, as numbers.
@@ -74,19 +74,26 @@ fn matches_simpleitk(name: &str, variant: &str) {
     let (desc, volume) = fixture.volume("volume");
     let offset = fixture.get("shrink_offset").1;
     let options = N4Options {
-        shrink: fixture.scalar("shrink") as usize,
+        shrink: [fixture.scalar("shrink") as usize; 3],
         iterations: fixture.get("iterations").1.iter().map(|&n| n as usize).collect(),
         offset: Some([2, 1, 0].map(|axis| offset[axis] as usize)),
         ..N4Options::article()
     };
     let native: Vec<usize> = desc.shape.iter().rev().copied().collect();
     let volume = gpu.upload(&desc, &volume).expect("upload");
-    let mask = (variant == "mask").then(|| gpu.upload(&desc, &fixture.mask(&native)).expect("upload"));
-    let result = n4(&gpu, &volume, mask.as_ref(), &options).expect("N4 runs");
+    let mask = (variant == "mask").then(|| upload_mask(&gpu, &desc, &fixture.mask(&native)));
+    let result =
+        n4(&gpu, &volume, Region { mask: mask.as_ref(), confidence: None }, &options).expect("N4 runs");
     let ran: Vec<usize> = result.levels.iter().map(|level| level.iterations).collect();
     assert_eq!(ran, options.iterations, "tolerance 0 runs all iterations");
     // ITK's own offset, too.
-    let own = n4(&gpu, &volume, mask.as_ref(), &N4Options { offset: None, ..options }).expect("N4 runs");
+    let own = n4(
+        &gpu,
+        &volume,
+        Region { mask: mask.as_ref(), confidence: None },
+        &N4Options { offset: None, ..options },
+    )
+    .expect("N4 runs");
     assert_eq!(own.lattice, result.lattice, "the default offset is ITK's, and runs repeat to the bit");
 
     let field: Vec<f32> = gpu.download(&result.log_field).expect("download");
@@ -157,6 +164,11 @@ fn upload(gpu: &Gpu, desc: &TensorDesc, data: &[f32]) -> GpuTensor {
     gpu.upload(desc, data).expect("upload")
 }
 
+fn upload_mask(gpu: &Gpu, desc: &TensorDesc, labels: &[f32]) -> GpuTensor {
+    let labels: Vec<u32> = labels.iter().map(|&label| label as u32).collect();
+    gpu.upload(&TensorDesc::u32(&desc.shape), &labels).expect("upload")
+}
+
 /// Standard deviation of the difference inside the mask: a constant factor is no error.
 fn spread(field: &[f32], truth: &[f64], mask: &[f32]) -> f64 {
     let errors: Vec<f64> =
@@ -169,11 +181,11 @@ fn spread(field: &[f32], truth: &[f64], mask: &[f32]) -> f64 {
 fn recovers_a_known_field_and_ignores_the_background() {
     let Some(gpu) = gpu() else { return };
     let (desc, volume, mask, truth) = phantom([44, 52, 48]);
-    let options = N4Options { shrink: 2, iterations: vec![20, 20], ..N4Options::default() };
+    let options = N4Options { shrink: [2; 3], iterations: vec![20, 20], ..N4Options::default() };
     let image = upload(&gpu, &desc, &volume);
-    let masked = n4(&gpu, &image, Some(&upload(&gpu, &desc, &mask)), &options).expect("N4 runs");
+    let masked = n4(&gpu, &image, Region::mask(&upload_mask(&gpu, &desc, &mask)), &options).expect("N4 runs");
     // Without a mask the zeros of the background are no voxels: the same mask results.
-    let unmasked = n4(&gpu, &image, None, &options).expect("N4 runs");
+    let unmasked = n4(&gpu, &image, Region::default(), &options).expect("N4 runs");
     assert_eq!(masked.lattice, unmasked.lattice);
     assert_eq!(masked.voxels, unmasked.voxels);
 
@@ -197,19 +209,20 @@ fn recovers_a_known_field_and_ignores_the_background() {
 fn the_tolerance_stops_at_its_iteration() {
     let Some(gpu) = gpu() else { return };
     let (desc, volume, mask, _) = phantom([40, 36, 44]);
-    let (image, mask) = (upload(&gpu, &desc, &volume), upload(&gpu, &desc, &mask));
-    let options = N4Options { shrink: 2, iterations: vec![50, 50], tolerance: 2e-3, ..N4Options::default() };
-    let stopped = n4(&gpu, &image, Some(&mask), &options).expect("N4 runs");
+    let (image, mask) = (upload(&gpu, &desc, &volume), upload_mask(&gpu, &desc, &mask));
+    let options =
+        N4Options { shrink: [2; 3], iterations: vec![50, 50], tolerance: 2e-3, ..N4Options::default() };
+    let stopped = n4(&gpu, &image, Region::mask(&mask), &options).expect("N4 runs");
     let ran: Vec<usize> = stopped.levels.iter().map(|level| level.iterations).collect();
     eprintln!("levels: {:?}", stopped.levels);
     assert!(ran.iter().all(|&n| n < 50), "converged: {ran:?}");
     assert!(stopped.levels.iter().all(|level| level.convergence <= options.tolerance));
     let counted = N4Options { iterations: ran.clone(), tolerance: 0.0, ..options.clone() };
-    let counted = n4(&gpu, &image, Some(&mask), &counted).expect("N4 runs");
+    let counted = n4(&gpu, &image, Region::mask(&mask), &counted).expect("N4 runs");
     assert_eq!(counted.lattice, stopped.lattice);
     // One iteration fewer had not converged.
     let fewer = N4Options { iterations: vec![ran[0] - 1], tolerance: 0.0, ..options };
-    let fewer = n4(&gpu, &image, Some(&mask), &fewer).expect("N4 runs");
+    let fewer = n4(&gpu, &image, Region::mask(&mask), &fewer).expect("N4 runs");
     assert!(fewer.levels[0].convergence > options.tolerance);
 }
 
@@ -217,7 +230,7 @@ fn the_tolerance_stops_at_its_iteration() {
 fn voxels_that_are_no_intensities_leave_the_mask() {
     let Some(gpu) = gpu() else { return };
     let (desc, mut volume, mut mask, _) = phantom([32, 36, 40]);
-    let options = N4Options { shrink: 1, iterations: vec![3], ..N4Options::default() };
+    let options = N4Options { shrink: [1; 3], iterations: vec![3], ..N4Options::default() };
     let bad = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -5.0, 0.0];
     let centre = (16 * 36 + 18) * 40 + 20;
     for (ix, value) in bad.into_iter().enumerate() {
@@ -226,9 +239,9 @@ fn voxels_that_are_no_intensities_leave_the_mask() {
     // Any label counts.
     let labels: Vec<f32> = mask.iter().map(|m| m * 255.0).collect();
     let image = upload(&gpu, &desc, &volume);
-    let got = n4(&gpu, &image, Some(&upload(&gpu, &desc, &labels)), &options).expect("N4 runs");
+    let got = n4(&gpu, &image, Region::mask(&upload_mask(&gpu, &desc, &labels)), &options).expect("N4 runs");
     mask[centre..centre + bad.len()].fill(0.0);
-    let want = n4(&gpu, &image, Some(&upload(&gpu, &desc, &mask)), &options).expect("N4 runs");
+    let want = n4(&gpu, &image, Region::mask(&upload_mask(&gpu, &desc, &mask)), &options).expect("N4 runs");
     assert_eq!(got.lattice, want.lattice);
     assert_eq!(got.voxels, mask.iter().filter(|&&m| m > 0.0).count());
     assert!(got.lattice.data.iter().all(|v| v.is_finite()));
@@ -238,10 +251,10 @@ fn voxels_that_are_no_intensities_leave_the_mask() {
 fn the_unit_of_the_image_does_not_matter() {
     let Some(gpu) = gpu() else { return };
     let (desc, volume, _, _) = phantom([32, 36, 40]);
-    let options = N4Options { shrink: 2, iterations: vec![10], ..N4Options::default() };
+    let options = N4Options { shrink: [2; 3], iterations: vec![10], ..N4Options::default() };
     let field = |factor: f32| -> Vec<f32> {
         let scaled: Vec<f32> = volume.iter().map(|v| v * factor).collect();
-        let result = n4(&gpu, &upload(&gpu, &desc, &scaled), None, &options).expect("N4 runs");
+        let result = n4(&gpu, &upload(&gpu, &desc, &scaled), Region::default(), &options).expect("N4 runs");
         gpu.download(&result.log_field).expect("download")
     };
     let (plain, small) = (field(1.0), field(1.0 / 255.0));
@@ -253,11 +266,11 @@ fn the_unit_of_the_image_does_not_matter() {
 fn what_cannot_be_corrected_is_an_error() {
     let Some(gpu) = gpu() else { return };
     let (desc, volume, mask, _) = phantom([32, 36, 40]);
-    let options = N4Options { shrink: 2, ..N4Options::default() };
+    let options = N4Options { shrink: [2; 3], ..N4Options::default() };
     let image = upload(&gpu, &desc, &volume);
     let run = |image: &GpuTensor, mask: Option<&[f32]>, options: &N4Options| {
-        let mask = mask.map(|mask| upload(&gpu, &desc, mask));
-        n4(&gpu, image, mask.as_ref(), options).expect_err("must fail")
+        let mask = mask.map(|mask| upload_mask(&gpu, &desc, mask));
+        n4(&gpu, image, Region { mask: mask.as_ref(), confidence: None }, options).expect_err("must fail")
     };
     let n = desc.len();
     assert!(matches!(run(&image, Some(&vec![0.0; n]), &options), N4Error::TooFewVoxels { voxels: 0, .. }));
@@ -267,18 +280,93 @@ fn what_cannot_be_corrected_is_an_error() {
     let constant = upload(&gpu, &desc, &vec![100.0; n]);
     assert!(matches!(run(&constant, None, &options), N4Error::Constant));
     for wrong in [
-        N4Options { shrink: 0, ..options.clone() },
+        N4Options { shrink: [2, 0, 2], ..options.clone() },
+        N4Options { iterations: vec![1; 20], ..options.clone() },
         N4Options { iterations: vec![], ..options.clone() },
         N4Options { iterations: vec![5, 0], ..options.clone() },
         N4Options { bins: 257, ..options.clone() },
         N4Options { fwhm: 0.0, ..options.clone() },
         N4Options { tolerance: f32::NAN, ..options.clone() },
-        N4Options { control_points: 3, ..options.clone() },
+        N4Options { control_points: [4, 3, 4], ..options.clone() },
     ] {
         assert!(matches!(run(&image, Some(&mask), &wrong), N4Error::Options(_)), "{wrong:?}");
     }
-    let other = upload(&gpu, &TensorDesc::f32(&[36, 32, 40]), &mask);
-    assert!(matches!(n4(&gpu, &image, Some(&other), &options), Err(N4Error::Shape { .. })));
+    let other = upload_mask(&gpu, &TensorDesc::f32(&[36, 32, 40]), &mask);
+    assert!(matches!(n4(&gpu, &image, Region::mask(&other), &options), Err(N4Error::Shape { .. })));
     let flat = upload(&gpu, &TensorDesc::f32(&[n]), &volume);
-    assert!(matches!(n4(&gpu, &flat, None, &options), Err(N4Error::Shape { .. })));
+    assert!(matches!(n4(&gpu, &flat, Region::default(), &options), Err(N4Error::Shape { .. })));
+}
+
+/// A confidence of 0 and a mask that leaves the same voxels out are one; a confidence counts.
+#[test]
+fn a_confidence_weighs_the_fit() {
+    let Some(gpu) = gpu() else { return };
+    let (desc, volume, mask, truth) = phantom([32, 36, 40]);
+    let options = N4Options { shrink: [2; 3], iterations: vec![10, 10], ..N4Options::default() };
+    let image = upload(&gpu, &desc, &volume);
+    let weighted = |confidence: &[f32]| {
+        let confidence = upload(&gpu, &desc, confidence);
+        n4(&gpu, &image, Region { mask: None, confidence: Some(&confidence) }, &options).expect("N4 runs")
+    };
+    let masked = n4(&gpu, &image, Region::mask(&upload_mask(&gpu, &desc, &mask)), &options).expect("N4 runs");
+    let same = weighted(&mask);
+    assert_eq!((same.voxels, &same.lattice), (masked.voxels, &masked.lattice));
+    // Powers of two: the same factor in delta and omega, to the bit.
+    assert_eq!(weighted(&mask.iter().map(|m| 4.0 * m).collect::<Vec<_>>()).lattice, masked.lattice);
+    let upper: Vec<f32> =
+        mask.iter().enumerate().map(|(i, m)| m * if i < mask.len() / 2 { 0.1 } else { 1.0 }).collect();
+    let uneven = weighted(&upper);
+    assert_eq!(uneven.voxels, masked.voxels);
+    // What counts more is fitted more closely, but to the same image.
+    let fields =
+        [&masked.log_field, &uneven.log_field].map(|field| gpu.download::<f32>(field).expect("download"));
+    let moved = fields[0].iter().zip(&fields[1]).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(moved > 1e-4, "the field moved by {moved} only");
+    let errors = fields.map(|field| spread(&field, &truth, &mask));
+    assert!(errors[1] < 2.0 * errors[0], "{errors:?}");
+}
+
+/// Padding is a domain that is wider than the volume: the same as a volume with a margin outside its mask.
+#[test]
+fn knots_every_few_mm_pad_the_domain() {
+    let Some(gpu) = gpu() else { return };
+    let (desc, volume, mask, _) = phantom([20, 36, 30]);
+    let options = N4Options { shrink: [1, 3, 2], iterations: vec![5, 5], ..N4Options::default() }
+        .with_spline_distance(30.0, [20, 36, 30], [3.0, 1.0, 1.5])
+        .expect("positive");
+    // 57, 35 and 43.5 mm: 2 spans each, 60 mm, so 3, 25 and 16.5 mm of padding.
+    assert_eq!(options.control_points, [5, 5, 5]);
+    assert_eq!(options.padding, [[0, 1], [12, 13], [5, 6]]);
+    let image = upload(&gpu, &desc, &volume);
+    let mask_tensor = upload_mask(&gpu, &desc, &mask);
+    let got = n4(&gpu, &image, Region::mask(&mask_tensor), &options).expect("N4 runs");
+
+    let [d, h, w] = [20 + 1, 36 + 25, 30 + 11];
+    let (mut wide, mut wide_mask) = (vec![7.0; d * h * w], vec![0.0; d * h * w]);
+    for z in 0..20 {
+        for y in 0..36 {
+            let (from, to) = ((z * 36 + y) * 30, (z * h + y + 12) * w + 5);
+            wide[to..to + 30].copy_from_slice(&volume[from..from + 30]);
+            wide_mask[to..to + 30].copy_from_slice(&mask[from..from + 30]);
+        }
+    }
+    let wide_desc = TensorDesc::f32(&[d, h, w]);
+    let region = upload_mask(&gpu, &wide_desc, &wide_mask);
+    let unpadded = N4Options { padding: [[0; 2]; 3], ..options };
+    let want = n4(&gpu, &upload(&gpu, &wide_desc, &wide), Region::mask(&region), &unpadded).expect("N4 runs");
+    assert_eq!((got.voxels, &got.lattice), (want.voxels, &want.lattice));
+    let (got, want): (Vec<f32>, Vec<f32>) =
+        (gpu.download(&got.log_field).expect("download"), gpu.download(&want.log_field).expect("download"));
+    for z in 0..20 {
+        for y in 0..36 {
+            let (from, to) = ((z * 36 + y) * 30, (z * h + y + 12) * w + 5);
+            assert_eq!(got[from..from + 30], want[to..to + 30], "row {z}, {y}");
+        }
+    }
+}
+
+#[test]
+fn thick_slices_are_shrunken_less() {
+    let options = N4Options::default().shrunken_to(3.0, [4.0, 0.7, 1.0]);
+    assert_eq!(options.shrink, [1, 4, 3]);
 }

@@ -6,7 +6,11 @@ mod common;
 use common::gpu;
 use glam::{DMat4, DVec3};
 use trephine::model;
+use trephine::pipeline::bias::{N4Options, Region, n4};
+use trephine::pipeline::grid::PlacedVolume;
+use trephine::pipeline::head::{SCALP_MM, head_mask};
 use trephine::pipeline::strip::{N4Choice, StripOptions, Stripper};
+use trephine::tensor::TensorDesc;
 use trephine::volume::Volume;
 use trephine::volume::orientation::AxisMap;
 
@@ -188,6 +192,74 @@ fn bias_correction_and_bad_voxels_change_little() {
         assert!(field[ix] > 0.0);
         let product = output[ix] * field[ix];
         assert!((product - volume.data[ix]).abs() <= 1e-4 * volume.data[ix].abs().max(1.0));
+    }
+}
+
+/// The mask that a bias field is fitted in when nobody gives one, on anisotropic voxels stored in two orders.
+#[test]
+fn the_head_is_found_without_a_network() {
+    let Some(gpu) = gpu() else { return };
+    let upright = upright();
+    let (turned, map) = restored(&upright, [2, 0, 1], [true, false, true]);
+    let head = |volume: &Volume, erode_mm: f64| -> Vec<u8> {
+        let placed = PlacedVolume::upload(&gpu, volume).expect("upload");
+        let mask = head_mask(&gpu, &placed, erode_mm).expect("runs").expect("has contrast");
+        gpu.download::<u32>(&mask).expect("download").into_iter().map(|m| m as u8).collect()
+    };
+    let whole = head(&upright, 0.0);
+    // Skull and eyes are dark or missing in a threshold; closing and filling bring them back.
+    let brain = DVec3::new(0.0, -10.0, 20.0);
+    let mut inside = vec![0; whole.len()];
+    let mut outside = inside.clone();
+    for ix in 0..whole.len() {
+        let at = [ix % 57, ix / 57 % 84, ix / (57 * 84)].map(|i| i as f64);
+        let p = upright.affine.transform_point3(DVec3::from_array(at));
+        inside[ix] = u8::from(((p - brain) / DVec3::new(70.0, 87.0, 68.0)).length() < 1.0);
+        outside[ix] = u8::from(p.z > 0.0 && ((p - brain) / DVec3::new(90.0, 100.0, 80.0)).length() > 1.0);
+    }
+    let share = |of: &[u8]| {
+        let hit = of.iter().zip(&whole).filter(|(a, b)| **a != 0 && **b != 0).count();
+        hit as f64 / of.iter().filter(|v| **v != 0).count() as f64
+    };
+    assert!(share(&inside) > 0.995, "{} of the head", share(&inside));
+    assert!(share(&outside) < 0.005, "{} of the air", share(&outside));
+    let back = map.inverse();
+    assert!(dice(&back.apply(turned.shape, &head(&turned, 0.0)), &whole) > 0.99);
+    // Less 15 mm: a smaller ellipsoid.
+    let inner = head(&upright, SCALP_MM);
+    let volume = |mask: &[u8]| mask.iter().filter(|m| **m != 0).count() as f64;
+    assert!(inner.iter().zip(&whole).all(|(i, w)| i <= w));
+    assert!((0.3..0.65).contains(&(volume(&inner) / volume(&whole))), "{}", volume(&inner) / volume(&whole));
+    let flat = Volume::zeros([20, 20, 20], DMat4::IDENTITY);
+    let flat = PlacedVolume::upload(&gpu, &flat).expect("upload");
+    assert!(head_mask(&gpu, &flat, 0.0).expect("runs").is_none());
+}
+
+/// The field that two passes return is fitted inside the mask that they return.
+#[test]
+fn two_passes_of_bias_correction_end_in_the_brain() {
+    let Some(stripper) = stripper() else { return };
+    let volume = upright();
+    let options = StripOptions { n4: N4Choice::TwoPass, corrected: true, ..Default::default() };
+    let got = stripper.strip(&volume, &options).expect("strips");
+    let plain = stripper.strip(&volume, &StripOptions::default()).expect("strips");
+    assert!(dice(&got.mask, &plain.mask) > 0.95);
+    let (field, output) = (got.bias.expect("asked for"), got.corrected.expect("asked for"));
+
+    let gpu = common::gpu().expect("the stripper has one");
+    let [x, y, z] = volume.shape;
+    let mm = volume.voxel_size();
+    let options =
+        N4Options { keep_nonpositive: false, ..N4Options::article() }.shrunken_to(3.0, [mm.z, mm.y, mm.x]);
+    let labels: Vec<u32> = got.mask.iter().map(|&m| u32::from(m)).collect();
+    let mask = gpu.upload(&TensorDesc::u32(&[z, y, x]), &labels).expect("upload");
+    let image = gpu.upload(&TensorDesc::f32(&[z, y, x]), &volume.data).expect("upload");
+    let want = n4(&gpu, &image, Region::mask(&mask), &options).expect("N4 runs").log_field;
+    let want: Vec<f32> = gpu.download(&want).expect("download");
+    for ix in (0..field.len()).step_by(89) {
+        assert!((field[ix] - want[ix].exp()).abs() <= 1e-5 * field[ix], "voxel {ix}");
+        let product = output[ix] * field[ix];
+        assert!((product - volume.data[ix]).abs() <= 1e-4 * volume.data[ix].abs().max(1.0), "voxel {ix}");
     }
 }
 

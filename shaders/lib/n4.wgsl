@@ -10,6 +10,9 @@ const DONE: u32 = 4u;
 const ITERATIONS: u32 = 5u;
 
 const LARGEST: f32 = 3.4028234e38;
+// What `v` holds in voxels that do not count, and the least value of one that does.
+const OUTSIDE: f32 = -3e38;
+const LEAST_COUNTED: f32 = -1e30;
 
 // One past the last of `n` voxels whose parameter spans * i / (n - 1) falls in span `s`. Exact in integers,
 // where f32 would put a voxel on a knot to either side. The last voxel belongs to the last span, a single
@@ -19,4 +22,10 @@ fn span_end(s: u32, spans: u32, n: u32) -> u32 {
         return n;
     }
     return max(1u, ((s + 1u) * (n - 1u) + spans - 1u) / spans);
+}
+
+// The whole number nearest to x, 0 <= x < 2^23: between 2^23 and 2^24 the spacing of f32 is 1. A conversion costs
+// many instructions where a processor has none for unsigned numbers.
+fn whole(x: f32) -> u32 {
+    return bitcast<u32>(x + 8388608.0) - 0x4B000000u;
 }

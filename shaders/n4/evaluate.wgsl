@@ -1,5 +1,6 @@
 // n4_evaluate: evaluates one axis of control points on n voxels with B-spline weights.
 //   y[i] = sum of basis[i][k] * x[s + k], k = 0..3, for the voxels i of span s.
+// The spline's domain may be wider than the output: `before` and `after` count its further voxels.
 // Inputs: x [outer, spans + 3, inner] f32, basis [n, 4] f32. Output: y [outer, n, inner] f32.
 // One invocation a line along the axis. Cost: 4 bytes and 7 flops an element of y.
 #import "lib/index.wgsl"
@@ -10,6 +11,8 @@ struct Params {
     n: u32,
     inner: u32,
     spans: u32,
+    before: u32,
+    after: u32,
 }
 
 @group(0) @binding(0) var<storage, read> x: array<f32>;
@@ -33,7 +36,8 @@ fn main(@builtin(global_invocation_id) global: vec3<u32>, @builtin(num_workgroup
                 x[from_ix + (s + 2u) * params.inner],
                 x[from_ix + (s + 3u) * params.inner],
             );
-            let end = span_end(s, params.spans, params.n);
+            let end_of_span = span_end(s, params.spans, params.before + params.n + params.after);
+            let end = min(max(end_of_span, params.before) - params.before, params.n);
             for (; i < end; i++) {
                 y[to_ix] = dot(basis[i], points);
                 to_ix += params.inner;

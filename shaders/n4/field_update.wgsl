@@ -1,11 +1,12 @@
-// n4_field_update, first stage: evaluates the lattice along z, takes the field off the image, and gathers
-// what the next iteration needs.
-//   field = sum of basis[z][k] * points[s + k];  v' = v0 - field;  e = exp(v' - v) - 1;
-//   per column: least and greatest v', voxels, sum of e, sum of e^2 over the mask.
-// Inputs: v0, weight [d, columns] f32, points [spans + 3, columns] f32 (the lattice evaluated along x and
-// y), basis [d, 4] f32. In place: v [d, columns] f32. Output: partials [5, columns] f32.
-// One invocation a column along z: neighbours read neighbouring addresses. Cost: 16 bytes and 24 flops a
-// voxel.
+// n4_field_update, first stage: evaluates the change of the lattice along z, takes it off the image, and
+// gathers what the next iteration needs.
+//   change = sum of basis[z][k] * points[s + k];  v' = v - change where v counts;  e = exp(-change) - 1;
+//   per invocation: least and greatest v', voxels, sum of e, sum of e^2 over the voxels that count.
+// Inputs: points [spans + 3, columns] f32 (the lattice's change evaluated along x and y), basis [d, 4] f32.
+// In place: v [d, columns] f32. Output: partials [5, columns / COLUMNS] f32.
+// One invocation COLUMNS neighbouring columns along z: 1 for GPUs, whose neighbouring invocations then touch
+// neighbouring addresses; several for processors, which run few invocations at a time and fetch whole cache lines.
+// Cost: 8 bytes and 30 flops a voxel.
 #import "lib/index.wgsl"
 #import "lib/n4.wgsl"
 
@@ -15,24 +16,26 @@ struct Params {
     spans: u32,
 }
 
-@group(0) @binding(0) var<storage, read> v0: array<f32>;
-@group(0) @binding(1) var<storage, read> weight: array<f32>;
-@group(0) @binding(2) var<storage, read> points: array<f32>;
-@group(0) @binding(3) var<storage, read> basis: array<vec4<f32>>;
-@group(0) @binding(4) var<storage, read_write> v: array<f32>;
-@group(0) @binding(5) var<storage, read_write> partials: array<f32>;
-@group(0) @binding(6) var<uniform> params: Params;
+@group(0) @binding(0) var<storage, read> points: array<f32>;
+@group(0) @binding(1) var<storage, read> basis: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read_write> v: array<f32>;
+@group(0) @binding(3) var<storage, read_write> partials: array<f32>;
+@group(0) @binding(4) var<uniform> params: Params;
 
-// exp(d) - 1: the series where the difference would cancel; its first term left out is d^7 / 5040.
-fn exp_minus_1(d: f32) -> f32 {
-    let series = d * (1.0 + d / 2.0 * (1.0 + d / 3.0 * (1.0 + d / 4.0 * (1.0 + d / 5.0 * (1.0 + d / 6.0)))));
-    return select(exp(d) - 1.0, series, abs(d) < 0.25);
+// exp(x) - 1 without cancellation: the series for x / 4, whose first term left out is below 3e-8 of the sum for
+// |x| < 1, then twice exp(2y) - 1 = (exp(y) - 1) (exp(y) + 1). A field changes by less in any iteration.
+fn exp_minus_1(x: f32) -> f32 {
+    let y = 0.25 * x;
+    let e = y * (1.0 + y / 2.0 * (1.0 + y / 3.0 * (1.0 + y / 4.0 * (1.0 + y / 5.0 * (1.0 + y / 6.0)))));
+    let twice = e * (e + 2.0);
+    return twice * (twice + 2.0);
 }
 
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) global: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
-    let column = flat_index(global, groups, 64u);
-    if column < params.columns {
+    let line = flat_index(global, groups, 64u);
+    let first = line * COLUMNS;
+    if first < params.columns {
         var least = LARGEST;
         var greatest = -LARGEST;
         var n_voxels = 0.0;
@@ -40,30 +43,42 @@ fn main(@builtin(global_invocation_id) global: vec3<u32>, @builtin(num_workgroup
         var squares = 0.0;
         var z = 0u;
         for (var s = 0u; s < params.spans; s++) {
-            let around = vec4<f32>(
-                points[s * params.columns + column],
-                points[(s + 1u) * params.columns + column],
-                points[(s + 2u) * params.columns + column],
-                points[(s + 3u) * params.columns + column],
-            );
+            var around: array<vec4<f32>, COLUMNS>;
+            for (var k = 0u; k < COLUMNS; k++) {
+                let column = min(first + k, params.columns - 1u);
+                around[k] = vec4<f32>(
+                    points[s * params.columns + column],
+                    points[(s + 1u) * params.columns + column],
+                    points[(s + 2u) * params.columns + column],
+                    points[(s + 3u) * params.columns + column],
+                );
+            }
             let end = span_end(s, params.spans, params.d);
             for (; z < end; z++) {
-                let i = z * params.columns + column;
-                let value = v0[i] - dot(basis[z], around);
-                let inside = weight[i] > 0.0;
-                let e = select(0.0, exp_minus_1(value - v[i]), inside);
-                least = min(least, select(LARGEST, value, inside));
-                greatest = max(greatest, select(-LARGEST, value, inside));
-                n_voxels += select(0.0, 1.0, inside);
-                sum += e;
-                squares += e * e;
-                v[i] = value;
+                let weights = basis[z];
+                for (var k = 0u; k < COLUMNS; k++) {
+                    if first + k < params.columns {
+                        let i = z * params.columns + first + k;
+                        let old = v[i];
+                        let counts = old >= LEAST_COUNTED;
+                        let change = dot(weights, around[k]);
+                        let new_value = select(OUTSIDE, old - change, counts);
+                        let e = select(0.0, exp_minus_1(-change), counts);
+                        least = min(least, select(LARGEST, new_value, counts));
+                        greatest = max(greatest, new_value);
+                        n_voxels += select(0.0, 1.0, counts);
+                        sum += e;
+                        squares += e * e;
+                        v[i] = new_value;
+                    }
+                }
             }
         }
-        partials[column] = least;
-        partials[params.columns + column] = greatest;
-        partials[2u * params.columns + column] = n_voxels;
-        partials[3u * params.columns + column] = sum;
-        partials[4u * params.columns + column] = squares;
+        let lines = (params.columns + COLUMNS - 1u) / COLUMNS;
+        partials[line] = least;
+        partials[lines + line] = greatest;
+        partials[2u * lines + line] = n_voxels;
+        partials[3u * lines + line] = sum;
+        partials[4u * lines + line] = squares;
     }
 }

@@ -1,8 +1,8 @@
 // n4_histogram, first stage without atomics, for processors: software Vulkan runs an atomic lane by lane.
 // Definition, inputs and output as in histogram.wgsl, with equal results to the bit.
 // Every invocation has a histogram of its own, [bins, 16] in workgroup memory, and takes at most 4,095
-// voxels: counts in the upper 12 bits of a word, fractions (0..256) in the lower 20.
-// Workgroup memory: 16 KiB. Cost: 8 bytes and 8 flops a voxel.
+// voxels: counts in the upper 12 bits of a word, fractions (0..255) in the lower 20.
+// Workgroup memory: 16 KiB. Cost: 4 bytes and 8 flops a voxel.
 #import "lib/n4.wgsl"
 
 struct Params {
@@ -11,10 +11,9 @@ struct Params {
 }
 
 @group(0) @binding(0) var<storage, read> v: array<f32>;
-@group(0) @binding(1) var<storage, read> weight: array<f32>;
-@group(0) @binding(2) var<storage, read> status: array<f32>;
-@group(0) @binding(3) var<storage, read_write> partials: array<u32>;
-@group(0) @binding(4) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> status: array<f32>;
+@group(0) @binding(2) var<storage, read_write> partials: array<u32>;
+@group(0) @binding(3) var<uniform> params: Params;
 
 const SIZE: u32 = 16u;
 const COUNT_SHIFT: u32 = 20u;
@@ -37,11 +36,12 @@ fn main(
     let steps = (params.n + total - 1u) / total;
     for (var step = 0u; step < steps; step++) {
         let at = (step * groups.x + group.x) * SIZE + t;
-        let i = min(at, params.n - 1u);
-        let c = clamp((v[i] - least) * per_unit, 0.0, top);
-        let j = min(u32(c), params.bins - 2u);
-        let fraction = u32((c - f32(j)) * 256.0 + 0.5);
-        wg_bins[j * SIZE + t] += select(0u, (1u << COUNT_SHIFT) + fraction, weight[i] > 0.0 && at < params.n);
+        let value = v[min(at, params.n - 1u)];
+        let c = clamp((value - least) * per_unit, 0.0, top);
+        let q = whole(c * 256.0);
+        let j = q >> 8u;
+        let fraction = q & 255u;
+        wg_bins[j * SIZE + t] += select(0u, (1u << COUNT_SHIFT) + fraction, value >= LEAST_COUNTED && at < params.n);
     }
     workgroupBarrier();
     for (var bin = t; bin < params.bins; bin += SIZE) {

@@ -18,6 +18,7 @@ mod terminal;
 mod train;
 mod tune;
 
+use std::ffi::OsString;
 use std::io;
 use std::path::Path;
 use std::process::ExitCode;
@@ -132,7 +133,7 @@ impl Session {
 /// Runs the program on the process's arguments.
 pub fn main() -> ExitCode {
     env_logger::init();
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::try_parse_from(N4Mode::attach(std::env::args_os())) {
         Ok(cli) => cli,
         Err(error) => {
             let code = match error.kind() {
@@ -224,6 +225,50 @@ enum StripPreset {
     Article,
 }
 
+/// How `--n4` corrects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum N4Mode {
+    /// As `trephine n4 --auto-mask none`: every voxel above 0
+    Default,
+    /// Shrink 3, iterations 20,10,10,5, no mask
+    Article,
+    /// Shrink 4, iterations 50,50,50,50, no convergence test, no mask
+    Ants,
+    /// No shrinking, iterations 50,50,50,50, tolerance 1e-3, no mask
+    Sitk,
+    /// Inside the head for the network; --bias and --corrected anew, inside the brain that it finds
+    TwoPass,
+}
+
+impl N4Mode {
+    fn choice(self) -> N4Choice {
+        match self {
+            Self::Default => N4Choice::On(N4Options::default()),
+            Self::Article => N4Choice::On(N4Options::article()),
+            Self::Ants => N4Choice::On(N4Options::ants()),
+            Self::Sitk => N4Choice::On(N4Options::sitk()),
+            Self::TwoPass => N4Choice::TwoPass,
+        }
+    }
+
+    /// `--n4 MODE` as `--n4=MODE`. clap would otherwise either take the file after a bare `--n4` for a mode,
+    /// or a mode for a file.
+    fn attach(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+        let mut attached: Vec<OsString> = Vec::new();
+        for arg in args {
+            let is_mode = arg.to_str().is_some_and(|text| Self::from_str(text, false).is_ok());
+            match attached.last_mut() {
+                Some(last) if is_mode && last == "--n4" => {
+                    last.push("=");
+                    last.push(arg);
+                }
+                _ => attached.push(arg),
+            }
+        }
+        attached
+    }
+}
+
 /// Which model, and which bias correction before it.
 #[derive(Debug, Args)]
 struct ModelOptions {
@@ -235,9 +280,16 @@ struct ModelOptions {
     /// A whole published pipeline
     #[arg(long, value_name = "NAME")]
     preset: Option<StripPreset>,
-    /// Correct the bias field before the network, whatever the model was trained with
-    #[arg(long, conflicts_with = "no_n4")]
-    n4: bool,
+    /// Correct the bias field before the network, whatever the model was trained with [MODE: default]
+    #[arg(
+        long,
+        value_name = "MODE",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "default",
+        conflicts_with = "no_n4"
+    )]
+    n4: Option<N4Mode>,
     /// Do not correct the bias field before the network, whatever the model was trained with
     #[arg(long)]
     no_n4: bool,
@@ -275,8 +327,10 @@ impl ModelOptions {
     fn n4_choice(&self) -> N4Choice {
         match self {
             Self { no_n4: true, .. } => N4Choice::Off,
-            Self { preset: Some(StripPreset::Article), .. } => N4Choice::On(N4Options::article()),
-            Self { n4: true, .. } => N4Choice::On(N4Options::default()),
+            Self { preset: Some(StripPreset::Article), n4: None | Some(N4Mode::Default), .. } => {
+                N4Choice::On(N4Options::article())
+            }
+            Self { n4: Some(mode), .. } => mode.choice(),
             _ => N4Choice::AsModel,
         }
     }
@@ -343,6 +397,21 @@ mod tests {
             assert!(command.get_about().is_some(), "{} has no description", command.get_name());
             commands.extend(command.get_subcommands());
         }
+    }
+
+    #[test]
+    fn a_mode_after_n4_is_no_file() {
+        let attach = |args: &str| -> Vec<String> {
+            let args = args.split(' ').map(OsString::from);
+            N4Mode::attach(args).into_iter().map(|arg| arg.into_string().unwrap()).collect()
+        };
+        assert_eq!(attach("strip --n4 two-pass a.nii").join(" "), "strip --n4=two-pass a.nii");
+        assert_eq!(attach("strip --n4 a.nii").join(" "), "strip --n4 a.nii");
+        assert_eq!(attach("strip a.nii --n4").join(" "), "strip a.nii --n4");
+        assert_eq!(
+            attach("--preset article --n4=sitk article").join(" "),
+            "--preset article --n4=sitk article"
+        );
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! `trephine n4`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -9,21 +9,26 @@ use clap::{Args, ValueEnum};
 use serde_json::json;
 
 use super::files::{Input, check_folder, check_outputs};
-use super::{FrameOptions, Outcome, Session, about, usage};
-use crate::gpu::{Gpu, GpuTensor};
+use super::{FrameOptions, Outcome, Session, about, triple, usage};
+use crate::gpu::Gpu;
 use crate::pipeline::PipelineError;
-use crate::pipeline::bias::{N4Level, N4Options, correct, n4};
+use crate::pipeline::bias::{N4Level, N4Options, Region, correct, n4};
 use crate::pipeline::grid::PlacedVolume;
+use crate::pipeline::head::{SCALP_MM, head_mask};
+use crate::tensor::TensorDesc;
 use crate::volume::nifti::{self, FrameChoice};
 use crate::volume::{Problem, Volume};
 
 /// Correct the bias field of an image (N4)
 ///
 /// Tustison et al., "N4ITK: improved N3 bias correction", IEEE TMI 29(6), 2010. Options given by hand go
-/// before those of --preset.
+/// before those of --preset. Lists of three follow the axes of the file: x, y, z.
+///
+/// Without a mask the field is fitted to the head without its outer 15 mm, found by threshold and morphology
+/// (--auto-mask); the presets, as the programs they follow, take every voxel.
 #[derive(Debug, Args)]
 #[command(
-    after_long_help = "Example:\n  trephine n4 -i head.nii.gz -o head_n4.nii.gz\n  trephine n4 -i head.nii.gz -x head_mask.nii.gz -o head_n4.nii.gz -b head_field.nii.gz"
+    after_long_help = "Example:\n  trephine n4 -i head.nii.gz -o head_n4.nii.gz\n  trephine n4 -i head.nii.gz -x head_mask.nii.gz -o head_n4.nii.gz -b head_field.nii.gz\n  trephine n4 -i thick_slices.nii.gz -o corrected.nii.gz --shrink 4,4,1 --spline-distance 150\n  trephine n4 -i head.nii.gz --apply-field head_field.nii.gz -o head_n4.nii.gz"
 )]
 pub(super) struct Options {
     /// Image to correct
@@ -32,31 +37,86 @@ pub(super) struct Options {
     /// Corrected image, float32
     #[arg(short, long, value_name = "FILE", required_unless_present = "field")]
     output: Option<PathBuf>,
-    /// Fit the field inside this mask (any label but 0 counts) [default: every voxel above 0]
-    #[arg(short = 'x', long, value_name = "FILE")]
-    mask: Option<PathBuf>,
     /// Write the multiplicative bias field: corrected = input / field
     #[arg(short = 'b', long = "bias", value_name = "FILE")]
     field: Option<PathBuf>,
-    /// Estimate from every N-th voxel along each axis [default: 4]
-    #[arg(long, value_name = "N")]
-    shrink: Option<usize>,
-    /// Most iterations of each resolution level [default: 50,50,50,50]
+    /// Divide by a field that was saved with -b instead of estimating one
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["field", "Region", "Fit"], requires = "output")]
+    apply_field: Option<PathBuf>,
+    #[command(flatten)]
+    region: RegionOptions,
+    #[command(flatten)]
+    fit: FitOptions,
+    #[command(flatten)]
+    frames: FrameOptions,
+}
+
+/// Where the field is fitted.
+#[derive(Debug, Args)]
+#[group(id = "Region", multiple = true)]
+#[command(next_help_heading = "Where the field is fitted")]
+struct RegionOptions {
+    /// Fit the field inside this mask (any label but 0 counts)
+    #[arg(short = 'x', long, value_name = "FILE")]
+    mask: Option<PathBuf>,
+    /// Take only this label of the mask
+    #[arg(long, value_name = "LABEL", requires = "mask")]
+    mask_label: Option<f32>,
+    /// How much each voxel counts; those of 0 and below are left out
+    #[arg(short, long, value_name = "FILE")]
+    weight: Option<PathBuf>,
+    /// Region to fit to without a mask [default: inner-head; with --preset or --weight: none]
+    #[arg(long, value_name = "REGION", conflicts_with = "mask")]
+    auto_mask: Option<AutoMask>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum AutoMask {
+    /// The head, by Otsu's threshold, closed and filled
+    Head,
+    /// The head without its outer 15 mm
+    InnerHead,
+    /// Every voxel above 0; with the presets article and sitk every voxel, as those programs do
+    None,
+}
+
+/// How the field is fitted.
+#[derive(Debug, Args)]
+#[group(id = "Fit", multiple = true)]
+#[command(next_help_heading = "How the field is fitted")]
+struct FitOptions {
+    /// Estimate from every N-th voxel along each axis, or along x, y and z [default: 4]
+    #[arg(long, value_name = "N|X,Y,Z", value_parser = triple::<usize>)]
+    shrink: Option<[usize; 3]>,
+    /// Most iterations of each fitting level; each level doubles the spline's knots [default: 50,50,50,50]
     #[arg(long, value_name = "N,...", value_delimiter = ',')]
     iterations: Option<Vec<usize>>,
     /// A level ends when the field changes by no more than this; 0 runs all iterations [default: 1e-3]
     #[arg(long, value_name = "VALUE")]
     tolerance: Option<f32>,
+    /// Bins of the histogram [default: 200]
+    #[arg(long, value_name = "N")]
+    bins: Option<usize>,
+    /// Full width at half maximum of the bias field's Gaussian, in log intensity [default: 0.15]
+    #[arg(long, value_name = "VALUE")]
+    fwhm: Option<f32>,
+    /// Noise of the Wiener filter that sharpens the histogram [default: 0.01]
+    #[arg(long, value_name = "VALUE")]
+    noise: Option<f32>,
+    /// Control points of the first level along each axis, or along x, y and z [default: 4]
+    #[arg(long, value_name = "N|X,Y,Z", value_parser = triple::<usize>)]
+    control_points: Option<[usize; 3]>,
+    /// Knots of the first level every MM instead; the spline's domain grows to a multiple of it, as in ANTs
+    #[arg(long, value_name = "MM", conflicts_with = "control_points")]
+    spline_distance: Option<f64>,
     /// Settings of other programs
     #[arg(long, value_name = "NAME")]
     preset: Option<Preset>,
-    #[command(flatten)]
-    frames: FrameOptions,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Preset {
-    /// Shrink 3, iterations 20,10,10,5, no convergence test
+    /// Shrink 3, iterations 20,10,10,5, no convergence test, no mask
     Article,
     /// Shrink 4, iterations 50,50,50,50, no convergence test
     Ants,
@@ -64,7 +124,12 @@ enum Preset {
     Sitk,
 }
 
-impl Options {
+/// From the file's order x, y, z to the tensor's.
+fn zyx<T: Copy>([x, y, z]: [T; 3]) -> [T; 3] {
+    [z, y, x]
+}
+
+impl FitOptions {
     fn settings(&self) -> anyhow::Result<N4Options> {
         let preset = match self.preset {
             None => N4Options::default(),
@@ -73,72 +138,111 @@ impl Options {
             Some(Preset::Sitk) => N4Options::sitk(),
         };
         let settings = N4Options {
-            shrink: self.shrink.unwrap_or(preset.shrink),
+            shrink: self.shrink.map_or(preset.shrink, zyx),
             iterations: self.iterations.clone().unwrap_or(preset.iterations),
             tolerance: self.tolerance.unwrap_or(preset.tolerance),
+            bins: self.bins.unwrap_or(preset.bins),
+            fwhm: self.fwhm.unwrap_or(preset.fwhm),
+            noise: self.noise.unwrap_or(preset.noise),
+            control_points: self.control_points.map_or(preset.control_points, zyx),
             ..preset
         };
-        if settings.shrink == 0 {
-            return Err(usage("--shrink must be at least 1"));
-        }
-        if settings.iterations.contains(&0) {
-            return Err(usage("--iterations must be at least 1 in every level"));
-        }
-        if settings.tolerance.is_nan() || settings.tolerance < 0.0 {
-            return Err(usage("--tolerance must not be negative"));
+        settings.validate().map_err(|error| usage(error.to_string()))?;
+        if self.spline_distance.is_some_and(|mm| !(mm > 0.0 && mm.is_finite())) {
+            return Err(usage("--spline-distance must be a positive number of mm"));
         }
         Ok(settings)
     }
+}
 
-    /// The mask as labels, checked against the image.
-    fn read_mask(&self, image: &Volume, session: &Session) -> anyhow::Result<Option<Volume>> {
+/// A companion of the image, on its grid.
+fn read_companion(path: &Path, image: &Volume, session: &Session) -> anyhow::Result<Volume> {
+    let companion = nifti::read(path, FrameChoice::Only)?;
+    companion.warnings().iter().for_each(|warning| session.terminal.warning(path, warning));
+    if companion.shape() != image.shape {
+        return Err(Problem::Grid { a: companion.shape(), b: image.shape }.at(path).into());
+    }
+    Ok(companion.frame_f32(0)?)
+}
+
+impl RegionOptions {
+    /// The mask as 0 and 1, checked against the image.
+    fn read_mask(&self, image: &Volume, session: &Session) -> anyhow::Result<Option<Vec<u32>>> {
         let Some(path) = &self.mask else { return Ok(None) };
-        let mask = nifti::read(path, FrameChoice::Only)?;
-        mask.warnings().iter().for_each(|warning| session.terminal.warning(path, warning));
-        if mask.shape() != image.shape {
-            return Err(Problem::Grid { a: mask.shape(), b: image.shape }.at(path).into());
+        let labels = read_companion(path, image, session)?;
+        let counts = |v: &f32| match self.mask_label {
+            Some(label) => *v == label,
+            None => *v != 0.0 && v.is_finite(),
+        };
+        let mask: Vec<u32> = labels.data.iter().map(|v| u32::from(counts(v))).collect();
+        if mask.contains(&1) {
+            return Ok(Some(mask));
         }
-        let mut mask = mask.frame_f32(0)?;
-        mask.data.iter_mut().for_each(|v| *v = f32::from(u8::from(*v != 0.0 && v.is_finite())));
-        if mask.data.iter().all(|&v| v == 0.0) {
-            bail!("{}: is empty; a mask needs labels other than 0", path.display());
+        match self.mask_label {
+            Some(label) => {
+                bail!("{}: has no voxel of label {label}; name another --mask-label", path.display())
+            }
+            None => bail!("{}: is empty; a mask needs labels other than 0", path.display()),
         }
-        Ok(Some(mask))
     }
 
+    fn read_weight(&self, image: &Volume, session: &Session) -> anyhow::Result<Option<Volume>> {
+        let Some(path) = &self.weight else { return Ok(None) };
+        let weight = read_companion(path, image, session)?;
+        if !weight.data.iter().any(|v| v.is_finite() && *v > 0.0) {
+            bail!("{}: has no positive voxel; a weight of 0 leaves a voxel out", path.display());
+        }
+        Ok(Some(weight))
+    }
+
+    fn auto_mask(&self, preset: Option<Preset>) -> AutoMask {
+        let followed = preset.is_some() || self.weight.is_some() || self.mask.is_some();
+        self.auto_mask.unwrap_or(if followed { AutoMask::None } else { AutoMask::InnerHead })
+    }
+}
+
+impl Options {
     pub fn run(self, session: &Session) -> anyhow::Result<Outcome> {
-        let settings = self.settings()?;
+        let mut settings = self.fit.settings()?;
         let outputs: Vec<_> =
             [&self.output, &self.field].into_iter().flatten().map(PathBuf::as_path).collect();
+        let companions = [&self.region.mask, &self.region.weight, &self.apply_field];
         let inputs: Vec<_> =
-            [Some(&self.input), self.mask.as_ref()].into_iter().flatten().map(PathBuf::as_path).collect();
+            companions.into_iter().flatten().chain([&self.input]).map(PathBuf::as_path).collect();
         check_outputs(&outputs, &inputs)?;
         outputs.iter().try_for_each(|path| check_folder(path))?;
         let input = Input::read(&self.input, self.frames.into())?;
         input.warnings.iter().for_each(|warning| session.terminal.warning(&self.input, warning));
-        let mask = self.read_mask(&input.first, session)?;
-        if mask.is_none() {
-            let used = if settings.keep_nonpositive {
-                "every voxel, the background too"
-            } else {
-                "every voxel above 0"
-            };
-            session.terminal.note(&format!(
-                "no mask: the field is fitted to {used}; a mask of the brain (-x) makes it more accurate there"
-            ));
+        if let Some(field) = &self.apply_field {
+            return self.apply(field, &input, session);
         }
+        if let Some(distance_mm) = self.fit.spline_distance {
+            let voxel_mm = zyx(input.first.voxel_size().to_array());
+            settings = settings
+                .with_spline_distance(distance_mm, zyx(input.first.shape), voxel_mm)
+                .and_then(|settings| settings.validate().map(|()| settings))
+                .map_err(|error| about(&self.input, &error.into()))?;
+        }
+        let mask = self.region.read_mask(&input.first, session)?;
+        let weight = self.region.read_weight(&input.first, session)?;
+        let auto_mask = self.region.auto_mask(self.fit.preset);
         let gpu = session.gpu()?;
         let begun = Instant::now();
         let about = |error: PipelineError| about(&self.input, &error);
-        let mask = mask.map(|mask| upload(&gpu, &mask)).transpose().map_err(about)?;
+        let desc = |dtype: fn(&[usize]) -> TensorDesc| dtype(&zyx(input.first.shape));
+        let mask = mask.map(|mask| gpu.upload(&desc(TensorDesc::u32), &mask)).transpose()?;
+        let weight = weight.map(|weight| gpu.upload(&desc(TensorDesc::f32), &weight.data)).transpose()?;
+        let region = Region { mask: mask.as_ref(), confidence: weight.as_ref() };
         let (mut corrected, mut field, mut levels) = (Vec::new(), Vec::new(), Vec::new());
+        let mut regions = Vec::new();
         for frame in 0..input.image.frames() {
             let volume = input.volume(frame)?;
-            let result =
-                run_frame(&gpu, &volume, mask.as_ref(), &settings, self.field.is_some()).map_err(about)?;
+            let result = run_frame(&gpu, &volume, region, auto_mask, &settings, self.field.is_some())
+                .map_err(about)?;
             corrected.extend(result.corrected);
             field.extend(result.field);
             levels.push(result.levels);
+            regions.push(result.region);
         }
         let seconds = begun.elapsed().as_secs_f64();
         if let Some(path) = &self.output {
@@ -147,7 +251,10 @@ impl Options {
         if let Some(path) = &self.field {
             nifti::write_like(path, &input.image, &field)?;
         }
-        for levels in &levels {
+        for (levels, region) in levels.iter().zip(&regions) {
+            if let Some(region) = region {
+                session.terminal.note(&format!("{}: {region}", self.input.display()));
+            }
             let text: Vec<String> = levels.iter().map(|l| l.iterations.to_string()).collect();
             session.terminal.note(&format!(
                 "{}: iterations {} in {seconds:.1} s",
@@ -168,15 +275,46 @@ impl Options {
             "adapter": gpu.summary,
             "output": self.output,
             "field": self.field,
+            "region": regions.first(),
             "levels": levels,
             "seconds": seconds,
         }))?;
         Ok(Outcome::Done)
     }
-}
 
-fn upload(gpu: &Gpu, volume: &Volume) -> Result<GpuTensor, PipelineError> {
-    Ok(PlacedVolume::upload(gpu, volume)?.tensor)
+    /// Divides by a saved field: no estimate.
+    fn apply(&self, path: &Path, input: &Input, session: &Session) -> anyhow::Result<Outcome> {
+        let field = read_companion(path, &input.first, session)?;
+        if let Some(bad) = field.data.iter().find(|v| !(v.is_finite() && **v > 0.0)) {
+            bail!(
+                "{}: holds {bad}; a multiplicative bias field, as -b writes it, is positive everywhere",
+                path.display()
+            );
+        }
+        let gpu = session.gpu()?;
+        let begun = Instant::now();
+        // Kernels take logarithms, which the host computes more exactly than some adapters.
+        let logarithm: Vec<f32> = field.data.iter().map(|v| v.ln()).collect();
+        let log_field = gpu.upload(&TensorDesc::f32(&zyx(input.first.shape)), &logarithm)?;
+        let mut corrected: Vec<f32> = Vec::new();
+        for frame in 0..input.image.frames() {
+            let volume = PlacedVolume::upload(&gpu, &input.volume(frame)?)
+                .map_err(|error| about(&self.input, &error.into()))?;
+            let divided = correct(&gpu, &volume.tensor, &log_field)
+                .map_err(|error| about(&self.input, &error.into()))?;
+            corrected.extend(gpu.download::<f32>(&divided)?);
+        }
+        if let Some(output) = &self.output {
+            nifti::write_like(output, &input.image, &corrected)?;
+        }
+        session.terminal.json(&json!({
+            "adapter": gpu.summary,
+            "output": self.output,
+            "applied_field": path,
+            "seconds": begun.elapsed().as_secs_f64(),
+        }))?;
+        Ok(Outcome::Done)
+    }
 }
 
 /// What becomes of one volume.
@@ -185,18 +323,48 @@ struct Frame {
     /// Multiplicative; empty unless wanted.
     field: Vec<f32>,
     levels: Vec<N4Level>,
+    /// Where the field was fitted, unless a file said so.
+    region: Option<String>,
 }
 
 fn run_frame(
     gpu: &Arc<Gpu>,
     volume: &Volume,
-    mask: Option<&GpuTensor>,
+    given: Region,
+    auto_mask: AutoMask,
     settings: &N4Options,
     field: bool,
 ) -> Result<Frame, PipelineError> {
-    let tensor = upload(gpu, volume)?;
-    let result = n4(gpu, &tensor, mask, settings)?;
-    let corrected = gpu.download(&correct(gpu, &tensor, &result.log_field)?)?;
+    let placed = PlacedVolume::upload(gpu, volume)?;
+    let head = match auto_mask {
+        AutoMask::Head => head_mask(gpu, &placed, 0.0)?,
+        AutoMask::InnerHead => head_mask(gpu, &placed, SCALP_MM)?,
+        AutoMask::None => None,
+    };
+    let region = Region { mask: head.as_ref().or(given.mask), ..given };
+    let result = n4(gpu, &placed.tensor, region, settings)?;
+    let corrected = gpu.download(&correct(gpu, &placed.tensor, &result.log_field)?)?;
     let log_field: Vec<f32> = if field { gpu.download(&result.log_field)? } else { Vec::new() };
-    Ok(Frame { corrected, field: log_field.into_iter().map(f32::exp).collect(), levels: result.levels })
+    let every =
+        if settings.keep_nonpositive { "every voxel, the background too" } else { "every voxel above 0" };
+    let region = match auto_mask {
+        _ if given.mask.is_some() || given.confidence.is_some() => None,
+        AutoMask::None => Some(format!("no mask: the field was fitted to {every}")),
+        _ if head.is_none() => Some(format!("no head found by threshold: the field was fitted to {every}")),
+        AutoMask::Head | AutoMask::InnerHead => {
+            let less = if auto_mask == AutoMask::InnerHead { " less its outer 15 mm" } else { "" };
+            let of: usize = settings.shrink.iter().product();
+            let share = 100.0 * (result.voxels * of) as f64 / volume.data.len() as f64;
+            Some(format!(
+                "no mask: the field was fitted to the head (Otsu's threshold, closed, filled){less}, {share:.0}% \
+                 of the volume; -x names a mask, --auto-mask none takes every voxel"
+            ))
+        }
+    };
+    Ok(Frame {
+        corrected,
+        field: log_field.into_iter().map(f32::exp).collect(),
+        levels: result.levels,
+        region,
+    })
 }

@@ -16,14 +16,19 @@ use crate::ops::n4::{
     Apply, BasisPower, CONVERGENCE, Contract, DONE, EXTENT, Evaluate, FieldUpdate, Histogram, ITERATIONS,
     LatticeUpdate, LogShrink, MAX_BINS, Range, ResidualContract, Sharpen, VOXELS,
 };
-use crate::tensor::{HostTensor, TensorDesc};
+use crate::tensor::{DType, HostTensor, TensorDesc};
 
 /// Fewest voxels that a field is fitted to.
 pub const MIN_VOXELS: usize = 1000;
 
-/// Iterations between two looks at the status while a level may converge: a look costs a round trip, an
-/// iteration after convergence changes nothing.
-const POLL_EVERY: usize = 5;
+/// Most spans of the finest level: more than one for every voxel of a large head.
+const MOST_CONTROL_POINTS: f64 = 1.6e7;
+
+/// Voxels that iterations pass between two looks at the status while a level may converge: a look costs a round
+/// trip, an iteration after convergence changes nothing.
+const POLL_VOXELS: usize = 1 << 22;
+/// Most iterations between two looks.
+const MOST_UNSEEN: usize = 5;
 
 /// What can go wrong.
 #[derive(Debug, Error)]
@@ -31,10 +36,10 @@ pub enum N4Error {
     /// An option is out of range.
     #[error("N4: {0}")]
     Options(String),
-    /// The volume is not `[D, H, W]`, or the mask has another shape.
+    /// The volume is not `[D, H, W]`, or mask or confidence do not fit it.
     #[error("N4: {what} has shape {shape:?}{remedy}")]
     Shape {
-        /// Volume or mask.
+        /// Volume, mask or confidence.
         what: &'static str,
         /// Its shape.
         shape: Vec<usize>,
@@ -43,15 +48,15 @@ pub enum N4Error {
     },
     /// The mask is (nearly) empty.
     #[error(
-        "N4: only {voxels} voxels to fit the field to after shrinking by {shrink} (at least {MIN_VOXELS} \
-         are needed): the mask or the image is empty, or not positive there; a smaller shrink factor keeps \
-         more voxels"
+        "N4: only {voxels} voxels to fit the field to after shrinking by {} (at least {MIN_VOXELS} are needed): \
+         the mask or the image is empty, or not positive there; a smaller shrink factor keeps more voxels",
+        factors(shrink)
     )]
     TooFewVoxels {
         /// Voxels in the mask.
         voxels: usize,
-        /// Shrink factor.
-        shrink: usize,
+        /// Shrink factors.
+        shrink: [usize; 3],
     },
     /// All voxels of the mask have one value.
     #[error("N4: the image has one value throughout the mask: there is no field to estimate")]
@@ -67,11 +72,32 @@ impl From<GpuError> for N4Error {
     }
 }
 
-/// Settings of N4.
+/// One number for three equal factors, else `x,y,z`.
+fn factors([z, y, x]: &[usize; 3]) -> String {
+    if x == y && y == z { x.to_string() } else { format!("{x},{y},{z}") }
+}
+
+/// Where a field is estimated.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Region<'a> {
+    /// u32 `[D, H, W]`: voxels of 0 are left out, any other label counts.
+    pub mask: Option<&'a GpuTensor>,
+    /// f32 `[D, H, W]`: how much each voxel counts in the fit; those that are not positive are left out.
+    pub confidence: Option<&'a GpuTensor>,
+}
+
+impl<'a> Region<'a> {
+    /// The voxels of a mask, which count alike.
+    pub fn mask(mask: &'a GpuTensor) -> Self {
+        Self { mask: Some(mask), confidence: None }
+    }
+}
+
+/// Settings of N4. Arrays of three follow the axes of the volume's tensor: z, y, x.
 #[derive(Clone, Debug, PartialEq)]
 pub struct N4Options {
     /// Every how many voxels the field is estimated from, along each axis.
-    pub shrink: usize,
+    pub shrink: [usize; 3],
     /// Most iterations of each level; from level to level the control points double in density.
     pub iterations: Vec<usize>,
     /// A level stops at the iteration whose convergence measure (coefficient of variation of the change
@@ -83,8 +109,11 @@ pub struct N4Options {
     pub fwhm: f32,
     /// Noise power of the Wiener filter.
     pub noise: f32,
-    /// Control points along each axis in the first level, at least 4: one more than three a span.
-    pub control_points: usize,
+    /// Control points along each axis in the first level, at least 4: three more than spans.
+    pub control_points: [usize; 3],
+    /// Voxels that the spline's domain has before and after the volume along each axis (see
+    /// [`N4Options::with_spline_distance`]).
+    pub padding: [[usize; 2]; 3],
     /// Count values <= 0 in the mask and take them as they are for logarithms, as ITK does. Off, they
     /// leave the mask. Without a mask, a background of zeros then counts as an intensity of 1, and the
     /// field depends on the image's unit: on an 8-bit head with 42% zeros (Colin27) the two fields differ
@@ -98,13 +127,14 @@ impl Default for N4Options {
     /// Shrink 4, four levels of at most 50 iterations, tolerance 1e-3.
     fn default() -> Self {
         Self {
-            shrink: 4,
+            shrink: [4; 3],
             iterations: vec![50; 4],
             tolerance: 1e-3,
             bins: 200,
             fwhm: 0.15,
             noise: 0.01,
-            control_points: 4,
+            control_points: [4; 3],
+            padding: [[0; 2]; 3],
             keep_nonpositive: false,
             offset: None,
         }
@@ -116,7 +146,7 @@ impl N4Options {
     /// used no mask.
     pub fn article() -> Self {
         Self {
-            shrink: 3,
+            shrink: [3; 3],
             iterations: vec![20, 10, 10, 5],
             tolerance: 0.0,
             keep_nonpositive: true,
@@ -132,12 +162,50 @@ impl N4Options {
 
     /// The defaults of SimpleITK: no shrinking, four levels of at most 50 iterations, tolerance 1e-3.
     pub fn sitk() -> Self {
-        Self { shrink: 1, keep_nonpositive: true, ..Self::default() }
+        Self { shrink: [1; 3], keep_nonpositive: true, ..Self::default() }
     }
 
-    fn validate(&self) -> Result<(), N4Error> {
+    /// The same with knots every `distance_mm` in the first level, as ANTs' `-b [distance]` places them: the
+    /// domain grows evenly on both sides to a multiple of it. `shape` and `voxel_mm` are the volume's.
+    ///
+    /// # Errors
+    /// A distance or a voxel size that is not positive.
+    pub fn with_spline_distance(
+        mut self,
+        distance_mm: f64,
+        shape: [usize; 3],
+        voxel_mm: [f64; 3],
+    ) -> Result<Self, N4Error> {
+        let positive = |value: f64| value.is_finite() && value > 0.0;
+        if !positive(distance_mm) || !voxel_mm.into_iter().all(positive) {
+            return Err(N4Error::Options(format!(
+                "knots every {distance_mm} mm on voxels of {voxel_mm:?} mm; both must be positive"
+            )));
+        }
+        for axis in 0..3 {
+            let extent = (shape[axis] - 1) as f64 * voxel_mm[axis];
+            let spans = (extent / distance_mm).ceil().max(1.0);
+            let extra = ((spans * distance_mm - extent) / voxel_mm[axis] + 0.5) as usize;
+            self.control_points[axis] = spans as usize + 3;
+            self.padding[axis] = [extra / 2, extra - extra / 2];
+        }
+        Ok(self)
+    }
+
+    /// The same shrunken along each axis to voxels of about `target_mm`: thick slices less than thin voxels.
+    #[must_use]
+    pub fn shrunken_to(mut self, target_mm: f64, voxel_mm: [f64; 3]) -> Self {
+        self.shrink = voxel_mm.map(|mm| ((target_mm / mm).round() as usize).max(1));
+        self
+    }
+
+    /// Whether [`n4`] can run with these.
+    ///
+    /// # Errors
+    /// An option out of range.
+    pub fn validate(&self) -> Result<(), N4Error> {
         let refuse = |reason: String| Err(N4Error::Options(reason));
-        if self.shrink == 0 {
+        if self.shrink.contains(&0) {
             return refuse("the shrink factor must be at least 1".to_owned());
         }
         if self.iterations.is_empty() || self.iterations.contains(&0) {
@@ -152,8 +220,18 @@ impl N4Options {
         if self.tolerance.is_nan() || self.tolerance < 0.0 {
             return refuse("the tolerance must not be negative".to_owned());
         }
-        if self.control_points < 4 {
-            return refuse("a cubic B-spline needs at least 4 control points".to_owned());
+        if self.control_points.iter().any(|&points| points < 4) {
+            return refuse("a cubic B-spline needs at least 4 control points along each axis".to_owned());
+        }
+        let finest =
+            self.control_points.map(|points| (points - 3) as f64 * 2f64.powi(self.iterations.len() as i32));
+        if finest.iter().product::<f64>() > MOST_CONTROL_POINTS {
+            return refuse(format!(
+                "{} levels from {} control points end in too fine a spline; take fewer levels, fewer control \
+                 points or a greater spline distance",
+                self.iterations.len(),
+                factors(&self.control_points)
+            ));
         }
         Ok(())
     }
@@ -181,19 +259,19 @@ pub struct N4Result {
     pub voxels: usize,
 }
 
-/// Estimates the bias field of `volume` `[D, H, W]` inside `mask` (same shape, any non-zero label counts;
-/// without it every valid voxel). Voxels that are not finite, and unless
-/// [`N4Options::keep_nonpositive`] is set those that are not positive, leave the mask.
+/// Estimates the bias field of `volume` f32 `[D, H, W]` in `region`; without a mask every valid voxel counts.
+/// Voxels that are not finite, and unless [`N4Options::keep_nonpositive`] is set those that are not positive,
+/// are left out.
 ///
-/// Takes up to four volumes of the shrunken grid while it runs, and the log field after them.
+/// Takes up to two volumes of the shrunken grid while it runs, and the log field after them.
 ///
 /// # Errors
-/// Options out of range, shapes that do not fit, a mask that is (nearly) empty or constant, a failing
+/// Options out of range, shapes that do not fit, a region that is (nearly) empty or constant, a failing
 /// device.
 pub fn n4(
     gpu: &Arc<Gpu>,
     volume: &GpuTensor,
-    mask: Option<&GpuTensor>,
+    region: Region,
     options: &N4Options,
 ) -> Result<N4Result, N4Error> {
     options.validate()?;
@@ -201,14 +279,19 @@ pub fn n4(
         let remedy = ", a volume has three axes".to_owned();
         return Err(N4Error::Shape { what: "the volume", shape: volume.desc.shape.clone(), remedy });
     };
-    if let Some(mask) = mask.filter(|mask| mask.desc != volume.desc) {
-        let remedy = format!(", the volume {:?}", volume.desc.shape);
-        return Err(N4Error::Shape { what: "the mask", shape: mask.desc.shape.clone(), remedy });
+    for (what, tensor, dtype) in
+        [("the mask", region.mask, DType::U32), ("the confidence", region.confidence, DType::F32)]
+    {
+        if let Some(tensor) = tensor.filter(|t| t.desc.shape != volume.desc.shape || t.desc.dtype != dtype) {
+            let remedy =
+                format!(" of {:?}, the volume {:?}; a {dtype:?} tensor is needed", tensor.desc.dtype, native);
+            return Err(N4Error::Shape { what, shape: tensor.desc.shape.clone(), remedy });
+        }
     }
-    let (lattice, levels, voxels) = estimate(gpu, volume, mask, options)?;
+    let (lattice, levels, voxels) = estimate(gpu, volume, region, options)?;
     // The working volumes are free once the device is idle; the field may take their place.
     gpu.wait()?;
-    let log_field = evaluate(gpu, &lattice, native)?;
+    let log_field = evaluate(gpu, &lattice, native, options.padding)?;
     Ok(N4Result { lattice, log_field, levels, voxels })
 }
 
@@ -220,20 +303,29 @@ pub fn correct(gpu: &Gpu, volume: &GpuTensor, log_field: &GpuTensor) -> Result<G
     run_one(gpu, &Apply, &[volume, log_field])
 }
 
-/// The B-spline with these control points `[cz, cy, cx]` on a grid `[D, H, W]` that spans its whole domain.
+/// The B-spline with these control points `[cz, cy, cx]` on a grid `[D, H, W]` that, with `padding` voxels
+/// before and after it along each axis, spans its whole domain.
 ///
 /// ITK stretches the lattice over the full grid although it was fitted on the shrunken one, whose outermost
 /// voxels lie further in: the field is off by up to 0.012, and this follows it.
 ///
 /// # Errors
 /// Fewer than four control points along an axis, or a failing device.
-pub fn evaluate(gpu: &Gpu, lattice: &HostTensor, shape: [usize; 3]) -> Result<GpuTensor, N4Error> {
+pub fn evaluate(
+    gpu: &Gpu,
+    lattice: &HostTensor,
+    shape: [usize; 3],
+    padding: [[usize; 2]; 3],
+) -> Result<GpuTensor, N4Error> {
     let mut values = upload(gpu, lattice)?;
     // x first: the largest step comes last, with neighbouring addresses for neighbouring invocations.
     for axis in [2, 1, 0] {
         let spans = lattice.desc.shape[axis].saturating_sub(3).max(1);
-        let basis = upload(gpu, &BasisPower::Evaluate.weights(shape[axis], spans))?;
-        values = run_one(gpu, &Evaluate { axis }, &[&values, &basis])?;
+        let margin @ [before, after] = padding[axis];
+        let all = BasisPower::Evaluate.weights(before + shape[axis] + after, spans);
+        let rows = all.data[4 * before..4 * (before + shape[axis])].to_vec();
+        let basis = upload(gpu, &HostTensor::new(TensorDesc::f32(&[shape[axis], 4]), rows))?;
+        values = run_one(gpu, &Evaluate { axis, margin }, &[&values, &basis])?;
     }
     Ok(values)
 }
@@ -242,20 +334,20 @@ pub fn evaluate(gpu: &Gpu, lattice: &HostTensor, shape: [usize; 3]) -> Result<Gp
 fn estimate(
     gpu: &Arc<Gpu>,
     volume: &GpuTensor,
-    mask: Option<&GpuTensor>,
+    region: Region,
     options: &N4Options,
 ) -> Result<(HostTensor, Vec<N4Level>, usize), N4Error> {
     let shrink = LogShrink {
         factor: options.shrink,
+        padding: options.padding,
         offset: options.offset,
         keep_nonpositive: options.keep_nonpositive,
     };
-    let inputs: Vec<&GpuTensor> = [Some(volume), mask].into_iter().flatten().collect();
-    let [v0, weight]: [GpuTensor; 2] =
+    let inputs: Vec<&GpuTensor> =
+        [Some(volume), region.mask, region.confidence].into_iter().flatten().collect();
+    let [v, weight]: [GpuTensor; 2] =
         run_op(gpu, &shrink, &inputs)?.try_into().expect("n4_log_shrink has two outputs");
-    let v = gpu.empty(&v0.desc)?;
-    gpu.copy(&v0, &v, 0)?;
-    let status = run_one(gpu, &Range, &[&v, &weight])?;
+    let status = run_one(gpu, &Range, &[&v])?;
     let start: Vec<f32> = gpu.download(&status)?;
     let voxels = start[VOXELS] as usize;
     if voxels < MIN_VOXELS {
@@ -265,8 +357,8 @@ fn estimate(
         return Err(N4Error::Constant);
     }
 
-    let volumes = Volumes { v0, v, weight, status };
-    let mut lattice = HostTensor::zeros(TensorDesc::f32(&[options.control_points; 3]));
+    let volumes = Volumes { v, weight, weighted: region.confidence.is_some(), status };
+    let mut lattice = HostTensor::zeros(TensorDesc::f32(&options.control_points));
     let mut levels = Vec::with_capacity(options.iterations.len());
     for (ix, &most) in options.iterations.iter().enumerate() {
         if ix > 0 {
@@ -282,12 +374,12 @@ fn estimate(
 
 /// The shrunken volumes `[d, h, w]` and the status that every level works on.
 struct Volumes {
-    /// Logarithm of the image.
-    v0: GpuTensor,
-    /// The same less the field.
+    /// Logarithm of the image less the field.
     v: GpuTensor,
-    /// 1 in the mask, else 0.
+    /// How much each voxel counts.
     weight: GpuTensor,
+    /// Whether those that count do so differently.
+    weighted: bool,
     /// See [`crate::ops::n4`].
     status: GpuTensor,
 }
@@ -309,8 +401,10 @@ fn run_level(
         let weights = upload(gpu, &basis(BasisPower::Omega, axis))?;
         omega = run_one(gpu, &Contract { axis, spans }, &[&omega, &weights])?;
     }
-    let fresh = run_one(gpu, &Range, &[&volumes.v, &volumes.weight])?;
-    gpu.copy(&fresh, &volumes.status, 0)?;
+    // The range is what the level before left.
+    let mut fresh: Vec<f32> = gpu.download(&volumes.status)?;
+    fresh[CONVERGENCE..=ITERATIONS].copy_from_slice(&[f32::MAX, 0.0, 0.0]);
+    gpu.write(&volumes.status, &fresh)?;
 
     let mut graph = Graph::new();
     let mut shared = HashMap::new();
@@ -319,9 +413,8 @@ fn run_level(
         shared.insert(value, tensor.clone());
         value
     };
-    let v0 = state(&mut graph, "v0", &volumes.v0);
     let v = state(&mut graph, "v", &volumes.v);
-    let weight = state(&mut graph, "weight", &volumes.weight);
+    let weight = volumes.weighted.then(|| state(&mut graph, "weight", &volumes.weight));
     let status = state(&mut graph, "status", &volumes.status);
     let points = state(&mut graph, "lattice", &upload(gpu, lattice)?);
     let omega = state(&mut graph, "omega", &omega);
@@ -331,30 +424,33 @@ fn run_level(
         (0..3).map(|axis| graph.constant("field basis", &basis(BasisPower::Evaluate, axis))).collect();
 
     let bins = options.bins;
-    let histogram = graph.apply1(Histogram { bins }, &[v, weight, status])?;
+    let histogram = graph.apply1(Histogram { bins }, &[v, status])?;
     let sharpen = Sharpen { bins, fwhm: options.fwhm, noise: options.noise };
     let shift = graph.apply1(sharpen, &[histogram, status])?;
     // z first and last: neighbouring invocations then read neighbouring voxels.
     let residual = ResidualContract { spans: spans[0] };
-    let mut delta = graph.apply1(residual, &[v, weight, status, shift, delta_basis[0]])?;
+    let inputs: Vec<_> = [v, status, shift, delta_basis[0]].into_iter().chain(weight).collect();
+    let mut delta = graph.apply1(residual, &inputs)?;
     for axis in [1, 2] {
         delta = graph.apply1(Contract { axis, spans: spans[axis] }, &[delta, delta_basis[axis]])?;
     }
-    let updated = graph.apply1(LatticeUpdate, &[points, delta, omega, status])?;
-    let mut field = updated;
+    let [updated, mut change] = graph.apply(LatticeUpdate, &[points, delta, omega, status])?[..] else {
+        unreachable!("n4_lattice_update has two outputs")
+    };
     for axis in [2, 1] {
-        field = graph.apply1(Evaluate { axis }, &[field, field_basis[axis]])?;
+        change = graph.apply1(Evaluate { axis, margin: [0; 2] }, &[change, field_basis[axis]])?;
     }
     let update = FieldUpdate { tolerance: options.tolerance };
-    graph.apply(update, &[v, v0, weight, field, field_basis[0], status])?;
+    graph.apply(update, &[v, change, field_basis[0], status])?;
     graph.mark_output(updated);
 
     let executor = Executor::new(gpu, graph, ExecutorOptions { shared, ..ExecutorOptions::default() })?;
+    let poll_every = (POLL_VOXELS / volumes.v.desc.len()).clamp(1, MOST_UNSEEN);
     let mut submitted = 0;
     while submitted < most {
         executor.run()?;
         submitted += 1;
-        if options.tolerance > 0.0 && submitted % POLL_EVERY == 0 && submitted < most {
+        if options.tolerance > 0.0 && submitted % poll_every == 0 && submitted < most {
             let now: Vec<f32> = executor.read(status)?;
             if now[DONE] > 0.5 {
                 break;

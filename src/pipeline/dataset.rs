@@ -13,7 +13,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::PipelineError;
 use super::augment::{Augmentation, Draw, ELASTIC_POINTS};
-use super::bias::{correct, n4};
+use super::bias::{Region, correct, n4};
 use super::grid::{Grid, PlacedVolume};
 use super::intensity::normalise;
 use super::strip::model_n4;
@@ -85,7 +85,7 @@ impl StoredHead {
         }
         let mut placed = PlacedVolume::upload(gpu, &volume)?;
         if let Some(options) = model_n4(spec)? {
-            let field = n4(gpu, &placed.tensor, None, &options)?.log_field;
+            let field = n4(gpu, &placed.tensor, Region::default(), &options)?.log_field;
             placed.tensor = correct(gpu, &placed.tensor, &field)?;
         }
         let placed_mask = PlacedVolume::upload(gpu, &mask_volume)?;

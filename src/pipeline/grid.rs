@@ -222,20 +222,5 @@ fn otsu(values: &[f32]) -> Option<f32> {
     for &v in &sorted {
         histogram[(((v - low) / (high - low) * 255.0) as usize).min(255)] += 1.0;
     }
-    let total: f64 = histogram.iter().sum();
-    let mean: f64 = histogram.iter().enumerate().map(|(ix, n)| ix as f64 * n).sum();
-    let (mut below, mut mean_below, mut best, mut best_ix) = (0.0, 0.0, -1.0, 0);
-    for (ix, n) in histogram.iter().enumerate() {
-        below += n;
-        mean_below += ix as f64 * n;
-        let above = total - below;
-        if below > 0.0 && above > 0.0 {
-            let gap = mean_below / below - (mean - mean_below) / above;
-            if below * above * gap * gap > best {
-                best = below * above * gap * gap;
-                best_ix = ix;
-            }
-        }
-    }
-    Some(low + (best_ix as f32 + 1.0) / 255.0 * (high - low))
+    Some(low + (super::head::otsu(&histogram) as f32 + 1.0) / 255.0 * (high - low))
 }

@@ -6,6 +6,7 @@ pub mod bias;
 pub mod dataset;
 pub mod evaluate;
 pub mod grid;
+pub mod head;
 pub mod intensity;
 pub mod plot;
 pub mod postprocess;

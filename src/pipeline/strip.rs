@@ -6,8 +6,9 @@ use std::time::Instant;
 use glam::{DMat4, DQuat, DVec3};
 
 use super::PipelineError;
-use super::bias::{N4Error, N4Options, correct, n4};
+use super::bias::{N4Error, N4Options, Region, correct, n4};
 use super::grid::{Grid, PlacedVolume};
+use super::head::{SCALP_MM, head_mask};
 use super::intensity::normalise;
 use super::postprocess::{brain_mask, distance, with_border};
 use crate::gpu::{Gpu, GpuTensor};
@@ -28,8 +29,11 @@ pub enum N4Choice {
     AsModel,
     /// Not at all.
     Off,
-    /// With these settings.
+    /// With these settings, on every voxel that they accept.
     On(N4Options),
+    /// For the network inside the head, without its scalp; for [`Stripped::corrected`] anew inside the brain, on
+    /// voxels of about 3 mm.
+    TwoPass,
 }
 
 /// What to compute for a head.
@@ -56,7 +60,7 @@ pub struct Stripped {
     pub probability: Option<Vec<f32>>,
     /// Signed distance in mm to the border of `mask`, negative inside, when asked for.
     pub distance_mm: Option<Vec<f32>>,
-    /// Multiplicative bias field, when asked for.
+    /// Multiplicative bias field, when asked for; with [`N4Choice::TwoPass`] that of the second pass.
     pub bias: Option<Vec<f32>>,
     /// Input divided by the bias field, when asked for.
     pub corrected: Option<Vec<f32>>,
@@ -70,6 +74,8 @@ pub struct Stripped {
 
 /// Logit of voxels outside the network's grid: certainly not brain.
 const OUTSIDE_LOGIT: f32 = -20.0;
+/// Voxel size that the two passes of N4 work on.
+const TWO_PASS_MM: f64 = 3.0;
 /// Brains of people from infancy to old age lie within these volumes, skull-stripped, in mL.
 const PLAUSIBLE_ML: std::ops::Range<f64> = 300.0..2500.0;
 
@@ -180,19 +186,28 @@ impl Stripper {
         };
         watch.lap("upload")?;
 
+        let voxel_zyx = {
+            let size = volume.voxel_size();
+            [size.z, size.y, size.x]
+        };
         let n4_options = match &options.n4 {
             N4Choice::On(n4_options) => Some(n4_options.clone()),
+            N4Choice::TwoPass => Some(N4Options::default().shrunken_to(TWO_PASS_MM, voxel_zyx)),
             N4Choice::AsModel => model_n4(spec)?,
             N4Choice::Off => None,
         };
         let n4_options = n4_options.or_else(|| options.corrected.then(N4Options::default));
+        let two_pass = options.n4 == N4Choice::TwoPass;
+        let original = (two_pass && options.corrected).then(|| placed.tensor.clone());
         let (mut bias, mut corrected) = (None, None);
         let mut warnings = Vec::new();
         if let Some(n4_options) = n4_options {
-            match n4(&self.gpu, &placed.tensor, None, &n4_options) {
+            let inner_head = if two_pass { head_mask(gpu, &placed, SCALP_MM)? } else { None };
+            let region = Region { mask: inner_head.as_ref(), confidence: None };
+            match n4(&self.gpu, &placed.tensor, region, &n4_options) {
                 Ok(result) => {
                     placed.tensor = correct(gpu, &placed.tensor, &result.log_field)?;
-                    if options.corrected {
+                    if options.corrected && !two_pass {
                         let log_field: Vec<f32> = gpu.download(&result.log_field)?;
                         bias = Some(log_field.into_iter().map(f32::exp).collect());
                         corrected = Some(gpu.download(&placed.tensor)?);
@@ -223,10 +238,7 @@ impl Stripper {
         watch.lap("to native grid")?;
 
         let mut mask = brain_mask(gpu, &probability)?;
-        let voxel_zyx = {
-            let size = volume.voxel_size();
-            [size.z, size.y, size.x]
-        };
+        let brain = mask.clone();
         if options.border_mm != 0.0 {
             mask = with_border(gpu, &distance(gpu, &mask, voxel_zyx)?, options.border_mm)?;
         }
@@ -237,6 +249,14 @@ impl Stripper {
             return Err(PipelineError::NoBrain);
         }
         watch.lap("mask")?;
+        if let Some(original) = original {
+            let second = N4Options { keep_nonpositive: false, ..N4Options::article() }
+                .shrunken_to(TWO_PASS_MM, voxel_zyx);
+            let log_field = n4(&self.gpu, &original, Region::mask(&brain), &second)?.log_field;
+            corrected = Some(gpu.download(&correct(gpu, &original, &log_field)?)?);
+            bias = Some(gpu.download::<f32>(&log_field)?.into_iter().map(f32::exp).collect());
+            watch.lap("n4 in the brain")?;
+        }
         let distance_mm = match options.distance {
             true => Some(gpu.download(&distance(gpu, &mask, voxel_zyx)?)?),
             false => None,
