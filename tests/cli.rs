@@ -715,7 +715,7 @@ fn bad_inputs_end_in_one_clear_line() {
     let cases: Vec<(&str, Vec<u8>, &str)> = vec![
         ("truncated.nii.gz", packed[..packed.len() * 2 / 3].to_vec(), "truncated"),
         ("short.nii", whole[..whole.len() - 100].to_vec(), "truncated"),
-        ("magic.nii", wrong_magic, "is not a NIfTI file"),
+        ("magic.nii", wrong_magic, "is neither a NIfTI nor an MGH file"),
         ("text.nii.gz", b"<html>404 not found</html>".to_vec(), "is only 26 bytes long"),
         ("empty.nii", vec![], "is only 0 bytes long"),
         ("flat.nii", Nii { dim: vec![44, 46], ..head(1) }.bytes(), "is not a 3D image"),

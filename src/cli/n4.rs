@@ -14,7 +14,7 @@ use crate::gpu::{Gpu, GpuTensor};
 use crate::pipeline::PipelineError;
 use crate::pipeline::bias::{N4Level, N4Options, correct, n4};
 use crate::pipeline::grid::PlacedVolume;
-use crate::volume::nifti::{self, FrameChoice};
+use crate::volume::image::{self, FrameChoice};
 use crate::volume::{Problem, Volume};
 
 /// Correct the bias field of an image (N4)
@@ -93,7 +93,7 @@ impl Options {
     /// The mask as labels, checked against the image.
     fn read_mask(&self, image: &Volume, session: &Session) -> anyhow::Result<Option<Volume>> {
         let Some(path) = &self.mask else { return Ok(None) };
-        let mask = nifti::read(path, FrameChoice::Only)?;
+        let mask = image::read(path, FrameChoice::Only)?;
         mask.warnings().iter().for_each(|warning| session.terminal.warning(path, warning));
         if mask.shape() != image.shape {
             return Err(Problem::Grid { a: mask.shape(), b: image.shape }.at(path).into());
@@ -142,10 +142,10 @@ impl Options {
         }
         let seconds = begun.elapsed().as_secs_f64();
         if let Some(path) = &self.output {
-            nifti::write_like(path, &input.image, &corrected)?;
+            image::write_like(path, &input.image, &corrected)?;
         }
         if let Some(path) = &self.field {
-            nifti::write_like(path, &input.image, &field)?;
+            image::write_like(path, &input.image, &field)?;
         }
         for levels in &levels {
             let text: Vec<String> = levels.iter().map(|l| l.iterations.to_string()).collect();

@@ -12,7 +12,7 @@ use crate::ops::resample::{AxisOrder, Interpolation};
 use crate::pipeline::PipelineError;
 use crate::pipeline::grid::{Grid, PlacedVolume};
 use crate::volume::Volume;
-use crate::volume::nifti::{self, FrameChoice, Image};
+use crate::volume::image::{self, FrameChoice, Image};
 
 /// Sample an image on another grid
 ///
@@ -88,7 +88,7 @@ impl Options {
         let input = Input::read(&self.input, self.frames.into())?;
         input.warnings.iter().for_each(|warning| session.terminal.warning(&self.input, warning));
         // Only the grid counts: the first volume of a 4D reference will do.
-        let like = self.like.as_ref().map(|path| nifti::read(path, FrameChoice::One(0))).transpose()?;
+        let like = self.like.as_ref().map(|path| image::read(path, FrameChoice::One(0))).transpose()?;
         if let (Some(like), Some(path)) = (&like, &self.like) {
             like.warnings().iter().for_each(|warning| session.terminal.warning(path, warning));
         }
@@ -97,7 +97,7 @@ impl Options {
         let mut data = Vec::new();
         for frame in 0..input.image.frames() {
             let run = || -> Result<Vec<f32>, PipelineError> {
-                let mut placed = PlacedVolume::upload(&gpu, &input.volume(frame)?)?;
+                let mut placed = PlacedVolume::upload(&gpu, &*input.volume(frame)?)?;
                 let interpolation = match self.interpolation {
                     Kind::Nearest => Interpolation::Nearest,
                     Kind::Linear => Interpolation::Linear,
@@ -114,8 +114,8 @@ impl Options {
         }
         match &like {
             // The reference's own header: forms and codes bit for bit.
-            Some(like) if input.image.frames() == 1 => nifti::write_like(&self.output, like, &data)?,
-            _ => nifti::write_new(&self.output, grid.shape, &grid.affine, &data, &input.image)?,
+            Some(like) if input.image.frames() == 1 => image::write_like(&self.output, like, &data)?,
+            _ => image::write_new(&self.output, grid.shape, &grid.affine, &data, &input.image)?,
         }
         session.terminal.note(&format!("wrote {} ({:?} voxels)", self.output.display(), grid.shape));
         session.terminal.json(&json!({

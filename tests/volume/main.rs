@@ -1,7 +1,9 @@
 //! NIfTI files as users have them: odd headers, odd containers, damage; and what comes back out.
 
+mod mgh;
 mod nii;
 mod reading;
+mod round_trip;
 mod writing;
 
 use std::alloc::{GlobalAlloc, Layout, System};
