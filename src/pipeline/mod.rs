@@ -1,6 +1,7 @@
 //! What the commands do, without a terminal: placing grids, training, stripping.
 
 pub mod augment;
+mod canvas;
 pub mod dataset;
 pub mod evaluate;
 pub mod grid;
@@ -60,6 +61,9 @@ pub enum PipelineError {
     /// The network marks no voxel.
     #[error("no brain found; check that the image shows a head and that its orientation is right")]
     NoBrain,
+    /// A plot that cannot be drawn.
+    #[error("the plot cannot be drawn ({0}); take the figures from --csv or log.csv")]
+    Plot(String),
     /// Training went wrong.
     #[error("training: {0}")]
     Training(String),
