@@ -268,6 +268,7 @@ fn usage_errors_exit_with_2() {
         &["train", "--data", "a.tsv", "--out", "run", "--resume", "--init", &tiny],
         &["train", "--data", "a.tsv", "--out", "run", "--loss", "hinge"],
         &["evaluate"],
+        &["evaluate", "--data", "a.tsv", "--figure", "a.pdf"],
         &["model"],
         &["model", "convert", &tiny, &tiny],
     ];
@@ -403,6 +404,12 @@ fn images_are_resampled() {
             assert!((got - (0.5 * f32::from(want) + 3.0)).abs() < 1e-2, "{kind}: {got} {want}");
         }
     }
+    // Halved voxels: the outer samples lie a quarter of a voxel past the outer centres.
+    for (edge, outer) in [("zero", 0.0), ("clamp", 0.5 * f32::from(head_values(1)[0]) + 3.0)] {
+        let fine = ["resample", "-i", &head_path, "-o", &out, "--voxel", "1.4", "--interpolation", "linear"];
+        succeed(&[&fine[..], &["--edge", edge]].concat());
+        assert!((floats(&desk.read("out.nii.gz"))[0] - outer).abs() < 1e-3, "{edge}");
+    }
     let done = json(&["resample", "-i", &head_path, "-o", &out, "--voxel", "5.6"]);
     assert_eq!(done["shape"], serde_json::json!([22, 23, 20]));
     let mean = |values: &[f32]| values.iter().sum::<f32>() / values.len() as f32;
@@ -418,6 +425,57 @@ fn images_are_resampled() {
     assert_eq!(floats(&desk.read("out.nii.gz")).len(), 2 * 22 * 23 * 20);
     let err = fail(1, &["resample", "-i", &head_path, "-o", &desk.path("no/out.nii.gz"), "--voxel", "5.6"]);
     assert!(err.contains("does not exist; create it first"), "{err}");
+}
+
+#[test]
+fn freesurfer_files_go_in_and_out() {
+    use trephine::volume::image::{FrameChoice, is_mgh_name, read};
+    if !has_gpu() {
+        return;
+    }
+    let desk = Desk::new();
+    let (head, tiny, mgz) = (desk.path("head.nii.gz"), desk.path("tiny.safetensors"), desk.path("head.mgz"));
+    let volume = |path: &str| read(path, FrameChoice::Only).expect("reads").frame_f32(0).expect("held");
+    succeed(&["resample", "-i", &head, "-o", &mgz, "--like", &head, "--interpolation", "nearest"]);
+    let (nifti, free) = (volume(&head), volume(&mgz));
+    assert_eq!(nifti.data, free.data);
+    assert!(nifti.affine.abs_diff_eq(free.affine, 1e-4));
+
+    // The short form stays in the format of its input; the long form goes by the names.
+    let stripped = json(&["strip", &mgz, "-O", &desk.path("out"), "--model", &tiny]);
+    let outputs = &stripped["heads"][0]["outputs"];
+    let [brain, mask] = ["brain", "mask"].map(|name| outputs[name].as_str().expect("written").to_owned());
+    assert!(brain.ends_with("head_brain.mgz") && mask.ends_with("head_mask.mgz"), "{outputs}");
+    let (by_name, by_nifti) = (desk.path("m.nii.gz"), desk.path("n.mgh"));
+    succeed(&["strip", "-i", &mgz, "-m", &by_name, "--model", &tiny]);
+    succeed(&["strip", "-i", &head, "-m", &by_nifti, "--model", &tiny]);
+    let mask = volume(&mask).data;
+    assert!(mask.contains(&1.0) && mask.contains(&0.0));
+    assert!(mask == volume(&by_name).data && mask == volume(&by_nifti).data);
+    for ((brain, head), mask) in volume(&brain).data.iter().zip(&free.data).zip(&mask) {
+        assert_eq!(*brain, head * mask);
+    }
+    for command in [&["n4", "--iterations", "2"][..], &["normalise", "--method", "zscore"]] {
+        let out = desk.path("o.mgz");
+        succeed(&[command, &["-i", &mgz, "-o", &out]].concat());
+        assert!(is_mgh_name(&out) && volume(&out).affine == free.affine);
+    }
+    desk.folder.put("pairs.tsv", b"image\tmask\nhead.mgz\tn.mgh\n");
+    let evaluated = json(&["evaluate", "--data", &desk.path("pairs.tsv"), "--model", &tiny]);
+    assert_eq!(evaluated["heads"][0]["dice"].as_f64(), Some(1.0));
+}
+
+#[test]
+fn a_header_that_disagrees_with_itself_is_told() {
+    if !has_gpu() {
+        return;
+    }
+    let desk = Desk::new();
+    let two = Nii { codes: [1, 2], quatern: [0.0; 3], qoffset: [0.0; 3], ..head(1) };
+    desk.folder.put("two.nii", &two.bytes());
+    let [_, err] =
+        succeed(&["resample", "-i", &desk.path("two.nii"), "-o", &desk.path("o.nii"), "--voxel", "5.6"]);
+    assert!(err.contains("sform (LAS) and qform (RAS) disagree by up to"), "{err}");
 }
 
 #[test]
@@ -770,7 +828,7 @@ fn bad_inputs_end_in_one_clear_line() {
     let cases: Vec<(&str, Vec<u8>, &str)> = vec![
         ("truncated.nii.gz", packed[..packed.len() * 2 / 3].to_vec(), "truncated"),
         ("short.nii", whole[..whole.len() - 100].to_vec(), "truncated"),
-        ("magic.nii", wrong_magic, "is not a NIfTI file"),
+        ("magic.nii", wrong_magic, "is neither a NIfTI nor an MGH file"),
         ("text.nii.gz", b"<html>404 not found</html>".to_vec(), "is only 26 bytes long"),
         ("empty.nii", vec![], "is only 0 bytes long"),
         ("flat.nii", Nii { dim: vec![44, 46], ..head(1) }.bytes(), "is not a 3D image"),
@@ -866,7 +924,8 @@ fn models_are_evaluated() {
     desk.folder.put("pairs.tsv", table.as_bytes());
     let (pairs, tiny, scores) =
         (desk.path("pairs.tsv"), desk.path("tiny.safetensors"), desk.path("scores.csv"));
-    let arguments = ["evaluate", "--data", &pairs, "--model", &tiny, "--csv", &scores];
+    let figure = desk.path("scores.png");
+    let arguments = ["evaluate", "--data", &pairs, "--model", &tiny, "--csv", &scores, "--figure", &figure];
     let output = run(&arguments);
     let [out, err] = [text(&output.stdout), text(&output.stderr)];
     assert_eq!(output.status.code(), Some(1), "{err}");
@@ -876,6 +935,7 @@ fn models_are_evaluated() {
     );
     assert_eq!(out.lines().count(), 1 + 2 + 6, "{out}");
     assert!(out.contains("median of 2, all") && out.contains("worst of 1, T2w"), "{out}");
+    assert!(fs::read(&figure).expect("written").starts_with(b"\x89PNG"));
     let csv = fs::read_to_string(&scores).expect("written");
     let lines: Vec<&str> = csv.lines().collect();
     assert_eq!(lines[0], "image,dice,iou,hd95_mm,assd_mm,volume_error_percent,seconds,error,contrast,age");

@@ -2,12 +2,12 @@
 """Make the golden files under tests/fixtures/ that the Rust tests compare with.
 
 Each fixture is one .safetensors file that holds the inputs and the answers of an
-independent implementation (PyTorch, SimpleITK, nilearn, scipy), so that the tests need
+independent implementation (PyTorch, SimpleITK, nilearn, scipy, MONAI), so that the tests need
 no Python. Answers are computed in float64 from inputs that were first rounded to
 float32: a test that loads the stored inputs starts from exactly the same numbers.
 SimpleITK's N4 is the exception, since it only computes in float32.
 
-    pip install numpy scipy nibabel nilearn SimpleITK safetensors torch
+    pip install numpy scipy nibabel nilearn SimpleITK safetensors torch monai
     python tools/make_fixtures.py                  # everything
     python tools/make_fixtures.py --only ops       # one fixture
 
@@ -844,9 +844,9 @@ def keys_weights(fraction, a=-0.5):
     return weights
 
 
-def keys_cubic(source, coordinates):
-    """Keys' cubic convolution (a = -1/2, Catmull-Rom). Taps beyond the border repeat the
-    border voxel; samples outside [0, n - 1] are 0."""
+def keys_cubic(source, coordinates, beyond=0.0):
+    """Keys' cubic convolution (a = -1/2, Catmull-Rom). Taps past the border repeat the
+    border voxel; samples more than `beyond` voxels past the outer centres are 0."""
     base = np.floor(coordinates).astype(int)
     weights = [keys_weights(c - b) for c, b in zip(coordinates, base)]
     clamp = [
@@ -861,27 +861,55 @@ def keys_cubic(source, coordinates):
                 result += weights[0][i] * weights[1][j] * weights[2][k] * value
     inside = np.ones(result.shape, bool)
     for c, n in zip(coordinates, source.shape):
-        inside &= (c >= 0) & (c <= n - 1)
+        inside &= (c >= -beyond) & (c <= n - 1 + beyond)
     return np.where(inside, result, 0.0)
 
 
-def area_matrix(n_source, n_target, scale, offset):
-    """[target, source] weights along one axis.
+def box_average(volume, axis, width):
+    """Average over `width` voxels along an axis, each weighted by the part of it that is
+    covered; past the border the average is over what remains."""
+    from scipy import ndimage as ndi
 
-    Target voxel i is centred at scale * i + offset in source voxels. Where the target
-    step exceeds the source step, it averages the interval of length `scale` around its
-    centre, each source voxel (of length 1) weighted by its overlap; the weights are
-    divided by their sum. Otherwise linear interpolation.
-    """
-    centre = scale * np.arange(n_target) + offset
-    source = np.arange(n_source)
-    if scale > 1:
-        low = np.maximum(centre[:, None] - scale / 2, source - 0.5)
-        high = np.minimum(centre[:, None] + scale / 2, source + 0.5)
-        weights = np.maximum(high - low, 0.0)
-    else:
-        weights = np.maximum(1 - np.abs(centre[:, None] - source), 0.0)
-    return weights / weights.sum(1, keepdims=True)
+    radius = math.ceil(width / 2 - 0.5)
+    taps = np.arange(-radius, radius + 1)
+    weights = np.minimum(width / 2, taps + 0.5) - np.maximum(-width / 2, taps - 0.5)
+    total = ndi.correlate1d(np.ones_like(volume), weights, axis, mode="constant")
+    return ndi.correlate1d(volume, weights, axis, mode="constant") / total
+
+
+def area_average(source, source_affine, target_affine, shape):
+    """Boxes as wide as the target's step along every source axis where it is the larger,
+    then linear interpolation (scipy), up to half a voxel past the outer centres."""
+    from scipy import ndimage as ndi
+
+    matrix = np.linalg.inv(source_affine) @ target_affine
+    volume = source.astype(np.float64)
+    for axis, step in enumerate(np.linalg.norm(matrix[:3, :3], axis=1)):
+        if step > 1.001:
+            volume = box_average(volume, axis, step)
+    coordinates = source_coordinates(source_affine, target_affine, shape)
+    result = ndi.map_coordinates(volume, coordinates, order=1, mode="nearest")
+    for c, n in zip(coordinates, source.shape):
+        result[(c < -0.5) | (c >= n - 0.5)] = 0
+    return result
+
+
+def sitk_resample(source, source_affine, target_affine, shape, kind):
+    """SimpleITK's resampling of [x, y, z] arrays; both matrices without shear."""
+    import SimpleITK as sitk
+
+    def placed(image, affine):
+        spacing = np.linalg.norm(affine[:3, :3], axis=0)
+        image.SetSpacing(spacing)
+        image.SetDirection((affine[:3, :3] / spacing).ravel())
+        image.SetOrigin(affine[:3, 3])
+        return image
+
+    image = placed(sitk.GetImageFromArray(source.transpose(2, 1, 0)), source_affine)
+    target = placed(sitk.Image([int(n) for n in shape], sitk.sitkFloat32), target_affine)
+    method = {"nearest": sitk.sitkNearestNeighbor, "linear": sitk.sitkLinear}[kind]
+    result = sitk.Resample(image, target, sitk.Transform(), method, 0.0, sitk.sitkFloat32)
+    return sitk.GetArrayFromImage(result).transpose(2, 1, 0)
 
 
 def make_resample(rng):
@@ -906,6 +934,7 @@ def make_resample(rng):
     coordinates = source_coordinates(source_affine, target_affine, shape)
     last = np.array(source.shape).reshape(3, 1, 1, 1) - 1
     to_tie = np.abs(coordinates - np.floor(coordinates) - 0.5)
+    # Half a voxel past it lies the other convention's border; that is a tie as well.
     to_border = np.minimum(np.abs(coordinates), np.abs(coordinates - last))
     if min(to_tie.min(), to_border.min()) < 1e-5:
         raise SystemExit("a sample lies on a tie or on the border; change the affines")
@@ -915,18 +944,25 @@ def make_resample(rng):
         "source_affine": source_affine.astype(np.float32),
         "target_affine": target_affine.astype(np.float32),
     }
-    image = nib.Nifti1Image(source, source_affine)
-    for kind in ("nearest", "linear"):
+
+    def nilearn(source, source_affine, target_affine, shape, kind):
         result = resample_img(
-            image,
+            nib.Nifti1Image(source, source_affine),
             target_affine,
             shape,
             interpolation=kind,
             copy_header=True,
             force_resample=True,
         )
-        tensors[kind] = np.ascontiguousarray(result.get_fdata(), np.float32)
+        return np.ascontiguousarray(result.get_fdata(), np.float32)
+
+    for kind in ("nearest", "linear"):
+        tensors[kind] = nilearn(source, source_affine, target_affine, shape, kind)
+        tensors[f"clamped.{kind}"] = np.ascontiguousarray(
+            sitk_resample(source, source_affine, target_affine, shape, kind)
+        )
     tensors["cubic"] = keys_cubic(source, coordinates).astype(np.float32)
+    tensors["clamped.cubic"] = keys_cubic(source, coordinates, 0.5).astype(np.float32)
     inside = np.all((coordinates >= 0) & (coordinates <= last), 0)
     measured = {
         "nearest_tie_distance_voxels": float(f"{to_tie.min():.1e}"),
@@ -935,59 +971,82 @@ def make_resample(rng):
         "samples": int(inside.size),
     }
 
-    # Box averages. Every averaged interval lies within the volume, so that no rule for
-    # the border is involved. The affines share their directions; only scales differ.
+    # The article's grid: 2 mm centred on an even number of 1 mm voxels, every sample a tie.
+    ties = rng.random((12, 10, 8)).astype(np.float32)
+    ties_affine, ties_target = np.eye(4), np.diag([2.0, 2.0, 2.0, 1.0])
+    ties_target[:3, 3] = 0.5
+    tensors["ties.source"] = ties
+    tensors["ties.source_affine"] = ties_affine.astype(np.float32)
+    tensors["ties.target_affine"] = ties_target.astype(np.float32)
+    for kind in ("nearest", "linear"):
+        answer = nilearn(ties, ties_affine, ties_target, (6, 5, 4), kind)
+        tensors[f"ties.{kind}"] = answer
+
     area_cases = {
-        # 0.5 x 0.5 x 5 mm slices to finer slices: two axes averaged, z interpolated.
-        "area_thick": ((26, 23, 6), (0.5, 0.5, 5.0), (6, 5, 12), (2.0, 2.2, 2.0)),
-        # 1 mm to 2 mm, each target voxel covering exactly two source voxels.
-        "area_halve": ((12, 10, 14), (1.0, 1.0, 1.0), (6, 5, 7), (2.0, 2.0, 2.0)),
-        # Fractional ratios on all axes.
-        "area_fraction": ((17, 15, 16), (1.0, 1.2, 0.8), (9, 7, 8), (1.75, 2.5, 1.5)),
+        # 0.5 x 0.5 x 5 mm slices to 2 mm: two axes averaged, z interpolated.
+        "area_thick": ((26, 23, 6), (0.5, 0.5, 5.0), (6, 5, 12), (2.0, 2.2, 2.0), 0.0),
+        # 1 mm to 2 mm.
+        "area_halve": ((12, 10, 14), (1.0, 1.0, 1.0), (6, 5, 7), (2.0, 2.0, 2.0), 0.0),
+        # Fractional ratios on all axes, turned.
+        "area_turned": ((17, 15, 16), (1.0, 1.2, 0.8), (9, 7, 8), (1.75, 2.5, 1.5), 0.2),
     }
-    for name, (n_source, step, n_target, target_step) in area_cases.items():
+    for name, (n_source, step, n_target, target_step, angle) in area_cases.items():
         volume = rng.random(n_source).astype(np.float32)
-        source_affine, target_affine = np.eye(4), np.eye(4)
-        result = volume.astype(np.float64)
-        for axis in range(3):
-            source_affine[axis, axis] = np.float32(step[axis])
-            target_affine[axis, axis] = np.float32(target_step[axis])
-            source_affine[axis, 3] = (-20.0, 5.0, 11.0)[axis]
-            # Both grids share their middle.
-            shift = (n_source[axis] - 1) * step[axis] - (
-                n_target[axis] - 1
-            ) * target_step[axis]
-            target_affine[axis, 3] = np.float32(source_affine[axis, 3] + shift / 2)
-            scale = target_affine[axis, axis] / source_affine[axis, axis]
-            offset = target_affine[axis, 3] - source_affine[axis, 3]
-            offset /= source_affine[axis, axis]
-            reach = scale / 2 if scale > 1 else -0.5
-            end = scale * (n_target[axis] - 1) + offset + reach
-            if offset - reach < -0.5 - 1e-5 or end > n_source[axis] - 0.5 + 1e-5:
-                raise SystemExit(f"{name} reaches over the border on axis {axis}")
-            matrix = area_matrix(n_source[axis], n_target[axis], scale, offset)
-            result = np.moveaxis(np.tensordot(matrix, result, (1, axis)), 0, axis)
+        source_affine, target_affine = np.diag([*step, 1.0]), np.eye(4)
+        source_affine[:3, 3] = (-20.0, 5.0, 11.0)
+        target_affine[:3, :3] = rotation((angle, -angle, angle)) @ np.diag(target_step)
+        # Both grids share their middle.
+        middle = source_affine @ [*((np.array(n_source) - 1) / 2), 1]
+        half = target_affine[:3, :3] @ ((np.array(n_target) - 1) / 2)
+        target_affine[:3, 3] = middle[:3] - half
+        source_affine = source_affine.astype(np.float32).astype(np.float64)
+        target_affine = target_affine.astype(np.float32).astype(np.float64)
+        answer = area_average(volume, source_affine, target_affine, n_target)
         tensors[f"{name}.source"] = volume
         tensors[f"{name}.source_affine"] = source_affine.astype(np.float32)
         tensors[f"{name}.target_affine"] = target_affine.astype(np.float32)
-        tensors[f"{name}.output"] = np.ascontiguousarray(result, np.float32)
+        tensors[f"{name}.output"] = np.ascontiguousarray(answer, np.float32)
     return {"resample": (tensors, measured)}
 
 
 # ------------------------------------------------------------------------------- metrics
 
 
-def surface_distances(a, b, voxel):
-    """Distances in mm from each surface voxel of a to the surface of b.
+def monai_metrics(prediction, truth, voxel):
+    """Dice, IoU, HD95 and ASSD of two masks as MONAI computes them; distances in mm."""
+    import monai.metrics as m
+    import torch
 
-    The surface is the mask less its erosion by the six face neighbours; what lies beyond
-    the volume counts as background.
-    """
+    a, b = (torch.tensor(v[None, None].astype(np.float32)) for v in (prediction, truth))
+    distances = {"include_background": True, "spacing": voxel}
+    values = {
+        "dice": m.compute_dice(a, b),
+        "iou": m.compute_iou(a, b),
+        "hd95": m.compute_hausdorff_distance(a, b, percentile=95, **distances),
+        "assd": m.compute_average_surface_distance(a, b, symmetric=True, **distances),
+    }
+    return {name: float(value.item()) for name, value in values.items()}
+
+
+def scipy_metrics(prediction, truth, voxel):
+    """The same from their definitions: the surface of a mask is the mask less its erosion
+    by the six face neighbours; what lies beyond the volume counts as background."""
     from scipy import ndimage as ndi
 
-    surface_a = a & ~ndi.binary_erosion(a)
-    surface_b = b & ~ndi.binary_erosion(b)
-    return ndi.distance_transform_edt(~surface_b, sampling=voxel)[surface_a]
+    surface = [m & ~ndi.binary_erosion(m) for m in (prediction, truth)]
+    there, back = (
+        ndi.distance_transform_edt(~surface[1 - k], sampling=voxel)[surface[k]]
+        for k in (0, 1)
+    )
+    both, either = (prediction & truth).sum(), (prediction | truth).sum()
+    return {
+        "dice": 2 * both / (prediction.sum() + truth.sum()),
+        "iou": both / either,
+        # The larger of the two directed percentiles.
+        "hd95": max(np.percentile(there, 95), np.percentile(back, 95)),
+        # The mean over the surface voxels of both masks together.
+        "assd": np.concatenate([there, back]).mean(),
+    }
 
 
 def make_metrics(rng):
@@ -1000,27 +1059,25 @@ def make_metrics(rng):
     truth = radius < 1
     prediction = radius + 0.12 * wobble / wobble.std() < 0.97
     prediction[1:4, 2:4, 0:3] = True  # a stray piece that touches the border
+    inner = np.roll(truth, 3, 0) & (radius < 0.8)  # much smaller, hollow, and shifted
+    inner &= ~(radius < 0.4)
 
-    tensors = {
-        "prediction": prediction.astype(np.float32),
-        "truth": truth.astype(np.float32),
-    }
-    both, either = (prediction & truth).sum(), (prediction | truth).sum()
-    for name, voxel in (("isotropic", (1.0, 1.0, 1.0)), ("thick", (0.5, 0.5, 5.0))):
-        there = surface_distances(prediction, truth, voxel)
-        back = surface_distances(truth, prediction, voxel)
-        figures = {
-            "dice": 2 * both / (prediction.sum() + truth.sum()),
-            "iou": both / either,
-            # MONAI's convention: the larger of the two directed percentiles.
-            "hd95": max(np.percentile(there, 95), np.percentile(back, 95)),
-            # Mean over the surface voxels of both masks together.
-            "assd": np.concatenate([there, back]).mean(),
-            "volume_error_percent": 100 * (prediction.sum() / truth.sum() - 1),
-        }
-        tensors[f"{name}.voxel_size"] = np.array(voxel, np.float32)
-        tensors |= {f"{name}.{key}": scalar(value) for key, value in figures.items()}
-    return {"metrics": (tensors, {"voxels": [int(prediction.sum()), int(truth.sum())]})}
+    tensors, worst = {"truth": truth.astype(np.uint8)}, 0.0
+    for kind, mask in (("wobbly", prediction), ("hollow", inner)):
+        tensors[kind] = mask.astype(np.uint8)
+        for name, voxel in (("isotropic", (1.0, 1.0, 1.0)), ("thick", (0.5, 0.5, 5.0))):
+            figures = monai_metrics(mask, truth, voxel)
+            for key, value in scipy_metrics(mask, truth, voxel).items():
+                worst = max(worst, abs(value / figures[key] - 1))
+            figures["volume_error_percent"] = 100 * (mask.sum() / truth.sum() - 1)
+            tensors[f"{name}.voxel_size"] = np.array(voxel, np.float32)
+            tensors |= {
+                f"{kind}.{name}.{key}": scalar(value) for key, value in figures.items()
+            }
+    if worst > 2e-6:
+        raise SystemExit(f"MONAI and the definitions differ by {worst:.1e}")
+    measured = {"monai_against_scipy_relative": float(f"{worst:.1e}")}
+    return {"metrics": (tensors, measured)}
 
 
 # ---------------------------------------------------------------------------------- main
@@ -1031,8 +1088,8 @@ FIXTURES = {
     "residual_unet": (make_residual_unet, ["torch"]),
     "ops": (make_ops, ["torch"]),
     "n4": (make_n4, ["SimpleITK", "scipy"]),
-    "resample": (make_resample, ["nilearn", "nibabel", "scipy"]),
-    "metrics": (make_metrics, ["scipy"]),
+    "resample": (make_resample, ["nilearn", "nibabel", "scipy", "SimpleITK"]),
+    "metrics": (make_metrics, ["monai", "torch", "scipy"]),
 }
 
 ABOUT = {
@@ -1047,10 +1104,11 @@ ABOUT = {
     "log field without a mask and with the head as mask, every 4th voxel.",
     "n4_anisotropic": "Head phantom of 0.9 x 1.25 x 3 mm, shrink 2, iterations 10 10, "
     "tolerance 0, brain mask of 255s: SimpleITK's log field, every 4th voxel.",
-    "resample": "Oblique resampling: nilearn's nearest and linear, Keys' cubic; and box "
-    "averages along aligned axes.",
-    "metrics": "Two masks with Dice, IoU, HD95 (MONAI's convention), pooled ASSD and "
-    "signed volume error, at two voxel sizes.",
+    "resample": "Oblique resampling that ends at the outer centres (nilearn) and half a "
+    "voxel past them (SimpleITK), nearest and linear; Keys' cubic; a grid of ties "
+    "(nilearn); box averages, aligned and turned (scipy).",
+    "metrics": "Two masks against a third: MONAI's Dice, IoU, HD95 and ASSD, and the signed "
+    "volume error, at two voxel sizes.",
 }
 
 

@@ -7,10 +7,10 @@ use clap::Args;
 use serde_json::json;
 
 use super::files::check_folder;
-use super::{ModelOptions, Outcome, Session, text_about};
+use super::{ModelOptions, Outcome, Session, text_about, usage};
 use crate::pipeline::evaluate::{HeadFailure, HeadScore, evaluate};
 use crate::pipeline::strip::StripOptions;
-use crate::pipeline::write_whole;
+use crate::pipeline::{plot, write_whole};
 use crate::volume::metrics::percentile;
 use crate::volume::pairs::{Pair, PairTable};
 
@@ -20,7 +20,7 @@ use crate::volume::pairs::{Pair, PairTable};
 /// a row a head, median and worst at the end, over all heads and by the table's column `contrast`.
 #[derive(Debug, Args)]
 #[command(
-    after_long_help = "Example:\n  trephine evaluate --data pairs.tsv --csv scores.csv\n  trephine evaluate --data pairs.tsv --preset article"
+    after_long_help = "Example:\n  trephine evaluate --data pairs.tsv --csv scores.csv --figure scores.svg\n  trephine evaluate --data pairs.tsv --preset article"
 )]
 pub(super) struct Options {
     /// Table of pairs: columns `image` and `mask`, and perhaps `contrast` (see `trephine index`)
@@ -29,12 +29,21 @@ pub(super) struct Options {
     /// Write a row a head to this file, with the table's other columns
     #[arg(long, value_name = "CSV")]
     csv: Option<PathBuf>,
+    /// Draw box and points of each contrast to this file, .svg or .png
+    #[arg(long, value_name = "FILE")]
+    figure: Option<PathBuf>,
     #[command(flatten)]
     model: ModelOptions,
 }
 
 impl Options {
     pub fn run(self, session: &Session) -> anyhow::Result<Outcome> {
+        if let Some(figure) = self.figure.as_deref().filter(|path| !plot::is_plot_name(path)) {
+            return Err(usage(format!(
+                "{} is not a name for a figure; end it in .svg or .png",
+                figure.display()
+            )));
+        }
         let mut table = PairTable::read(&self.data)?;
         let all = table.pairs.len();
         table.pairs.retain(|pair| pair.mask.is_some());
@@ -45,9 +54,7 @@ impl Options {
             let without = all - table.pairs.len();
             session.terminal.warning(&self.data, &format!("{without} images have no mask and are left out"));
         }
-        if let Some(csv) = &self.csv {
-            check_folder(csv)?;
-        }
+        [&self.csv, &self.figure].into_iter().flatten().try_for_each(|path| check_folder(path))?;
         let model = self.model.load()?;
         let gpu = session.gpu()?;
         let options = StripOptions { n4: self.model.n4_choice(), ..StripOptions::default() };
@@ -71,6 +78,14 @@ impl Options {
             write_whole(path, &csv_of(&table, &scores)?)?;
         }
         let good: Vec<&HeadScore> = scores.iter().filter_map(|s| s.as_ref().ok()).collect();
+        if let Some(path) = &self.figure {
+            let title = format!(
+                "Model {}: agreement with reference masks, {} heads",
+                model.description.name,
+                good.len()
+            );
+            plot::agreement(path, &title, &good)?;
+        }
         session.terminal.result(&table_of(&good))?;
         session.terminal.json(&json!({
             "adapter": gpu.summary,

@@ -1,11 +1,12 @@
 //! Reading inputs and naming outputs.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 
 use super::{FrameOptions, UsageError, usage};
-use crate::volume::nifti::{self, FrameChoice, Image};
+use crate::volume::image::{self, FrameChoice, Image};
 use crate::volume::{Volume, VolumeError};
 
 impl From<FrameOptions> for FrameChoice {
@@ -32,7 +33,7 @@ impl Input {
     /// Reads an image and looks at its voxels: all NaN, all zero and constant ones are refused, other NaN and
     /// infinite ones become 0.
     pub fn read(path: &Path, choice: FrameChoice) -> Result<Self, VolumeError> {
-        let image = nifti::read(path, choice)?;
+        let image = image::read(path, choice)?;
         let mut warnings: Vec<String> = image.warnings().iter().map(ToString::to_string).collect();
         let (first, warning) = usable(&image, 0)?;
         warnings.extend(warning);
@@ -43,8 +44,12 @@ impl Input {
     }
 
     /// A held volume, finite.
-    pub fn volume(&self, frame: usize) -> Result<Volume, VolumeError> {
-        if frame == 0 { Ok(self.first.clone()) } else { Ok(usable(&self.image, frame)?.0) }
+    pub fn volume(&self, frame: usize) -> Result<Cow<'_, Volume>, VolumeError> {
+        if frame == 0 {
+            Ok(Cow::Borrowed(&self.first))
+        } else {
+            usable(&self.image, frame).map(|(volume, _)| Cow::Owned(volume))
+        }
     }
 }
 
@@ -55,12 +60,12 @@ fn usable(image: &Image, frame: usize) -> Result<(Volume, Option<String>), Volum
     Ok((volume, warning.map(|w| w.to_string())))
 }
 
-/// Checks the names of output images before any work: `.nii` or `.nii.gz`, different from each other and from
-/// the inputs.
+/// Checks the names of output images before any work: an extension that can be written, different from each
+/// other and from the inputs.
 pub(super) fn check_outputs(outputs: &[&Path], inputs: &[&Path]) -> anyhow::Result<()> {
     for (ix, output) in outputs.iter().enumerate() {
         if !is_device(output) {
-            nifti::check_output_name(output).map_err(|e| UsageError(e.to_string()))?;
+            image::check_output_name(output).map_err(|e| UsageError(e.to_string()))?;
         }
         check_distinct(output, &outputs[..ix], inputs)?;
     }

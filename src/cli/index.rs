@@ -33,7 +33,7 @@ impl Options {
         let pairs = &index.table.pairs;
         if pairs.is_empty() {
             bail!(
-                "{}: holds no NIfTI image (.nii, .nii.gz, .hdr); name the folder that does",
+                "{}: holds no image (.nii, .nii.gz, .hdr, .mgz, .mgh); name the folder that does",
                 self.folder.display()
             );
         }

@@ -16,7 +16,7 @@ use crate::pipeline::bias::{N4Level, N4Options, Region, correct, n4};
 use crate::pipeline::grid::PlacedVolume;
 use crate::pipeline::head::{SCALP_MM, head_mask};
 use crate::tensor::TensorDesc;
-use crate::volume::nifti::{self, FrameChoice};
+use crate::volume::image::{self, FrameChoice};
 use crate::volume::{Problem, Volume};
 
 /// Correct the bias field of an image (N4)
@@ -157,7 +157,7 @@ impl FitOptions {
 
 /// A companion of the image, on its grid.
 fn read_companion(path: &Path, image: &Volume, session: &Session) -> anyhow::Result<Volume> {
-    let companion = nifti::read(path, FrameChoice::Only)?;
+    let companion = image::read(path, FrameChoice::Only)?;
     companion.warnings().iter().for_each(|warning| session.terminal.warning(path, warning));
     if companion.shape() != image.shape {
         return Err(Problem::Grid { a: companion.shape(), b: image.shape }.at(path).into());
@@ -246,10 +246,10 @@ impl Options {
         }
         let seconds = begun.elapsed().as_secs_f64();
         if let Some(path) = &self.output {
-            nifti::write_like(path, &input.image, &corrected)?;
+            image::write_like(path, &input.image, &corrected)?;
         }
         if let Some(path) = &self.field {
-            nifti::write_like(path, &input.image, &field)?;
+            image::write_like(path, &input.image, &field)?;
         }
         for (levels, region) in levels.iter().zip(&regions) {
             if let Some(region) = region {
@@ -298,14 +298,15 @@ impl Options {
         let log_field = gpu.upload(&TensorDesc::f32(&zyx(input.first.shape)), &logarithm)?;
         let mut corrected: Vec<f32> = Vec::new();
         for frame in 0..input.image.frames() {
-            let volume = PlacedVolume::upload(&gpu, &input.volume(frame)?)
-                .map_err(|error| about(&self.input, &error.into()))?;
+            let volume = input.volume(frame)?;
+            let volume =
+                PlacedVolume::upload(&gpu, &volume).map_err(|error| about(&self.input, &error.into()))?;
             let divided = correct(&gpu, &volume.tensor, &log_field)
                 .map_err(|error| about(&self.input, &error.into()))?;
             corrected.extend(gpu.download::<f32>(&divided)?);
         }
         if let Some(output) = &self.output {
-            nifti::write_like(output, &input.image, &corrected)?;
+            image::write_like(output, &input.image, &corrected)?;
         }
         session.terminal.json(&json!({
             "adapter": gpu.summary,

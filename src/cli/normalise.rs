@@ -10,7 +10,7 @@ use super::{FrameOptions, Outcome, Session, about, interval, usage};
 use crate::pipeline::PipelineError;
 use crate::pipeline::grid::PlacedVolume;
 use crate::pipeline::intensity::{Method, normalise};
-use crate::volume::nifti;
+use crate::volume::image;
 
 /// Bring the intensities of an image to a common scale
 #[derive(Debug, Args)]
@@ -78,12 +78,12 @@ impl Options {
         let mut data = Vec::with_capacity(input.image.voxels() * input.image.frames());
         for frame in 0..input.image.frames() {
             let run = || -> Result<Vec<f32>, PipelineError> {
-                let placed = PlacedVolume::upload(&gpu, &input.volume(frame)?)?;
+                let placed = PlacedVolume::upload(&gpu, &*input.volume(frame)?)?;
                 Ok(gpu.download(&normalise(&gpu, &placed.tensor, &method)?)?)
             };
             data.extend(run().map_err(|e| about(&self.input, &e))?);
         }
-        nifti::write_like(&self.output, &input.image, &data)?;
+        image::write_like(&self.output, &input.image, &data)?;
         session.terminal.note(&format!("wrote {}", self.output.display()));
         session.terminal.json(&json!({ "adapter": gpu.summary, "output": self.output }))?;
         Ok(Outcome::Done)

@@ -8,11 +8,12 @@ use serde_json::json;
 
 use super::files::{Input, check_folder, check_outputs};
 use super::{FrameOptions, Outcome, Session, about, triple, usage};
-use crate::ops::resample::{AxisOrder, Interpolation};
+use crate::graph::run_op;
+use crate::ops::resample::{AxisOrder, Edge, Interpolation};
 use crate::pipeline::PipelineError;
 use crate::pipeline::grid::{Grid, PlacedVolume};
 use crate::volume::Volume;
-use crate::volume::nifti::{self, FrameChoice, Image};
+use crate::volume::image::{self, FrameChoice, Image};
 
 /// Sample an image on another grid
 ///
@@ -41,6 +42,9 @@ pub(super) struct Options {
     /// How values between voxels are found
     #[arg(long, default_value = "area", value_name = "KIND")]
     interpolation: Kind,
+    /// Where the image ends [default: clamp for area, else zero]
+    #[arg(long, value_name = "WHERE")]
+    edge: Option<EdgeName>,
     #[command(flatten)]
     frames: FrameOptions,
 }
@@ -55,6 +59,14 @@ enum Kind {
     Cubic,
     /// Average over the new voxel along axes where it is larger, then linear: no aliasing
     Area,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum EdgeName {
+    /// At the centres of the outer voxels, as in nilearn and SciPy
+    Zero,
+    /// At their faces, half a voxel further, as in ITK and ANTs
+    Clamp,
 }
 
 /// More voxels than this are a slip of the hand: 8 GiB of floats.
@@ -88,16 +100,19 @@ impl Options {
         let input = Input::read(&self.input, self.frames.into())?;
         input.warnings.iter().for_each(|warning| session.terminal.warning(&self.input, warning));
         // Only the grid counts: the first volume of a 4D reference will do.
-        let like = self.like.as_ref().map(|path| nifti::read(path, FrameChoice::One(0))).transpose()?;
+        let like = self.like.as_ref().map(|path| image::read(path, FrameChoice::One(0))).transpose()?;
         if let (Some(like), Some(path)) = (&like, &self.like) {
             like.warnings().iter().for_each(|warning| session.terminal.warning(path, warning));
         }
-        let grid = self.target(&input.first, like.as_ref())?;
+        let mut grid = self.target(&input.first, like.as_ref())?;
+        if is_same_grid(&input.first, &grid) {
+            grid.affine = input.first.affine;
+        }
         let gpu = session.gpu()?;
         let mut data = Vec::new();
         for frame in 0..input.image.frames() {
             let run = || -> Result<Vec<f32>, PipelineError> {
-                let mut placed = PlacedVolume::upload(&gpu, &input.volume(frame)?)?;
+                let mut placed = PlacedVolume::upload(&gpu, &*input.volume(frame)?)?;
                 let interpolation = match self.interpolation {
                     Kind::Nearest => Interpolation::Nearest,
                     Kind::Linear => Interpolation::Linear,
@@ -107,15 +122,20 @@ impl Options {
                         Interpolation::Linear
                     }
                 };
-                let sampled = placed.interpolated(&gpu, &grid, AxisOrder::Zyx, interpolation)?;
-                Ok(gpu.download(&sampled.tensor)?)
+                let mut op = placed.resample_op(&grid, AxisOrder::Zyx, interpolation);
+                op.edge = match (self.edge, self.interpolation) {
+                    (Some(EdgeName::Clamp), _) | (None, Kind::Area) => Edge::Clamp,
+                    _ => Edge::Zero,
+                };
+                let sampled = run_op(&gpu, &op, &[&placed.tensor])?.swap_remove(0);
+                Ok(gpu.download(&sampled)?)
             };
             data.extend(run().map_err(|e| about(&self.input, &e))?);
         }
         match &like {
             // The reference's own header: forms and codes bit for bit.
-            Some(like) if input.image.frames() == 1 => nifti::write_like(&self.output, like, &data)?,
-            _ => nifti::write_new(&self.output, grid.shape, &grid.affine, &data, &input.image)?,
+            Some(like) if input.image.frames() == 1 => image::write_like(&self.output, like, &data)?,
+            _ => image::write_new(&self.output, grid.shape, &grid.affine, &data, &input.image)?,
         }
         session.terminal.note(&format!("wrote {} ({:?} voxels)", self.output.display(), grid.shape));
         session.terminal.json(&json!({
@@ -125,6 +145,17 @@ impl Options {
         }))?;
         Ok(Outcome::Done)
     }
+}
+
+/// Whether a grid is the volume's own but for the rounding of headers: no corner further than a thousandth of a
+/// voxel away. Taken as it stands, rounding alone would push the outer voxels over the edge.
+fn is_same_grid(volume: &Volume, grid: &Grid) -> bool {
+    let to_volume = volume.affine.inverse() * grid.affine;
+    let corner = |n: usize| {
+        DVec3::from_array([0, 1, 2].map(|a| if n >> a & 1 == 1 { grid.shape[a] as f64 - 1.0 } else { 0.0 }))
+    };
+    let moved = |n| to_volume.transform_point3(corner(n)).distance(corner(n));
+    grid.shape == volume.shape && (0..8).map(moved).all(|voxels| voxels < 1e-3)
 }
 
 /// The volume's axes and centre with voxels of `voxel_mm`; without a shape, as many as cover it.
@@ -160,6 +191,7 @@ mod tests {
         assert!(same.affine.abs_diff_eq(affine, 1e-12));
         let fine = rescaled(&volume, DVec3::splat(0.5), None);
         assert_eq!(fine.shape, [13, 12, 13]);
+        assert!(is_same_grid(&volume, &same) && !is_same_grid(&volume, &fine));
         let centre = |affine: &DMat4, shape: [usize; 3]| {
             affine.transform_point3(DVec3::from_array(shape.map(|n| (n as f64 - 1.0) / 2.0)))
         };

@@ -15,13 +15,13 @@ use super::{FrameOptions, ModelOptions, Outcome, Session, text_about, usage};
 use crate::gpu::AdapterSummary;
 use crate::pipeline::strip::{StripOptions, Stripper};
 use crate::pipeline::{PipelineError, qc, write_whole};
-use crate::volume::nifti::{self, FrameChoice};
+use crate::volume::image::{self, FrameChoice};
 use crate::volume::pairs;
 
 /// Extract the brain from heads
 ///
 /// Short form: `trephine strip head.nii.gz` writes head_brain.nii.gz, head_mask.nii.gz and head_qc.png beside
-/// the input, or in -O DIR. Existing files are kept unless --force is given.
+/// the input, or in -O DIR (.mgz from .mgz). Existing files are kept unless --force is given.
 ///
 /// Long form: with any of -o -m -d -p -q --bias --corrected, those files are written, and no others. Existing
 /// ones are replaced.
@@ -29,13 +29,15 @@ use crate::volume::pairs;
 /// Batch: several files, or a folder, with -O OUT. A head that fails does not stop the rest. OUT/report.csv
 /// holds a row a head.
 ///
-/// Outputs lie on the input's grid with its header; the brain is bit-equal to the input inside the mask.
+/// Outputs lie on the input's grid with its header; the brain is bit-equal to the input inside the mask. Their
+/// names say what they are: NIfTI (.nii, .nii.gz) or FreeSurfer's MGH (.mgz, .mgh), which knows no scaling and
+/// stores scaled voxels as float32.
 #[derive(Debug, Args)]
 #[command(
     after_long_help = "Example:\n  trephine strip head.nii.gz\n  trephine strip -i head.nii.gz -o brain.nii.gz -m mask.nii.gz -q check.png\n  trephine strip heads/ -O stripped"
 )]
 pub(super) struct Options {
-    /// Heads: NIfTI files, or folders to look through
+    /// Heads: NIfTI or MGH files, or folders to look through
     #[arg(value_name = "FILE|DIR", required_unless_present = "input", conflicts_with = "input")]
     inputs: Vec<PathBuf>,
     /// One head
@@ -112,10 +114,17 @@ impl Outputs {
         all
     }
 
-    /// The short form's: `STEM_brain.nii.gz`, `STEM_mask.nii.gz`, `STEM_qc.png`.
-    fn beside(folder: &Path, stem: &str) -> Self {
-        let name = |end: &str| Some(folder.join(format!("{stem}_{end}")));
-        Self { brain: name("brain.nii.gz"), mask: name("mask.nii.gz"), qc: name("qc.png"), ..Self::default() }
+    /// The short form's: `STEM_brain.nii.gz`, `STEM_mask.nii.gz`, `STEM_qc.png`; `.mgz` for an input of that
+    /// format.
+    fn beside(folder: &Path, stem: &str, input: &Path) -> Self {
+        let extension = if image::is_mgh_name(input) { "mgz" } else { "nii.gz" };
+        let name = |end: &str, extension: &str| Some(folder.join(format!("{stem}_{end}.{extension}")));
+        Self {
+            brain: name("brain", extension),
+            mask: name("mask", extension),
+            qc: name("qc", "png"),
+            ..Self::default()
+        }
     }
 }
 
@@ -206,7 +215,7 @@ impl Options {
         let jobs = self.batch(&inputs, out);
         if jobs.is_empty() {
             bail!(
-                "{}: holds no NIfTI image (.nii, .nii.gz, .hdr); name the folder that does",
+                "{}: holds no image (.nii, .nii.gz, .hdr, .mgz, .mgh); name the folder that does",
                 inputs[0].display()
             );
         }
@@ -218,7 +227,7 @@ impl Options {
         let name = input.file_name().unwrap_or_default().to_string_lossy();
         // The voxels of a pair; and files whose name says nothing are known by their content.
         let stem = pairs::stem(&name).or_else(|| name.strip_suffix(".img")).unwrap_or(&name);
-        let outputs = Outputs::beside(folder, stem);
+        let outputs = Outputs::beside(folder, stem, input);
         let existing = outputs.all().into_iter().find(|path| path.exists());
         let outputs = match existing {
             Some(path) if !self.force => Err(format!(
@@ -458,7 +467,7 @@ impl Batch {
         let mut results = Results::default();
         let frames = input.image.frames();
         for frame in 0..frames {
-            let stripped = stripper.strip(&input.volume(frame)?, &self.options)?;
+            let stripped = stripper.strip(&*input.volume(frame)?, &self.options)?;
             results.mask.extend(stripped.mask);
             results.probability.extend(stripped.probability.unwrap_or_default());
             results.distance.extend(stripped.distance_mm.unwrap_or_default());
@@ -506,10 +515,10 @@ impl Batch {
         }
         let image = &input.image;
         if let Some(path) = &outputs.brain {
-            nifti::write_stripped(path, image, &results.mask, self.fill)?;
+            image::write_stripped(path, image, &results.mask, self.fill)?;
         }
         if let Some(path) = &outputs.mask {
-            nifti::write_mask(path, image, &results.mask)?;
+            image::write_mask(path, image, &results.mask)?;
         }
         for (path, data) in [
             (&outputs.distance, &results.distance),
@@ -518,7 +527,7 @@ impl Batch {
             (&outputs.corrected, &results.corrected),
         ] {
             if let Some(path) = path {
-                nifti::write_like(path, image, data)?;
+                image::write_like(path, image, data)?;
             }
         }
         if let Some(path) = &outputs.qc {

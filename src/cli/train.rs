@@ -12,7 +12,7 @@ use super::terminal::{Terminal, one_line};
 use super::{Outcome, Session, TuningOptions};
 use crate::model::{self as models, LossKind, ModelCard};
 use crate::pipeline::train::{EpochRow, NetworkConfig, Progress, TrainConfig, TrainRun};
-use crate::volume::nifti;
+use crate::volume::image;
 use crate::volume::pairs::{Pair, PairTable};
 
 /// Train a network on heads with masks
@@ -230,7 +230,7 @@ fn read_pairs(path: &Path) -> anyhow::Result<Vec<Pair>> {
     }
     for pair in &table.pairs {
         let Some(mask) = &pair.mask else { continue };
-        let (image, labels) = (nifti::read_info(&pair.image)?, nifti::read_info(mask)?);
+        let (image, labels) = (image::read_info(&pair.image)?, image::read_info(mask)?);
         if image.shape != labels.shape {
             return Err(crate::volume::Problem::Grid { a: labels.shape, b: image.shape }.at(mask).into());
         }

@@ -73,7 +73,7 @@ impl From<GpuError> for N4Error {
 }
 
 /// One number for three equal factors, else `x,y,z`.
-fn factors([z, y, x]: &[usize; 3]) -> String {
+pub(crate) fn factors([z, y, x]: &[usize; 3]) -> String {
     if x == y && y == z { x.to_string() } else { format!("{x},{y},{z}") }
 }
 

@@ -25,7 +25,7 @@ use crate::ops::resample::{
     AxisOrder, Edge, IDENTITY, Interpolation, Resample, ResampleDeformed, grid_matrix,
 };
 use crate::tensor::TensorDesc;
-use crate::volume::nifti::{self, FrameChoice};
+use crate::volume::image::{self, FrameChoice};
 use crate::volume::pairs::Pair;
 
 /// A head ready to sample from: image and mask on a grid like the network's, finer and with a margin when
@@ -62,8 +62,8 @@ impl StoredHead {
             file: pair.image.clone(),
             reason: "has no mask in the table; training needs one".into(),
         })?;
-        let image = nifti::read(&pair.image, FrameChoice::Only)?;
-        let mask = nifti::read(mask_path, FrameChoice::Only)?;
+        let image = image::read(&pair.image, FrameChoice::Only)?;
+        let mask = image::read(mask_path, FrameChoice::Only)?;
         if image.shape() != mask.shape() {
             return Err(PipelineError::Input {
                 file: mask_path.clone(),

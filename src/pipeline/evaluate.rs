@@ -9,8 +9,8 @@ use super::strip::{StripOptions, Stripper};
 use crate::gpu::Gpu;
 use crate::graph::Tuning;
 use crate::model::Model;
+use crate::volume::image::{self, FrameChoice};
 use crate::volume::metrics::{Agreement, compare};
-use crate::volume::nifti::{self, FrameChoice};
 use crate::volume::pairs::PairTable;
 
 /// A head's agreement with its reference.
@@ -74,12 +74,12 @@ fn score(
     options: &StripOptions,
 ) -> Result<(Agreement, f64), PipelineError> {
     let begun = Instant::now();
-    let image = nifti::read(image_path, FrameChoice::Only)?;
+    let image = image::read(image_path, FrameChoice::Only)?;
     let volume = image.frame_f32(0)?;
     volume.check_content().map_err(|problem| problem.at(image_path))?;
     let stripped = stripper.strip(&volume, options)?;
     let seconds = begun.elapsed().as_secs_f64();
-    let reference = nifti::read(mask_path, FrameChoice::Only)?;
+    let reference = image::read(mask_path, FrameChoice::Only)?;
     if reference.shape() != image.shape() {
         return Err(PipelineError::Input {
             file: mask_path.to_path_buf(),

@@ -3,6 +3,7 @@
 pub mod augment;
 pub mod bench;
 pub mod bias;
+mod canvas;
 pub mod dataset;
 pub mod evaluate;
 pub mod grid;
@@ -67,6 +68,9 @@ pub enum PipelineError {
     /// Something cannot be measured, or gives wrong results.
     #[error("{0}")]
     Check(String),
+    /// A plot that cannot be drawn.
+    #[error("the plot cannot be drawn ({0}); take the figures from --csv or log.csv")]
+    Plot(String),
     /// Training went wrong.
     #[error("training: {0}")]
     Training(String),
@@ -79,7 +83,7 @@ pub enum PipelineError {
 pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), PipelineError> {
     let fail = |source| PipelineError::Write { file: path.to_path_buf(), source };
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = crate::volume::nifti::temporary_in(folder).map_err(fail)?;
+    let mut file = crate::volume::image::temporary_in(folder).map_err(fail)?;
     std::io::Write::write_all(&mut file, bytes).map_err(fail)?;
     file.as_file().sync_all().map_err(fail)?;
     file.persist(path).map_err(|e| fail(e.error))?;

@@ -20,7 +20,7 @@ pub enum Problem {
     #[error("does not exist; check the path")]
     Missing,
     /// A folder where a file is expected.
-    #[error("is a folder; name a .nii or .nii.gz file in it")]
+    #[error("is a folder; name an image file in it")]
     Folder,
     /// The operating system refused to open or read.
     #[error("cannot be read ({0}); check its permissions and the disk")]
@@ -32,17 +32,17 @@ pub enum Problem {
     #[error("cannot be written: the folder {} does not exist; create it first", .0.display())]
     NoFolder(PathBuf),
     /// An output name with an extension that this program does not write.
-    #[error("is not a name for an output image; end it in .nii or .nii.gz")]
+    #[error("is not a name for an output image; end it in .nii, .nii.gz, .mgz or .mgh")]
     OutputName,
     /// Fewer bytes than a header has.
-    #[error("is only {0} bytes long, too short for a NIfTI file; fetch or convert it again")]
+    #[error("is only {0} bytes long, too short for an image; fetch or convert it again")]
     TooShort(usize),
     /// Another format.
-    #[error("is not a NIfTI file (it looks like {found}); {remedy}")]
+    #[error("is neither a NIfTI nor an MGH file (it looks like {found}); {remedy}")]
     OtherFormat {
         /// What the bytes look like.
         found: &'static str,
-        /// How to get a NIfTI file from it.
+        /// How to get a file from it that is read here.
         remedy: &'static str,
     },
     /// The header of a pair whose voxel file is missing.
@@ -118,6 +118,11 @@ pub enum Problem {
         /// `sform` or `qform`.
         form: &'static str,
     },
+    /// An MGH header whose directions and voxel sizes make no invertible matrix.
+    #[error(
+        "has unusable direction cosines or voxel sizes (their matrix is singular or not finite); convert the original scan again"
+    )]
+    DirectionCosines,
     /// No form and a voxel size that is zero or not finite.
     #[error("has no usable voxel size (pixdim is {0:?}); set pixdim in the header to millimetres")]
     VoxelSize([f64; 3]),
@@ -160,7 +165,7 @@ pub enum Problem {
         b: [usize; 3],
     },
     /// A grid that the header of the output format cannot express.
-    #[error("cannot hold a grid of {0:?} in its NIfTI version; choose a smaller grid")]
+    #[error("cannot hold a grid of {0:?} in its format; choose a smaller grid")]
     GridTooLarge([usize; 3]),
     /// A table that cannot be parsed.
     #[error("is not a table of pairs ({0}); write tab-separated columns with a header line")]

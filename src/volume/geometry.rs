@@ -11,6 +11,12 @@ use glam::{DMat3, DMat4, DQuat, DVec3, DVec4};
 /// singular: two axes then enclose less than 0.2 seconds of arc, which no scanner makes.
 const SINGULAR: f64 = 1e-6;
 
+/// Edges of a voxel beyond these are damage, whatever the unit: a picometre, a kilometre.
+const VOXEL_MM: std::ops::Range<f64> = 1e-9..1e6;
+
+/// A place farther from the origin than this is damage.
+const FARTHEST_MM: f64 = 1e12;
+
 /// Cosine between two axes from which a matrix counts as sheared. f32 headers round to 1e-7;
 /// 1e-5 moves a corner 250 mm away by 2.5 micrometres.
 const SHEAR: f64 = 1e-5;
@@ -22,7 +28,9 @@ pub enum FormSource {
     Sform,
     /// The quaternion of the header.
     Qform,
-    /// Neither is set: centred, x to the left.
+    /// The direction cosines of an MGH header.
+    Mgh,
+    /// The header does not say: centred, x to the left.
     None,
 }
 
@@ -135,14 +143,15 @@ pub(crate) fn linear(affine: &DMat4) -> DMat3 {
     DMat3::from_mat4(*affine)
 }
 
-fn is_usable(affine: &DMat4) -> bool {
+/// Whether a matrix places a grid: finite, regular, and of a size that f32 headers hold.
+pub(crate) fn is_usable(affine: &DMat4) -> bool {
     let a = linear(affine);
     let norms = voxel_size(affine);
-    let product = norms.x * norms.y * norms.z;
     affine.is_finite()
-        && product.is_normal()
-        && a.determinant().is_finite()
-        && a.determinant().abs() > SINGULAR * product
+        && VOXEL_MM.contains(&norms.min_element())
+        && VOXEL_MM.contains(&norms.max_element())
+        && affine.w_axis.truncate().abs().max_element() < FARTHEST_MM
+        && a.determinant().abs() > SINGULAR * norms.x * norms.y * norms.z
 }
 
 /// Warns when two matrices place a corner of the grid more than half the smallest voxel edge

@@ -1,4 +1,4 @@
-//! Images on a voxel grid: NIfTI files, geometry, orientation, and the CPU definitions of
+//! Images on a voxel grid: image files, geometry, orientation, and the CPU definitions of
 //! morphology, components, distances and metrics. No GPU in here.
 //!
 //! Arrays are flat with x fastest, as NIfTI stores them: `data[x + nx * (y + ny * z)]`.
@@ -8,9 +8,9 @@ pub mod components;
 pub mod distance;
 mod error;
 mod geometry;
+pub mod image;
 pub mod metrics;
 pub mod morphology;
-pub mod nifti;
 pub mod orientation;
 pub mod pairs;
 mod warning;

@@ -122,7 +122,7 @@ fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    super::nifti::temporary_in(folder)
+    super::image::temporary_in(folder)
         .and_then(|mut file| {
             io::Write::write_all(&mut file, bytes)?;
             Ok(file)
@@ -257,13 +257,13 @@ fn scan(
     Ok(())
 }
 
-/// The name of a NIfTI file less its extension; `None` for other files. Of a pair, the header
+/// The name of an image file less its extension; `None` for other files. Of a pair, the header
 /// stands for both.
 pub fn stem(name: &str) -> Option<&str> {
-    let plain = super::nifti::strip_suffix(name, ".gz").unwrap_or(name);
-    [".nii", ".hdr"]
+    let plain = super::image::strip_suffix(name, ".gz").unwrap_or(name);
+    [".nii", ".hdr", ".mgz", ".mgh"]
         .iter()
-        .find_map(|ext| super::nifti::strip_suffix(plain, ext))
+        .find_map(|ext| super::image::strip_suffix(plain, ext))
         .filter(|stem| !stem.is_empty())
 }
 
@@ -302,7 +302,7 @@ impl<'a> Role<'a> {
         let bids = BidsName::parse(stem);
         let of_brain =
             bids.as_ref().is_none_or(|name| name.about.iter().all(|about| about.contains("brain")));
-        let ends = |suffix: &str| super::nifti::strip_suffix(stem, suffix);
+        let ends = |suffix: &str| super::image::strip_suffix(stem, suffix);
         if ends("_mask").is_some() || ends("_brainmask").is_some() {
             if !of_brain {
                 return Self::Other;

@@ -7,7 +7,7 @@ use std::fmt;
 pub enum Warning {
     /// `pixdim` has negative voxel sizes; the absolute values are taken.
     NegativePixdim([f64; 3]),
-    /// Neither form is set: left and right are a guess.
+    /// Neither form is set (or an MGH header not marked good): left and right are a guess.
     NoOrientation,
     /// Both forms are set and place the image differently; the sform is taken.
     FormsDisagree {
@@ -42,7 +42,7 @@ impl fmt::Display for Warning {
             Self::NoOrientation => write!(
                 f,
                 "the header says nothing about orientation, so left and right are a guess; \
-                 set the sform or qform from the original scan"
+                 take the orientation from the original scan (in NIfTI: sform or qform)"
             ),
             Self::FormsDisagree { sform, qform, displacement_mm } => write!(
                 f,

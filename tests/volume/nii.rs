@@ -8,7 +8,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use glam::DMat4;
 use tempfile::TempDir;
-use trephine::volume::nifti::{FrameChoice, Image, read};
+use trephine::volume::image::{FrameChoice, Image, read};
 
 pub const SHAPE: [usize; 3] = [7, 6, 5];
 pub const VOXELS: usize = 210;

@@ -4,9 +4,10 @@ use std::fs;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
+use crate::mgh::Mgh;
 use crate::nii::*;
-use crate::{LARGEST, SANE};
-use trephine::volume::nifti::{
+use crate::{LARGEST, SANE, peak_of};
+use trephine::volume::image::{
     FrameChoice, Image, Version, read, read_info, write_like, write_mask, write_stripped,
 };
 use trephine::volume::{FormSource, Problem, VolumeError, Warning};
@@ -149,12 +150,10 @@ fn what_is_not_nifti_is_named() {
     analyze[344..348].fill(0);
     let mut dicom = vec![0; 900];
     dicom[128..132].copy_from_slice(b"DICM");
-    let mgh = [&[0, 0, 0, 1][..], &[0; 600]].concat();
     for (name, content, word) in [
         ("a.hdr", analyze, "Analyze 7.5"),
         ("d.nii", dicom, "DICOM"),
-        ("m.nii.gz", gz(&mgh), "FreeSurfer MGH"),
-        ("n.nii", vec![b'x'; 700], "not a NIfTI file"),
+        ("n.nii", vec![b'x'; 700], "neither a NIfTI nor an MGH file"),
         ("s.nii", vec![0; 100], "only 100 bytes"),
         ("e.nii", vec![], "only 0 bytes"),
     ] {
@@ -286,6 +285,38 @@ fn absurd_dimensions_are_refused_before_memory_is_taken() {
         assert_eq!(values(&only(&dir.put("x.nii", &bytes))), expected(4));
     }
     assert!(LARGEST.load(Ordering::Relaxed) < SANE);
+}
+
+#[test]
+fn reading_and_writing_take_one_copy() {
+    let dir = Folder::new();
+    let dim = [128, 128, 128];
+    let voxels = dim.iter().product::<i64>() as usize;
+    let mut state = 3_u32;
+    // What hardly packs, and what packs to a thousandth.
+    let noise: Vec<u8> = (0..2 * voxels).map(|_| lcg(&mut state) & 31).collect();
+    for data in [noise, vec![0; 2 * voxels]] {
+        let nii = Nii { dim: dim.to_vec(), data: data.clone(), ..Nii::new() };
+        let mgh = Mgh { dims: [128, 128, 128, 1], data: data.clone(), ..Mgh::new(4, 1) };
+        for (name, bytes) in [
+            ("x.nii", nii.bytes()),
+            ("x.nii.gz", gz(&nii.bytes())),
+            ("x.mgh", mgh.bytes()),
+            ("x.mgz", gz(&mgh.bytes())),
+        ] {
+            let path = dir.put(name, &bytes);
+            let (image, peak) = peak_of(|| only(&path));
+            assert!(image.raw() == data);
+            let most = data.len() as isize + (512 << 10);
+            assert!(peak < most, "{name}: {peak} bytes for {} of voxels", data.len());
+            // Uncompressed, a piece at a time; what is packed by other threads is not seen here.
+            let keep = vec![1; voxels];
+            for out in ["y.nii", "y.mgh"] {
+                let (_, peak) = peak_of(|| write_stripped(dir.path(out), &image, &keep, 0.0).unwrap());
+                assert!(peak < 2 << 20, "{name} to {out}: {peak} bytes to write");
+            }
+        }
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::nii::*;
 use glam::{DMat4, DVec3, DVec4};
-use trephine::volume::nifti::{
+use trephine::volume::image::{
     NiftiType, check_output_name, read_info, write_like, write_mask, write_new, write_stripped,
 };
 use trephine::volume::{FormSource, Problem};
@@ -212,7 +212,7 @@ fn names_are_kept_exactly_and_failures_leave_nothing() {
     assert_eq!(only(&dir.path("in.nii")).datatype(), NiftiType::Uint8);
     let before = dir.names();
 
-    for name in ["x.img", "x.mgz", "x", "x.gz", "nii"] {
+    for name in ["x.img", "x.hdr", "x", "x.gz", "nii"] {
         let error = write_mask(dir.path(name), &image, &mask).unwrap_err();
         assert!(matches!(error.problem, Problem::OutputName), "{name}: {error}");
         assert!(check_output_name(dir.path(name)).is_err());

@@ -184,7 +184,7 @@ impl Options {
                 }
             }
             Target::N4(shape) => {
-                let options = N4Options { shrink: self.shrink.unwrap_or(3), ..N4Options::default() };
+                let options = N4Options { shrink: [self.shrink.unwrap_or(3); 3], ..N4Options::default() };
                 match measure_n4(&gpu, shape, &options, self.budget()) {
                     Ok(total) => {
                         session.terminal.result(&table::total(&total))?;

@@ -15,7 +15,7 @@ use crate::gpu::Gpu;
 use crate::ops::Fill;
 use crate::ops::resample::{AxisOrder, Edge, Interpolation, Resample, grid_matrix, index_matrix};
 use crate::pipeline::PipelineError;
-use crate::pipeline::bias::{N4Options, n4};
+use crate::pipeline::bias::{N4Options, Region, factors, n4};
 use crate::tensor::TensorDesc;
 
 /// Largest error of the field's logarithm that passes. N4 does not find a field exactly, whatever it runs on; what
@@ -35,9 +35,10 @@ pub fn measure_n4(
     let (values, mask, field) = head(shape);
     let desc = TensorDesc::f32(&shape);
     let volume = gpu.upload(&desc, &values)?;
-    let weight = gpu.upload(&desc, &mask)?;
+    let labels: Vec<u32> = mask.iter().map(|&m| u32::from(m > 0.0)).collect();
+    let labels = gpu.upload(&TensorDesc::u32(&shape), &labels)?;
     // Warm-up, and the result to check.
-    let result = n4(gpu, &volume, Some(&weight), options)?;
+    let result = n4(gpu, &volume, Region::mask(&labels), options)?;
     let log_field: Vec<f32> = gpu.download(&result.log_field)?;
     drop(result);
     let inside: Vec<usize> = (0..mask.len()).filter(|&ix| mask[ix] > 0.0).collect();
@@ -53,13 +54,13 @@ pub fn measure_n4(
     let mut seconds: Vec<f64> = Vec::new();
     while seconds.len() < budget.samples || seconds.iter().sum::<f64>() < budget.seconds {
         let begun = Instant::now();
-        let result = n4(gpu, &volume, Some(&weight), options)?;
+        let result = n4(gpu, &volume, Region::mask(&labels), options)?;
         gpu.wait()?;
         seconds.push(begun.elapsed().as_secs_f64());
         drop(result);
     }
     Ok(Total {
-        name: format!("n4, shrink {}", options.shrink),
+        name: format!("n4, shrink {}", factors(&options.shrink)),
         direction: "n4".to_owned(),
         shape: shape.to_vec(),
         ms: Milliseconds::of(&seconds),

@@ -108,6 +108,15 @@ pub(super) fn nearest_raw(
     }, Vec::new())
 }
 
+/// Whole numbers and floats as voxels of a type that holds them.
+pub(super) fn cast(data: &[f32], datatype: NiftiType, endianness: Endianness) -> Vec<u8> {
+    let big = endianness == Endianness::Big;
+    with_type!(datatype, T => {
+        let bytes = |&v: &f32| if big { (v as T).to_be_bytes() } else { (v as T).to_le_bytes() };
+        data.iter().flat_map(bytes).collect()
+    }, Vec::new())
+}
+
 /// Floats as bytes in the given order; no copy where it is this machine's.
 pub(super) fn from_f32(data: &[f32], endianness: Endianness) -> Cow<'_, [u8]> {
     if endianness == Endianness::native() {

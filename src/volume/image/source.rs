@@ -74,30 +74,36 @@ impl Source {
 
     /// Up to `n` bytes, fewer only where the file ends or a gzip stream breaks off.
     pub(super) fn read_up_to(&mut self, n: usize) -> Result<Vec<u8>, Problem> {
-        self.read_after(&[], n)
+        self.read_after(&[], n, 0)
     }
 
-    /// `known`, and what follows in the file, up to `n` bytes together. The memory taken follows
-    /// the bytes that are there.
-    fn read_after(&mut self, known: &[u8], n: usize) -> Result<Vec<u8>, Problem> {
-        let expected = match self.length {
-            Some(length) if self.is_gzip() => length.saturating_mul(DEFLATE_USUAL),
-            Some(length) => length,
-            None => 1 << 20,
-        };
-        let first = usize::try_from(expected).unwrap_or(usize::MAX).min(n);
+    /// `known`, and what follows in the file, up to `n` bytes together. Memory for `expected` of
+    /// them is taken at once; from there on it follows the bytes that are there, twice as many
+    /// at most and never more than `n`.
+    pub(super) fn read_after(&mut self, known: &[u8], n: usize, expected: usize) -> Result<Vec<u8>, Problem> {
+        let memory = |_| Problem::Memory(n as u64);
         let mut bytes = Vec::new();
-        bytes.try_reserve_exact(first.max(known.len())).map_err(|_| Problem::Memory(n as u64))?;
+        bytes.try_reserve_exact(expected.clamp(known.len(), n)).map_err(memory)?;
         bytes.extend_from_slice(known);
-        let rest = (n - known.len()) as u64;
-        match (&mut self.reader).take(rest).read_to_end(&mut bytes) {
-            Ok(_) => {}
-            // What was inflated up to the break is in `bytes`; the caller says what is missing.
-            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {}
-            Err(e) if e.kind() == io::ErrorKind::OutOfMemory => {
-                return Err(Problem::Memory(n as u64));
+        while bytes.len() < n {
+            if bytes.len() == bytes.capacity() {
+                let more = bytes.len().max(1 << 12).min(n - bytes.len());
+                bytes.try_reserve_exact(more).map_err(memory)?;
             }
-            Err(e) => return Err(self.problem(e)),
+            // To the end of the memory and no further, so that `read_to_end` takes no more.
+            let room = bytes.capacity().min(n) - bytes.len();
+            let read = match (&mut self.reader).take(room as u64).read_to_end(&mut bytes) {
+                Ok(read) => read,
+                // What was inflated up to the break is in `bytes`; the caller says what is missing.
+                Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => break,
+                Err(e) if e.kind() == io::ErrorKind::OutOfMemory => {
+                    return Err(Problem::Memory(n as u64));
+                }
+                Err(e) => return Err(self.problem(e)),
+            };
+            if read < room {
+                break;
+            }
         }
         self.position += (bytes.len() - known.len()) as u64;
         Ok(bytes)
@@ -112,7 +118,13 @@ impl Source {
         if most < n {
             return Err(self.too_short(n, most));
         }
-        let bytes = self.read_after(known, size)?;
+        let usual = match self.length {
+            Some(length) if self.is_gzip() => length.saturating_mul(DEFLATE_USUAL),
+            Some(length) => length,
+            None => 1 << 20,
+        };
+        let usual = usize::try_from(usual).unwrap_or(usize::MAX);
+        let bytes = self.read_after(known, size, usual)?;
         if bytes.len() < size {
             let found = bytes.len() as u64;
             return Err(Problem::Truncated { needed: n, found });

@@ -1,16 +1,36 @@
-//! An image as read: header, geometry and the voxel bytes in their own datatype.
+//! Image files: NIfTI-1, NIfTI-2 and FreeSurfer's MGH, read into one [`Image`] and written by the
+//! name of the output.
+//!
+//! [`read`] takes single files and pairs, gzip or not (by content, whatever the name), both
+//! byte orders and all real datatypes. Everything it is given may be wrong: no file panics, and
+//! the memory taken follows the bytes really there: one copy of the chosen volumes. The writers
+//! keep the input's header bit for bit but for the fields that must change.
 
-use super::super::{FormSource, Geometry, Problem, Volume, VolumeError, Warning, geometry};
-use super::header::{Header, LONGEST, extension_records};
-use super::source::{Source, sibling};
-use super::voxels;
-use ::nifti::NiftiType;
+mod gzip;
+mod mgh;
+mod nifti;
+mod source;
+mod voxels;
+mod write;
+
+pub use self::nifti::{Header, Version};
+pub use ::nifti::{Endianness, NiftiType};
+pub use mgh::Header as MghHeader;
+pub use write::{check_output_name, is_mgh_name, write_like, write_mask, write_new, write_stripped};
+pub(crate) use {source::strip_suffix, write::temporary_in};
+
+use self::nifti::{LONGEST, extension_records};
+use super::{FormSource, Geometry, Problem, Volume, VolumeError, Warning, geometry};
 use glam::{DMat4, DVec3};
+use source::{Source, sibling};
 use std::path::{Path, PathBuf};
 
 /// Most bytes of extensions that are kept. Real ones are kilobytes; the limit keeps a damaged
 /// offset from filling the memory.
 const EXTENSIONS_MOST: usize = 64 << 20;
+
+/// Most bytes kept of what follows the voxels of an MGH file.
+const TAIL_MOST: usize = EXTENSIONS_MOST;
 
 /// Which volumes of a 4D image to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,8 +56,10 @@ pub struct Info {
     pub geometry: Geometry,
     /// Slope and intercept that apply.
     pub scaling: (f64, f64),
-    /// The header itself.
+    /// The NIfTI header: the file's own, or one that says the same as an MGH file's.
     pub header: Header,
+    /// The header of an MGH file.
+    pub mgh: Option<MghHeader>,
     /// Oddities of the header.
     pub warnings: Vec<Warning>,
 }
@@ -45,30 +67,66 @@ pub struct Info {
 /// An image in memory: everything needed to write its like, with the voxels as stored.
 #[derive(Debug, Clone)]
 pub struct Image {
-    pub(super) path: PathBuf,
-    pub(super) info: Info,
+    path: PathBuf,
+    info: Info,
     /// Volumes held in `data`.
-    pub(super) held: usize,
+    held: usize,
     /// Voxel bytes of the held volumes, byte order of the file.
-    pub(super) data: Vec<u8>,
+    data: Vec<u8>,
 }
 
-/// Reads the header of a NIfTI file (or of either file of a pair).
+/// Reads the header of an image (of a pair, by either of its files).
 pub fn read_info(path: impl AsRef<Path>) -> Result<Info, VolumeError> {
     let path = path.as_ref();
     open(path).and_then(|mut opened| opened.info()).map_err(|problem| problem.at(path))
 }
 
-/// Reads a NIfTI file (or a pair, by either of its files): the header and the voxels of the
-/// chosen volumes.
+/// Reads an image (a pair by either of its files): the header and the voxels of the chosen
+/// volumes.
 pub fn read(path: impl AsRef<Path>, choice: FrameChoice) -> Result<Image, VolumeError> {
     let path = path.as_ref();
     open(path).and_then(|opened| opened.image(path, choice)).map_err(|problem| problem.at(path))
 }
 
-/// A file whose header is read: `source` stands right after it.
+/// The header that a file begins with.
+enum Start {
+    Nifti(Header),
+    Mgh(MghHeader),
+}
+
+impl Start {
+    fn parse(bytes: &[u8]) -> Result<Self, Problem> {
+        // No NIfTI header begins like that: 348 and 540 are no 1 in either byte order.
+        if mgh::is_mgh(bytes) {
+            MghHeader::parse(bytes).map(Self::Mgh)
+        } else {
+            Header::parse(bytes).map(Self::Nifti)
+        }
+    }
+
+    fn size(&self) -> usize {
+        match self {
+            Self::Nifti(header) => header.size(),
+            Self::Mgh(header) => header.bytes().len(),
+        }
+    }
+
+    fn is_pair(&self) -> bool {
+        matches!(self, Self::Nifti(header) if header.is_pair())
+    }
+
+    /// Byte of the file at which the voxels start.
+    fn voxel_offset(&self) -> Result<u64, Problem> {
+        match self {
+            Self::Nifti(header) => header.voxel_offset(),
+            Self::Mgh(header) => Ok(header.bytes().len() as u64),
+        }
+    }
+}
+
+/// A file whose header is read: `source` stands right after it and the bytes `ahead`.
 struct Opened {
-    header: Header,
+    start: Start,
     source: Source,
     /// Bytes already taken from `source` after the header.
     ahead: Vec<u8>,
@@ -80,13 +138,13 @@ fn open(path: &Path) -> Result<Opened, Problem> {
     let start = |path: &Path| {
         let mut source = Source::open(path)?;
         let bytes = source.read_up_to(LONGEST)?;
-        Header::parse(&bytes).map(|header| {
-            let ahead = bytes[header.size()..].to_vec();
-            (source, header, ahead)
+        Start::parse(&bytes).map(|start| {
+            let ahead = bytes.get(start.size()..).unwrap_or_default().to_vec();
+            (source, start, ahead)
         })
     };
     let (mut named_voxels, mut header_path) = (None, path.to_path_buf());
-    let (source, header, ahead) = match start(path) {
+    let (source, start, ahead) = match start(path) {
         Ok(opened) => opened,
         // Not a header: the voxels of a pair, if the name says so.
         Err(problem @ (Problem::OtherFormat { .. } | Problem::TooShort(_))) => {
@@ -103,13 +161,13 @@ fn open(path: &Path) -> Result<Opened, Problem> {
         }
         Err(problem) => return Err(problem),
     };
-    let voxels = if header.is_pair() {
+    let voxels = if start.is_pair() {
         let found = named_voxels.or_else(|| sibling(&header_path, ".hdr", ".img"));
         Some(found.ok_or(Problem::MissingImg)?)
     } else {
         None
     };
-    Ok(Opened { header, source, ahead, voxels })
+    Ok(Opened { start, source, ahead, voxels })
 }
 
 fn has_extension(path: &Path, extension: &str) -> bool {
@@ -122,7 +180,17 @@ impl Opened {
     /// a single file or behind the header of a pair.
     fn info(&mut self) -> Result<Info, Problem> {
         let mut warnings = Vec::new();
-        let header = &self.header;
+        let header = match &self.start {
+            Start::Nifti(header) => header,
+            Start::Mgh(mgh) => {
+                let (shape, frames) = mgh.grid()?;
+                let datatype = mgh.datatype()?;
+                let geometry = mgh.geometry(shape, &mut warnings)?;
+                let header = Header::new(shape, frames, datatype, &geometry.affine, mgh.repetition_s())?;
+                let (scaling, mgh) = ((1.0, 0.0), Some(mgh.clone()));
+                return Ok(Info { shape, frames, datatype, geometry, scaling, header, mgh, warnings });
+            }
+        };
         let datatype = header.datatype()?;
         let (shape, frames) = header.grid()?;
         let scaling = header.scaling()?;
@@ -131,12 +199,18 @@ impl Opened {
             warnings.push(Warning::Units(unit));
         }
         let geometry = Geometry::from_forms(header.forms(), shape, &mut warnings)?;
-        self.read_extensions(offset, &mut warnings)?;
-        Ok(Info { shape, frames, datatype, geometry, scaling, header: self.header.clone(), warnings })
+        let mut header = header.clone();
+        header.extensions = self.read_extensions(&header, offset, &mut warnings)?;
+        Ok(Info { shape, frames, datatype, geometry, scaling, header, mgh: None, warnings })
     }
 
-    fn read_extensions(&mut self, offset: u64, warnings: &mut Vec<Warning>) -> Result<(), Problem> {
-        let size = self.header.size();
+    fn read_extensions(
+        &mut self,
+        header: &Header,
+        offset: u64,
+        warnings: &mut Vec<Warning>,
+    ) -> Result<Vec<u8>, Problem> {
+        let size = header.size();
         let room = if self.voxels.is_some() {
             EXTENSIONS_MOST
         } else {
@@ -144,29 +218,25 @@ impl Opened {
         };
         let has_records = self.ahead.first().is_some_and(|&b| b != 0) && room > 4;
         if !has_records {
-            return Ok(());
+            return Ok(Vec::new());
         }
         if room > EXTENSIONS_MOST {
             warnings.push(Warning::DamagedExtensions);
-            return Ok(());
+            return Ok(Vec::new());
         }
         // What was read ahead may reach into the voxels; it stays there for `image`.
         let more = room.saturating_sub(self.ahead.len());
         let more = self.source.read_up_to(more)?;
         self.ahead.extend_from_slice(&more);
         let region = &self.ahead[..room.min(self.ahead.len())];
-        self.header.extensions = match extension_records(region, self.header.endianness()) {
-            Ok(records) => records,
-            Err(sound_part) => {
-                warnings.push(Warning::DamagedExtensions);
-                sound_part
-            }
-        };
-        Ok(())
+        extension_records(region, header.endianness()).or_else(|sound_part| {
+            warnings.push(Warning::DamagedExtensions);
+            Ok(sound_part)
+        })
     }
 
     fn image(mut self, path: &Path, choice: FrameChoice) -> Result<Image, Problem> {
-        let info = self.info()?;
+        let mut info = self.info()?;
         let (first, held) = match choice {
             FrameChoice::Only if info.frames == 1 => (0, 1),
             FrameChoice::Only => return Err(Problem::FrameNeeded(info.frames)),
@@ -179,14 +249,23 @@ impl Opened {
         // `grid` has checked that the bytes of all volumes are addressable.
         let voxels: usize = info.shape.iter().product();
         let frame_bytes = (voxels * info.datatype.size_of()) as u64;
-        let start = info.header.voxel_offset()? + first as u64 * frame_bytes;
+        let offset = self.start.voxel_offset()?;
+        let start = offset.saturating_add(first as u64 * frame_bytes);
         let needed = held as u64 * frame_bytes;
         let mut source = match &self.voxels {
             Some(img) => Source::open(img)?,
             None => self.source,
         };
         let ahead = if self.voxels.is_some() { Vec::new() } else { self.ahead };
-        let data = read_range(&mut source, info.header.size(), &ahead, start, needed)?;
+        let data = read_range(&mut source, self.start.size(), &ahead, start, needed)?;
+        if let Some(mgh) = &mut info.mgh {
+            let end = offset + info.frames as u64 * frame_bytes;
+            let known = usize::try_from(end - mgh.bytes().len() as u64).ok().and_then(|at| ahead.get(at..));
+            source.skip_to(end)?;
+            mgh.tail = source.read_after(known.unwrap_or_default(), TAIL_MOST, 0)?;
+            let Info { shape, frames, datatype, geometry, .. } = info;
+            info.header = Header::new(shape, frames, datatype, &geometry.affine, mgh.repetition_s())?;
+        }
         if first + held == info.frames {
             source.verify()?;
         }
@@ -264,7 +343,7 @@ impl Image {
         &self.info
     }
 
-    /// The header as read.
+    /// The NIfTI header as read; of an MGH file, one that says the same.
     pub fn header(&self) -> &Header {
         &self.info.header
     }
@@ -272,6 +351,14 @@ impl Image {
     /// Oddities found while reading.
     pub fn warnings(&self) -> &[Warning] {
         &self.info.warnings
+    }
+
+    /// Byte order of the voxels.
+    pub fn endianness(&self) -> Endianness {
+        match self.info.mgh {
+            Some(_) => Endianness::Big,
+            None => self.info.header.endianness(),
+        }
     }
 
     /// Voxel bytes of the held volumes in the datatype and byte order of the file.
@@ -287,8 +374,7 @@ impl Image {
         }
         let size = self.voxels() * self.info.datatype.size_of();
         let bytes = &self.data[frame * size..(frame + 1) * size];
-        let data =
-            voxels::to_f32(bytes, self.info.datatype, self.info.header.endianness(), self.info.scaling);
+        let data = voxels::to_f32(bytes, self.info.datatype, self.endianness(), self.info.scaling);
         Ok(Volume { shape: self.info.shape, affine: self.info.geometry.affine, data })
     }
 }

@@ -123,6 +123,9 @@ const MAGIC_TWO: std::ops::Range<usize> = 4..12;
 /// End of the NIfTI-2 magic: line ends that a transfer in text mode would damage.
 const MAGIC_TWO_TAIL: &[u8; 4] = b"\r\n\x1a\n";
 
+/// `xyzt_units`: NIFTI_UNITS_MM and NIFTI_UNITS_SEC.
+const MM_AND_SECONDS: i64 = 2 | 8;
+
 /// Bytes that hold the longest header and the extender, which says whether extensions follow.
 pub(super) const LONGEST: usize = TWO.size + 4;
 
@@ -161,6 +164,35 @@ impl Header {
             }
         }
         Err(other_format(bytes))
+    }
+
+    /// The header of a grid that came from another format: NIfTI-1 where its dimensions fit,
+    /// both forms set to `affine` as [`Header::for_new_grid`] does, mm and seconds.
+    pub(super) fn new(
+        shape: [usize; 3],
+        frames: usize,
+        datatype: NiftiType,
+        affine: &DMat4,
+        repetition_s: f64,
+    ) -> Result<Self, Problem> {
+        let longest = shape.into_iter().chain([frames]).max().unwrap_or_default();
+        let (layout, blank) = if longest <= i16::MAX as usize {
+            let mut raw = vec![0; ONE.size];
+            raw[..4].copy_from_slice(&348_i32.to_le_bytes());
+            raw[MAGIC_ONE].copy_from_slice(b"n+1\0");
+            (&ONE, raw)
+        } else {
+            let mut raw = vec![0; TWO.size];
+            raw[..4].copy_from_slice(&540_i32.to_le_bytes());
+            raw[MAGIC_TWO].copy_from_slice(b"n+2\0\r\n\x1a\n");
+            (&TWO, raw)
+        };
+        let mut out = Writer { raw: blank, layout, endianness: Endianness::Little };
+        out.put_floats(layout.pixdim, &[1.0, 1.0, 1.0, 1.0, repetition_s, 1.0, 1.0, 1.0]);
+        out.put_int(layout.xyzt_units, 0, MM_AND_SECONDS);
+        let output = Output { datatype, keep_scaling: false, all_frames: frames > 1, range: (0.0, 0.0) };
+        let bytes = Self::parse(&out.raw)?.for_new_grid(shape, frames, affine, &output)?;
+        Self::parse(&bytes)
     }
 
     /// NIfTI-1, through the `nifti` crate. It reads dimensions as unsigned; here they are
@@ -263,6 +295,27 @@ impl Header {
     /// The extender and extension records as they stand in the file, empty where there are none.
     pub fn extensions(&self) -> &[u8] {
         &self.extensions
+    }
+
+    /// Time between volumes in ms by `pixdim[4]` and its unit; 0 where it is none.
+    pub(super) fn repetition_ms(&self) -> f64 {
+        let layout = self.layout();
+        let reader = Reader { raw: &self.raw, endianness: self.endianness };
+        let time = reader.float(layout.pixdim, 4);
+        // NIFTI_UNITS_SEC, _MSEC and _USEC; without a unit seconds are meant.
+        let ms = match self.xyzt_units & 0x38 {
+            16 => time,
+            24 => time / 1000.0,
+            _ => time * 1000.0,
+        };
+        if ms.is_finite() { ms.max(0.0) } else { 0.0 }
+    }
+
+    fn layout(&self) -> &'static Layout {
+        match self.version {
+            Version::One => &ONE,
+            Version::Two => &TWO,
+        }
     }
 
     pub(super) fn forms(&self) -> &Forms {
@@ -485,14 +538,7 @@ struct Writer {
 
 impl Writer {
     fn new(header: &Header) -> Self {
-        Self {
-            raw: header.raw.clone(),
-            layout: match header.version {
-                Version::One => &ONE,
-                Version::Two => &TWO,
-            },
-            endianness: header.endianness,
-        }
+        Self { raw: header.raw.clone(), layout: header.layout(), endianness: header.endianness }
     }
 
     /// Puts the little-endian `bytes` of a number in the header's byte order.
@@ -588,8 +634,6 @@ fn other_format(bytes: &[u8]) -> Problem {
     let little = |n: i32| starts(&n.to_le_bytes()) || starts(&n.to_be_bytes());
     let (found, remedy) = if bytes.get(128..132) == Some(b"DICM") {
         ("DICOM", "convert the series with dcm2niix")
-    } else if starts(&[0, 0, 0, 1]) {
-        ("FreeSurfer MGH", "convert it with mri_convert")
     } else if starts(b"NRRD") {
         ("NRRD", "convert it, for example with 3D Slicer")
     } else if starts(b"ObjectType") || starts(b"NDims") {
@@ -603,7 +647,7 @@ fn other_format(bytes: &[u8]) -> Problem {
     } else if bytes.len() < ONE.size {
         return Problem::TooShort(bytes.len());
     } else {
-        ("something else", "pass a .nii or .nii.gz file")
+        ("something else", "pass a .nii, .nii.gz or .mgz file")
     };
     Problem::OtherFormat { found, remedy }
 }

@@ -1,0 +1,362 @@
+//! Writing images: onto a temporary file in the same folder, renamed when complete, so that a
+//! failure leaves nothing behind and a reader never sees half a file.
+//!
+//! The name of an output says what it is. `.nii` and `.nii.gz`: a single NIfTI file of the
+//! input's version and byte order. `.mgh` and `.mgz`: FreeSurfer's format, which knows no scaling
+//! and fewer types; what it cannot hold exactly is stored as float32. `.gz` and `.mgz` are gzip.
+//!
+//! Voxels are made a piece at a time, just before they are compressed: writing takes no copy of
+//! the volume.
+
+use super::super::{Problem, VolumeError, expect_length};
+use super::nifti::Output;
+use super::source::strip_suffix;
+use super::{Endianness, Image, MghHeader, NiftiType, gzip, mgh, voxels};
+use glam::DMat4;
+use rayon::prelude::*;
+use std::borrow::Cow;
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::Path;
+use tempfile::NamedTempFile;
+
+/// Bytes of voxels made at a time: large enough that the window of the compressor, which starts
+/// anew with each, costs below 1%.
+const PIECE: usize = 1 << 20;
+
+/// Writes labels (a mask: 0 and 1) on the grid of `like`: uint8, slope 1. `mask` holds one
+/// value a voxel for one volume, or for all the volumes of `like`.
+pub fn write_mask(path: impl AsRef<Path>, like: &Image, mask: &[u8]) -> Result<(), VolumeError> {
+    write(path.as_ref(), like, None, Values::Labels(mask))
+}
+
+/// Writes floats (a field, probabilities, distances) on the grid of `like`: float32, slope 1.
+/// `data` holds one value a voxel for one volume, or for all the volumes of `like`.
+pub fn write_like(path: impl AsRef<Path>, like: &Image, data: &[f32]) -> Result<(), VolumeError> {
+    write(path.as_ref(), like, None, Values::Floats(data))
+}
+
+/// Writes the held volumes of `image` in their own datatype and scaling: bit-equal to the input
+/// where `keep` is not 0, `fill` elsewhere. `keep` is for one volume and then applies to each,
+/// or for all of them.
+///
+/// `fill` is a scaled value. It is stored as the nearest value that the datatype holds: under
+/// an intercept of -1000, say, 0 is stored as 1000.
+pub fn write_stripped(
+    path: impl AsRef<Path>,
+    image: &Image,
+    keep: &[u8],
+    fill: f32,
+) -> Result<(), VolumeError> {
+    write(path.as_ref(), image, None, Values::Stripped { image, keep, fill })
+}
+
+/// Writes floats on a grid of its own, as after resampling: float32, sform and qform set to
+/// `affine` (the qform only without shear) with the form codes of `source`; the rest of the
+/// header as in `source`. `data` holds one or several volumes of `shape`.
+pub fn write_new(
+    path: impl AsRef<Path>,
+    shape: [usize; 3],
+    affine: &DMat4,
+    data: &[f32],
+    source: &Image,
+) -> Result<(), VolumeError> {
+    write(path.as_ref(), source, Some((shape, affine)), Values::Floats(data))
+}
+
+/// Writes `values` on the grid of `like`, or on `grid`.
+fn write(
+    path: &Path,
+    like: &Image,
+    grid: Option<([usize; 3], &DMat4)>,
+    values: Values<'_>,
+) -> Result<(), VolumeError> {
+    let build = || {
+        let frames = match grid {
+            None => frames_of(like, values.len())?,
+            Some((shape, _)) => frames_on(shape, values.len())?,
+        };
+        if let Values::Stripped { keep, .. } = values {
+            frames_of(like, keep.len())?;
+        }
+        if is_mgh_name(path) {
+            let (head, voxels) = mgh_file(like, grid, frames, values)?;
+            let tail = like.info.mgh.as_ref().map(|mgh| mgh.tail.clone());
+            let tail = tail.unwrap_or_else(|| new_mgh(like, frames).tail);
+            save(path, &Contents { head: &head, voxels, tail: &tail })
+        } else {
+            let (head, voxels) = nifti_file(like, grid, frames, values)?;
+            save(path, &Contents { head: &head, voxels, tail: &[] })
+        }
+    };
+    build().map_err(|p: Problem| p.at(path))
+}
+
+/// Header and voxels of a NIfTI output.
+fn nifti_file<'a>(
+    like: &Image,
+    grid: Option<([usize; 3], &DMat4)>,
+    frames: usize,
+    values: Values<'a>,
+) -> Result<(Vec<u8>, Voxels<'a>), Problem> {
+    let header = &like.info.header;
+    let datatype = values.datatype();
+    let voxels = Voxels { values, datatype, order: header.endianness(), scaled: false };
+    let output = Output {
+        datatype,
+        keep_scaling: matches!(values, Values::Stripped { .. }),
+        all_frames: frames > 1,
+        range: voxels.range(),
+    };
+    let head = match grid {
+        None => header.for_output(&output),
+        Some((shape, affine)) => header.for_new_grid(shape, frames, affine, &output)?,
+    };
+    Ok((head, voxels))
+}
+
+/// Header and voxels of an MGH output.
+fn mgh_file<'a>(
+    like: &Image,
+    grid: Option<([usize; 3], &DMat4)>,
+    frames: usize,
+    values: Values<'a>,
+) -> Result<(Vec<u8>, Voxels<'a>), Problem> {
+    let scaled = matches!(values, Values::Stripped { image, .. } if image.info.scaling != (1.0, 0.0));
+    let datatype = match (&values, &like.info.mgh) {
+        // Its own types stay as they are, the rare ones too.
+        (Values::Stripped { .. }, Some(_)) => values.datatype(),
+        _ => mgh::stored_type(values.datatype(), scaled),
+    };
+    let head = match &like.info.mgh {
+        Some(mgh) => mgh.for_output(datatype, frames, grid)?,
+        None => {
+            let affine = like.affine();
+            let grid = grid.unwrap_or((like.shape(), &affine));
+            new_mgh(like, frames).for_output(datatype, frames, Some(grid))?
+        }
+    };
+    Ok((head, Voxels { values, datatype, order: Endianness::Big, scaled }))
+}
+
+fn new_mgh(like: &Image, frames: usize) -> MghHeader {
+    MghHeader::new(if frames > 1 { like.info.header.repetition_ms() as f32 } else { 0.0 })
+}
+
+/// What is written, before it is bytes.
+#[derive(Clone, Copy)]
+enum Values<'a> {
+    /// uint8.
+    Labels(&'a [u8]),
+    /// float32.
+    Floats(&'a [f32]),
+    /// An image's own voxels where `keep` is not 0.
+    Stripped { image: &'a Image, keep: &'a [u8], fill: f32 },
+}
+
+impl Values<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Self::Labels(mask) => mask.len(),
+            Self::Floats(data) => data.len(),
+            Self::Stripped { image, .. } => image.voxels() * image.held,
+        }
+    }
+
+    fn datatype(&self) -> NiftiType {
+        match self {
+            Self::Labels(_) => NiftiType::Uint8,
+            Self::Floats(_) => NiftiType::Float32,
+            Self::Stripped { image, .. } => image.info.datatype,
+        }
+    }
+}
+
+/// Values with the way they are stored.
+#[derive(Clone, Copy)]
+struct Voxels<'a> {
+    values: Values<'a>,
+    datatype: NiftiType,
+    order: Endianness,
+    /// Store scaled values, for a format without slope and intercept.
+    scaled: bool,
+}
+
+impl<'a> Voxels<'a> {
+    fn piece_voxels(&self) -> usize {
+        PIECE / self.datatype.size_of()
+    }
+
+    fn pieces(&self) -> usize {
+        self.values.len().div_ceil(self.piece_voxels())
+    }
+
+    /// Bytes of a piece.
+    fn piece(&self, ix: usize) -> Cow<'a, [u8]> {
+        let from = ix * self.piece_voxels();
+        let to = (from + self.piece_voxels()).min(self.values.len());
+        match self.values {
+            Values::Labels(mask) => Cow::Borrowed(&mask[from..to]),
+            Values::Floats(data) => voxels::from_f32(&data[from..to], self.order),
+            Values::Stripped { image, keep, fill } => {
+                let (stored, order) = (image.info.datatype, image.endianness());
+                let size = stored.size_of();
+                let mut bytes = image.data[from * size..to * size].to_vec();
+                let scaling = if self.scaled { image.info.scaling } else { (1.0, 0.0) };
+                if self.scaled || stored != self.datatype {
+                    let floats = voxels::to_f32(&bytes, stored, order, scaling);
+                    bytes = voxels::cast(&floats, self.datatype, self.order);
+                } else if order != self.order {
+                    bytes.chunks_exact_mut(size).for_each(<[u8]>::reverse);
+                }
+                // One that is stored as it is keeps its scaling, and the fill value goes by it.
+                let scaling = if self.scaled { (1.0, 0.0) } else { image.info.scaling };
+                let fill = voxels::nearest_raw(f64::from(fill), self.datatype, self.order, scaling);
+                // `keep` is for each volume, or for all of them one after the other.
+                let kept = keep[from % keep.len().max(1)..].iter().chain(keep.iter().cycle());
+                for (voxel, &keep) in bytes.chunks_exact_mut(fill.len()).zip(kept) {
+                    if keep == 0 {
+                        voxel.copy_from_slice(&fill);
+                    }
+                }
+                Cow::Owned(bytes)
+            }
+        }
+    }
+
+    /// Least and greatest finite scaled value; zeros where there is none.
+    fn range(&self) -> (f64, f64) {
+        let scaling = match self.values {
+            Values::Stripped { image, .. } => image.info.scaling,
+            _ => (1.0, 0.0),
+        };
+        let of_piece = |ix| {
+            let bytes = self.piece(ix);
+            voxels::finite_range(&voxels::to_f32(&bytes, self.datatype, self.order, scaling))
+        };
+        let ranges = (0..self.pieces()).into_par_iter().filter_map(of_piece);
+        ranges.reduce_with(|a, b| (a.0.min(b.0), a.1.max(b.1))).unwrap_or_default()
+    }
+}
+
+/// A whole file: header, voxels, and what follows them.
+struct Contents<'a> {
+    head: &'a [u8],
+    voxels: Voxels<'a>,
+    tail: &'a [u8],
+}
+
+impl<'a> Contents<'a> {
+    fn parts(&self) -> usize {
+        self.voxels.pieces() + 2
+    }
+
+    fn part(&self, ix: usize) -> Cow<'a, [u8]> {
+        if ix == 0 {
+            Cow::Borrowed(self.head)
+        } else if ix <= self.voxels.pieces() {
+            self.voxels.piece(ix - 1)
+        } else {
+            Cow::Borrowed(self.tail)
+        }
+    }
+}
+
+/// Volumes that `got` values are: one, or all that the image holds.
+fn frames_of(image: &Image, got: usize) -> Result<usize, Problem> {
+    let voxels = image.voxels();
+    if got == voxels {
+        Ok(1)
+    } else if got == voxels * image.held {
+        Ok(image.held)
+    } else {
+        Err(Problem::Length { expected: voxels, got })
+    }
+}
+
+/// Volumes of `shape` that `got` values are.
+fn frames_on(shape: [usize; 3], got: usize) -> Result<usize, Problem> {
+    let voxels: usize = shape.iter().product();
+    if voxels == 0 || got == 0 || !got.is_multiple_of(voxels) {
+        expect_length(shape, got)?;
+    }
+    Ok(got / voxels.max(1))
+}
+
+/// `Err` unless the name ends in an extension of a format that is written here, in either case.
+pub fn check_output_name(path: impl AsRef<Path>) -> Result<(), VolumeError> {
+    let path = path.as_ref();
+    check_name(path).map_err(|p| p.at(path))
+}
+
+fn check_name(path: &Path) -> Result<(), Problem> {
+    let name = file_name(path);
+    let plain = strip_suffix(&name, ".gz").unwrap_or(&name);
+    if is_mgh_name(path) || strip_suffix(plain, ".nii").is_some() { Ok(()) } else { Err(Problem::OutputName) }
+}
+
+/// Whether a name is that of a FreeSurfer file: `.mgz` or `.mgh`.
+pub fn is_mgh_name(path: impl AsRef<Path>) -> bool {
+    let name = file_name(path.as_ref());
+    let plain = strip_suffix(&name, ".gz").unwrap_or(&name);
+    strip_suffix(&name, ".mgz").is_some() || strip_suffix(plain, ".mgh").is_some()
+}
+
+fn is_gzip_name(path: &Path) -> bool {
+    let name = file_name(path);
+    strip_suffix(&name, ".gz").is_some() || strip_suffix(&name, ".mgz").is_some()
+}
+
+fn file_name(path: &Path) -> Cow<'_, str> {
+    path.file_name().unwrap_or_default().to_string_lossy()
+}
+
+/// Writes a file, all or nothing.
+fn save(path: &Path, contents: &Contents<'_>) -> Result<(), Problem> {
+    if path.is_dir() {
+        return Err(Problem::Folder);
+    }
+    // A device such as /dev/null cannot be replaced by a rename, only written to.
+    if std::fs::metadata(path).is_ok_and(|meta| !meta.is_file()) {
+        let write = || write_contents(File::options().write(true).open(path)?, path, contents);
+        return write().map(drop).map_err(Problem::Write);
+    }
+    check_name(path)?;
+    let folder = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    if !folder.is_dir() {
+        return Err(Problem::NoFolder(folder.to_path_buf()));
+    }
+    let (file, temporary) = temporary_in(folder).map_err(Problem::Write)?.into_parts();
+    let file = write_contents(file, path, contents).map_err(Problem::Write)?;
+    // Some network disks report a full quota only now.
+    file.sync_data().map_err(Problem::Write)?;
+    drop(file);
+    temporary.persist(path).map_err(|e| Problem::Write(e.error))
+}
+
+fn write_contents(mut file: File, path: &Path, contents: &Contents<'_>) -> io::Result<File> {
+    if is_gzip_name(path) {
+        gzip::write(&mut file, contents.parts(), |ix| contents.part(ix))?;
+    } else {
+        for ix in 0..contents.parts() {
+            file.write_all(&contents.part(ix))?;
+        }
+    }
+    file.flush()?;
+    Ok(file)
+}
+
+/// A temporary file that is readable as the user's umask has it, gone when dropped.
+pub(crate) fn temporary_in(folder: &Path) -> io::Result<NamedTempFile> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".trephine-").suffix(".part");
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        builder.permissions(std::fs::Permissions::from_mode(0o666));
+    }
+    builder.tempfile_in(folder)
+}
