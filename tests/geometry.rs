@@ -76,12 +76,9 @@ fn left_stays_left_through_every_file() {
     for map in orientations() {
         let head = stored(&volume, map);
         seen.insert(axis_codes(&head.affine));
-        for (name, form) in [
-            ("s.nii", FormSource::Sform),
-            ("s.nii.gz", FormSource::Sform),
-            ("q.nii", FormSource::Qform),
-            ("m.mgz", FormSource::Mgh),
-        ] {
+        for (name, form) in
+            [("s.nii.gz", FormSource::Sform), ("q.nii", FormSource::Qform), ("m.mgz", FormSource::Mgh)]
+        {
             let path = dir.path(name);
             write_new(&path, head.shape, &head.affine, &head.data, &source).expect("writes");
             if form == FormSource::Qform {

@@ -138,7 +138,7 @@ def check(checker, path, out):
     raw = np.asanyarray(image.dataobj.get_unscaled())
     is_mgh = isinstance(image, nib.MGHImage)
     # Rounded to f32 once, from the integer or from the scaled f64.
-    scaled = not is_mgh and image.header.get_slope_inter() not in [(None, None), (1, 0)]
+    scaled = (image.dataobj.slope, image.dataobj.inter) != (1, 0)
     values = (image.get_fdata(dtype=np.float64) if scaled else raw).astype(np.float32)
     # nibabel computes the matrix of an MGH file in f32.
     tolerance = 3e-6 if is_mgh else 1e-12

@@ -184,8 +184,8 @@ fn middle(shape: [usize; 3]) -> DVec3 {
     DVec3::from_array(shape.map(|n| n as f64 / 2.0))
 }
 
-/// The type in which voxels of `datatype` are stored, and whether that keeps every value: a
-/// scaled one, or one that no integer type here holds, becomes float32.
+/// The type in which voxels of `datatype` are stored: an integer type that holds them all where
+/// there is one; float32 for the others and for scaled ones.
 pub(super) fn stored_type(datatype: NiftiType, scaled: bool) -> NiftiType {
     use NiftiType::*;
     match datatype {
