@@ -52,13 +52,13 @@ bench() {
 "$TREPHINE" devices --json >"$out/devices.json"
 if [ -n "$quick" ]; then
   budget=(--seconds 0.2 --samples 3)
-  shapes=(1,32,24,32,40:32 1,64,12,16,20:64)
-  grid=(--shape 32,32,48)
+  shapes=('1,32,24,32,40:32' '1,64,12,16,20:64')
+  grid=(--shape '32,32,48')
   bench check conv3d --check --variant all --shape 1,8,9,10,11 --out-channels 5
 else
   budget=(--seconds 2 --samples 7)
-  shapes=(1,32,96,128,160:32 1,64,48,64,80:64)
-  grid=(--shape 96,128,160)
+  shapes=('1,32,96,128,160:32' '1,64,48,64,80:64')
+  grid=(--shape '96,128,160')
   bench check --check --variant all
 fi
 
