@@ -138,9 +138,18 @@ impl std::ops::Deref for CountedBuffer {
 /// A tensor that lives on the GPU. Cloning shares the buffer.
 #[derive(Clone, Debug)]
 pub struct GpuTensor {
-    pub(crate) buffer: Arc<CountedBuffer>,
+    buffer: Arc<CountedBuffer>,
+    /// First byte in the buffer.
+    offset: u64,
     /// Shape and element type.
     pub desc: crate::tensor::TensorDesc,
+}
+
+impl GpuTensor {
+    /// The tensor described by `desc` that starts `offset` bytes further on in the same buffer.
+    pub(crate) fn view(&self, offset: u64, desc: crate::tensor::TensorDesc) -> Self {
+        Self { buffer: Arc::clone(&self.buffer), offset: self.offset + offset, desc }
+    }
 }
 
 /// What stands in for an embedded shader file, and whether it runs without bounds checks.
@@ -285,7 +294,7 @@ impl Gpu {
             mapped_at_creation: false,
         });
         self.take_error()?;
-        Ok(GpuTensor { buffer: CountedBuffer::new(buffer, &self.usage), desc: desc.clone() })
+        Ok(GpuTensor { buffer: CountedBuffer::new(buffer, &self.usage), offset: 0, desc: desc.clone() })
     }
 
     /// Uploads 32-bit words (`bytemuck::cast_slice` of `f32` or `u32`) into a new tensor.
@@ -317,7 +326,7 @@ impl Gpu {
         }
         // wgpu stages every write until the next submission; 32 MiB at a time bounds that memory.
         for (ix, chunk) in bytes.chunks(32 << 20).enumerate() {
-            self.queue.write_buffer(&tensor.buffer, ix as u64 * (32 << 20), chunk);
+            self.queue.write_buffer(&tensor.buffer, tensor.offset + ix as u64 * (32 << 20), chunk);
             if bytes.len() > 32 << 20 {
                 self.submit_commands([]);
                 self.wait()?;
@@ -342,7 +351,7 @@ impl Gpu {
             mapped_at_creation: false,
         });
         let mut encoder = self.device.create_command_encoder(&Default::default());
-        encoder.copy_buffer_to_buffer(&tensor.buffer, 0, &staging, 0, bytes);
+        encoder.copy_buffer_to_buffer(&tensor.buffer, tensor.offset, &staging, 0, bytes);
         self.submit_commands([encoder.finish()]);
         staging.slice(..).map_async(wgpu::MapMode::Read, |_| {});
         self.wait()?;
@@ -361,7 +370,7 @@ impl Gpu {
             return Err(GpuError::Execution(reason));
         }
         let mut encoder = self.device.create_command_encoder(&Default::default());
-        encoder.copy_buffer_to_buffer(&from.buffer, 0, &to.buffer, start, bytes);
+        encoder.copy_buffer_to_buffer(&from.buffer, from.offset, &to.buffer, to.offset + start, bytes);
         self.submit_commands([encoder.finish()]);
         self.take_error()
     }

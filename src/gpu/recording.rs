@@ -253,7 +253,7 @@ impl Gpu {
                 binding: number,
                 resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
                     buffer: &tensor.buffer,
-                    offset: range.start,
+                    offset: tensor.offset + range.start,
                     size: std::num::NonZeroU64::new(bytes),
                 }),
             });
@@ -351,6 +351,7 @@ impl Gpu {
             self.submit_commands([encoder.finish()]);
             let words: Vec<u32> = self.download(&GpuTensor {
                 buffer: CountedBuffer::new(resolved, &self.usage),
+                offset: 0,
                 desc: crate::tensor::TensorDesc::u32(&[count as usize * 2]),
             })?;
             let ticks: Vec<u64> =

@@ -42,25 +42,25 @@ impl Executor {
     /// When a kernel does not compile or the device has too little memory.
     pub fn new(gpu: &Arc<Gpu>, graph: Graph, options: ExecutorOptions) -> Result<Self, GraphError> {
         let plan = MemoryPlan::new(&graph, !options.no_reuse)?;
-        let mut slots: Vec<Option<GpuTensor>> = vec![None; plan.slot_bytes.len()];
+        let mut buffers: Vec<Option<GpuTensor>> = vec![None; plan.buffer_bytes.len()];
         for (value, tensor) in &options.shared {
-            slots[plan.slot_of[value.0]] = Some(tensor.clone());
+            buffers[plan.places[value.0].buffer] = Some(tensor.clone());
         }
         let mut allocated_bytes = 0;
         let mut tensors = Vec::with_capacity(graph.values.len());
         for (ix, value) in graph.values.iter().enumerate() {
-            let slot = plan.slot_of[ix];
-            let backing = match &slots[slot] {
+            let place = plan.places[ix];
+            let backing = match &buffers[place.buffer] {
                 Some(tensor) => tensor.clone(),
                 None => {
-                    let bytes = plan.slot_bytes[slot];
+                    let bytes = plan.buffer_bytes[place.buffer];
                     allocated_bytes += bytes;
                     let tensor = gpu.empty(&TensorDesc::u32(&[bytes as usize / 4]))?;
-                    slots[slot] = Some(tensor.clone());
+                    buffers[place.buffer] = Some(tensor.clone());
                     tensor
                 }
             };
-            let tensor = GpuTensor { buffer: backing.buffer, desc: value.desc.clone() };
+            let tensor = backing.view(place.offset, value.desc.clone());
             if let ValueKind::Constant(words) = &value.kind {
                 gpu.write(&tensor, words.as_slice())?;
             }
@@ -80,10 +80,7 @@ impl Executor {
                 .scratch
                 .iter()
                 .enumerate()
-                .map(|(ix, &bytes)| GpuTensor {
-                    buffer: scratch[ix].buffer.clone(),
-                    desc: TensorDesc::u32(&[bytes.div_ceil(4) as usize]),
-                })
+                .map(|(ix, &bytes)| scratch[ix].view(0, TensorDesc::u32(&[bytes.div_ceil(4) as usize])))
                 .collect();
             let resolve = |slot: Slot| match slot {
                 Slot::Input(ix) => &tensors[node.inputs[ix].0],
