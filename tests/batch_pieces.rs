@@ -5,8 +5,9 @@ mod common;
 
 use common::{gpu, random, rng};
 use trephine::gpu::{Gpu, GpuOptions, GpuTensor};
-use trephine::graph::run_op;
+use trephine::graph::{run_op, run_op_variant};
 use trephine::ops::activation_kind::Activation;
+use trephine::ops::conv3d::{Conv3d, Window};
 use trephine::ops::norm::{BatchNormInference, Norm, NormGradInput, NormGradReduce, NormKind};
 use trephine::ops::pool::{MaxPool3d, MaxPool3dGrad};
 use trephine::ops::upsample::{Upsample, UpsampleGrad, UpsampleMode, UpsampleTo};
@@ -21,6 +22,36 @@ fn run(gpu: &Gpu, op: &dyn Operator, inputs: &[TensorDesc]) -> Vec<Vec<u32>> {
         .collect();
     let outputs = run_op(gpu, op, &tensors.iter().collect::<Vec<_>>()).expect("runs");
     outputs.iter().map(|tensor| gpu.download(tensor).expect("download")).collect()
+}
+
+/// The same adapter with a smaller binding limit.
+fn limited(gpu: &Gpu, max_binding: u64) -> Gpu {
+    let mut limited = Gpu::open(&GpuOptions { device: Some(gpu.summary.index.to_string()), checked: true })
+        .expect("the adapter opened before");
+    limited.caps.max_binding = max_binding;
+    limited
+}
+
+/// The three kernels of `winograd_3d` go through a volume in slabs of as many windows as a binding holds.
+#[test]
+fn slabs_of_a_volume_change_nothing() {
+    let Some(whole) = gpu() else { return };
+    let op = Conv3d::new(Window::same([3; 3]), true);
+    let descs = [&[2, 4, 4, 8, 16][..], &[5, 4, 3, 3, 3], &[5]].map(TensorDesc::f32);
+    let slabs = limited(&whole, descs[0].bytes());
+    let lowered = op.lower(&descs, &op.infer(&descs).expect("shapes fit"), &slabs.caps, "winograd_3d");
+    // Of 64 windows a sample, the 16 products of each at 64 points leave room for 4.
+    assert_eq!(lowered.dispatches.len(), 1 + 2 * 16 * 3);
+    let run = |gpu: &Gpu| {
+        let mut rng = rng("slabs");
+        let tensors = descs.each_ref().map(|desc| {
+            let words = random(&mut rng, desc, Fill::Normal(1.0)).to_words();
+            gpu.upload(desc, &words).expect("upload")
+        });
+        let y = run_op_variant(gpu, &op, &tensors.each_ref(), "winograd_3d", |_| Ok(())).expect("runs");
+        gpu.download::<u32>(&y[0]).expect("download")
+    };
+    assert_eq!(run(&whole), run(&slabs));
 }
 
 #[test]
@@ -56,10 +87,8 @@ fn splitting_a_batch_changes_nothing() {
         cases.push((Box::new(Upsample { mode, to: UpsampleTo::Scale([2; 3]) }), vec![half.clone()]));
         cases.push((Box::new(UpsampleGrad { mode, size: [2, 4, 8] }), vec![x.clone()]));
     }
-    let mut split = Gpu::open(&GpuOptions { device: Some(whole.summary.index.to_string()), checked: true })
-        .expect("the adapter opened before");
     // One sample of the larger tensor of each case, and no more.
-    split.caps.max_binding = x.bytes() / 3;
+    let split = limited(&whole, x.bytes() / 3);
     for (op, inputs) in &cases {
         assert_eq!(run(&whole, op.as_ref(), inputs), run(&split, op.as_ref(), inputs), "{op:?}");
     }

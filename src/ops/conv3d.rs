@@ -9,7 +9,7 @@ use std::ops::Range;
 use super::activation_kind::Activation;
 use super::{
     Case, Cost, FLAT, Fill, GradientBuilder, NodeIo, OpDef, OpError, Operator, Precision, ValueId,
-    batch_pieces, expect_ncdhw, sample_range,
+    batch_pieces, expect_ncdhw, sample_range, winograd,
 };
 use crate::gpu::{Caps, DeviceClass, Dispatch, KernelKey, Lowered, Params, Slot};
 use crate::tensor::{HostTensor, TensorDesc};
@@ -20,6 +20,7 @@ const DIRECT_X4: &str = "conv3d/direct_x4.wgsl";
 const LANES: &str = "conv3d/lanes.wgsl";
 const TILE: &str = "conv3d/tile.wgsl";
 const GEMM: &str = "conv3d/gemm.wgsl";
+const SINGLE: &str = "conv3d/single.wgsl";
 const WINOGRAD_W4: &str = "conv3d/winograd_w4.wgsl";
 pub(super) const PACK: &str = "conv3d/pack.wgsl";
 const PACK_WINOGRAD_W4: &str = "conv3d/pack_winograd_w4.wgsl";
@@ -27,6 +28,26 @@ const CHANNELS_LAST: &str = "conv3d/channels_last.wgsl";
 const GRAD_WEIGHT: &str = "conv3d/grad_weight.wgsl";
 const GRAD_WEIGHT_NAIVE: &str = "conv3d/grad_weight_naive.wgsl";
 const REDUCE: &str = "conv3d/reduce.wgsl";
+
+/// Kernels of [`lower_pass`], and last that of a strided convolution's gradient by its input.
+const GRAD_INPUT_SHADERS: &[&str] = &[
+    NAIVE,
+    DIRECT,
+    DIRECT_X4,
+    SINGLE,
+    LANES,
+    TILE,
+    GEMM,
+    WINOGRAD_W4,
+    winograd::INPUT,
+    winograd::MULTIPLY,
+    winograd::OUTPUT,
+    PACK,
+    PACK_WINOGRAD_W4,
+    winograd::PACK,
+    super::conv_transpose3d::NAIVE,
+];
+const FORWARD_SHADERS: &[&str] = GRAD_INPUT_SHADERS.split_at(GRAD_INPUT_SHADERS.len() - 1).0;
 
 /// Stride, dilation and zero padding of a convolution, axes in the order D, H, W.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -127,7 +148,7 @@ pub(crate) fn pack_weights(lowered: &mut Lowered, weight: Slot, packing: &Packin
 
 /// Adds a launch of the kernel `path` that lays the weights out in tiles of `tile` output channels, `values` for
 /// each pair of channels.
-fn pack_with(
+pub(super) fn pack_with(
     lowered: &mut Lowered,
     path: &'static str,
     weight: Slot,
@@ -186,6 +207,9 @@ pub(crate) fn direct_variants(
     caps: &Caps,
 ) -> Vec<&'static str> {
     let mut variants = Vec::new();
+    if window.is_dense() && n_out == 1 {
+        variants.push("single");
+    }
     if window.is_dense() && matches!(kernel[2], 1 | 3) {
         variants.push("direct_x4");
         if matches!(caps.lanes(), Some(8 | 16 | 32 | 64)) {
@@ -193,6 +217,9 @@ pub(crate) fn direct_variants(
         }
         if kernel[2] == 3 {
             variants.push("winograd_w4");
+            if kernel == [3; 3] {
+                variants.push("winograd_3d");
+            }
             if kernel[0] <= 3 && kernel[1] <= 3 {
                 let first = caps.class != DeviceClass::Software && n_out > 8;
                 variants.insert(if first { 0 } else { variants.len() }, "tile");
@@ -238,6 +265,7 @@ impl Form {
         };
         match variant {
             "direct_x4" => form(DIRECT_X4, 4 * groups(4), wide(groups(4))),
+            "single" => form(SINGLE, 1, Vec::new()),
             "winograd_w4" => form(WINOGRAD_W4, 4 * groups(2), wide(groups(2))),
             "lanes" => {
                 let lanes =
@@ -267,6 +295,9 @@ pub(crate) fn lower_pass(lowered: &mut Lowered, pass: Pass<'_>, caps: &Caps, var
     let (x_slot, x) = pass.x;
     let (y_slot, y) = pass.y;
     let (weight, packing) = &pass.weight;
+    if variant == "winograd_3d" {
+        return winograd::lower(lowered, &pass, caps);
+    }
     let (input, output) = (spatial(&x.shape), spatial(&y.shape));
     let [kd, kh, kw] = packing.kernel;
     let form = Form::new(variant, packing.n_out, output, caps);
@@ -354,7 +385,7 @@ impl Conv3d {
 pub static CONV3D: OpDef = OpDef {
     name: "conv3d",
     summary: "3D convolution of one or two inputs, fused bias and (leaky) ReLU",
-    shaders: &[NAIVE, DIRECT, DIRECT_X4, LANES, TILE, GEMM, WINOGRAD_W4, PACK, PACK_WINOGRAD_W4],
+    shaders: FORWARD_SHADERS,
     cases: conv3d_cases,
 };
 
@@ -379,6 +410,16 @@ fn conv3d_cases() -> Vec<Case> {
         ("pointwise", [2, 6, 3, 4, 5], 0, 7, [1, 1, 1], same([1, 1, 1]), true, Activation::None),
         ("two inputs", [2, 3, 4, 3, 6], 4, 9, [3, 3, 3], same([3, 3, 3]), true, Activation::None),
         ("even kernel pads after", [2, 4, 3, 5, 6], 0, 1, [1, 1, 2], same([1, 1, 2]), true, Activation::None),
+        (
+            "one channel out",
+            [2, 3, 4, 5, 9],
+            2,
+            1,
+            [3, 3, 3],
+            same([3, 3, 3]),
+            true,
+            Activation::LeakyRelu(0.2),
+        ),
         ("kernel 7 5 3", [1, 2, 5, 6, 7], 0, 3, [7, 5, 3], same([7, 5, 3]), false, Activation::None),
         (
             "stride 2",
@@ -447,6 +488,9 @@ fn conv3d_cases() -> Vec<Case> {
             build((name, shape, c2, c_out, [3; 3], same([3; 3]), false, Activation::None)).bench_only(),
         );
     }
+    let last = [1, 1, 2];
+    let head = ("16 to 1, 2 mm grid", [1, 16, 96, 128, 160], 0, 1, last, same(last), true, Activation::None);
+    cases.push(build(head).bench_only());
     cases
 }
 
@@ -676,18 +720,7 @@ pub struct Conv3dGradInput {
 pub static CONV3D_GRAD_INPUT: OpDef = OpDef {
     name: "conv3d_grad_input",
     summary: "gradient of conv3d by its input",
-    shaders: &[
-        NAIVE,
-        DIRECT,
-        DIRECT_X4,
-        LANES,
-        TILE,
-        GEMM,
-        WINOGRAD_W4,
-        PACK,
-        PACK_WINOGRAD_W4,
-        super::conv_transpose3d::NAIVE,
-    ],
+    shaders: GRAD_INPUT_SHADERS,
     cases: || {
         let case = |name: &str, window: Window, input, dy: [usize; 5], weight: [usize; 5], channels| {
             Case::new(

@@ -21,6 +21,7 @@ mod reduction;
 pub mod resample;
 pub mod softmax;
 pub mod upsample;
+mod winograd;
 
 use std::any::Any;
 use std::fmt::Debug;
