@@ -174,6 +174,16 @@ impl Lowered {
         Slot::Scratch(self.scratch.len() - 1)
     }
 
+    /// The temporary number `ix` of those that passes over several inputs share: at least `bytes` large. Launches run
+    /// in order, so a pass may overwrite what an earlier one has left.
+    pub fn shared_scratch(&mut self, ix: usize, bytes: u64) -> Slot {
+        if self.scratch.len() <= ix {
+            self.scratch.resize(ix + 1, 0);
+        }
+        self.scratch[ix] = self.scratch[ix].max(bytes);
+        Slot::Scratch(ix)
+    }
+
     /// Appends a launch.
     pub fn push(&mut self, dispatch: Dispatch) {
         self.dispatches.push(dispatch);

@@ -157,7 +157,7 @@ pub(super) fn pack_with(
     values: usize,
 ) -> Slot {
     let total = packing.n_out.next_multiple_of(tile) * packing.n_in * values;
-    let packed = lowered.scratch(total as u64 * 4);
+    let packed = lowered.shared_scratch(PACKED, total as u64 * 4);
     lowered.push(
         Dispatch::new(KernelKey::new(path).define("SWAP", packing.swap.into()))
             .bind("weight", weight)
@@ -198,33 +198,43 @@ pub(crate) struct Pass<'a> {
     pub accumulate: bool,
 }
 
-/// Legal forward variants for `n_out` channels, preferred first. What was measured on which adapter, and what was
-/// not, stands in docs/kernels.md.
+/// Numbers of the temporaries that the passes of a convolution share: packed weights, and two of `winograd_3d`.
+const PACKED: usize = 0;
+pub(super) const TRANSFORMED: usize = 1;
+pub(super) const PRODUCTS: usize = 2;
+
+/// Legal forward variants for these channels read and written and extents of the output, preferred first. What was
+/// measured on which adapter, and what was not, stands in docs/kernels.md.
 pub(crate) fn direct_variants(
     window: &Window,
     kernel: [usize; 3],
-    n_out: usize,
+    [n_in, n_out]: [usize; 2],
+    output: [usize; 3],
     caps: &Caps,
 ) -> Vec<&'static str> {
+    let software = caps.class == DeviceClass::Software;
     let mut variants = Vec::new();
-    if window.is_dense() && n_out == 1 {
-        variants.push("single");
-    }
+    let mut offer = |variant, first: bool| variants.insert(if first { 0 } else { variants.len() }, variant);
     if window.is_dense() && matches!(kernel[2], 1 | 3) {
-        variants.push("direct_x4");
+        offer("direct_x4", true);
         if matches!(caps.lanes(), Some(8 | 16 | 32 | 64)) {
-            variants.push("lanes");
+            offer("lanes", false);
         }
         if kernel[2] == 3 {
-            variants.push("winograd_w4");
-            if kernel == [3; 3] {
-                variants.push("winograd_3d");
-            }
+            offer("winograd_w4", false);
             if kernel[0] <= 3 && kernel[1] <= 3 {
-                let first = caps.class != DeviceClass::Software && n_out > 8;
-                variants.insert(if first { 0 } else { variants.len() }, "tile");
+                offer("tile", !software && n_out > 8);
             }
         }
+        if kernel == [3; 3] {
+            // Without AVX-512 (lanes of 8) loads cost as much as multiplications, and this variant needs fewest of
+            // both, once its transforms serve enough channels and windows.
+            let pays = n_in.min(n_out) >= 16 && winograd::windows(output) >= 64;
+            offer("winograd_3d", software && caps.lanes() == Some(8) && pays);
+        }
+    }
+    if window.is_dense() {
+        offer("single", n_out == 1);
     }
     variants.extend(["direct", "gemm", "naive"]);
     variants
@@ -532,7 +542,9 @@ impl Operator for Conv3d {
 
     fn variants(&self, inputs: &[TensorDesc], caps: &Caps) -> Vec<&'static str> {
         let weight = &inputs[self.sources()].shape;
-        direct_variants(&self.window, spatial(weight), weight[0], caps)
+        let kernel = spatial(weight);
+        let output = self.window.output(spatial(&inputs[0].shape), kernel).unwrap_or_default();
+        direct_variants(&self.window, kernel, [inputs[0].shape[1], weight[0]], output, caps)
     }
 
     fn lower(&self, inputs: &[TensorDesc], outputs: &[TensorDesc], caps: &Caps, variant: &str) -> Lowered {
@@ -778,7 +790,8 @@ impl Operator for Conv3dGradInput {
 
     fn variants(&self, inputs: &[TensorDesc], caps: &Caps) -> Vec<&'static str> {
         if self.window.stride == [1; 3] {
-            direct_variants(&self.window, spatial(&inputs[1].shape), self.channels.len(), caps)
+            let channels = [inputs[0].shape[1], self.channels.len()];
+            direct_variants(&self.window, spatial(&inputs[1].shape), channels, self.input, caps)
         } else {
             vec!["naive"]
         }

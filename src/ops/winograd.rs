@@ -2,9 +2,9 @@
 //! Windows of the input are transformed, multiplied at 64 points, and transformed back (Lavin and Gray, *Fast
 //! Algorithms for Convolutional Neural Networks*, 2016).
 
-use super::conv3d::{Pass, pack_with, spatial};
+use super::conv3d::{PRODUCTS, Pass, TRANSFORMED, pack_with, spatial};
 use super::{FLAT, batch_pieces, sample_range};
-use crate::gpu::{Caps, Dispatch, KernelKey, Lowered, Params};
+use crate::gpu::{Caps, DeviceClass, Dispatch, KernelKey, Lowered, Params};
 
 pub(super) const PACK: &str = "conv3d/pack_winograd_3d.wgsl";
 pub(super) const INPUT: &str = "conv3d/winograd_3d_input.wgsl";
@@ -17,9 +17,17 @@ const POINTS: usize = 64;
 /// Output channels that an invocation of the product computes.
 const TILE: usize = 16;
 
-/// Largest size in bytes of the transformed input, and of the products: a whole volume would take eight times the
-/// tensor, and what fits a GPU's cache need not travel to its memory.
-const MAX_TRANSFORMED_BYTES: usize = 32 << 20;
+/// Largest size in bytes of the transformed input, and of the products. For a whole volume they would take eight times
+/// the tensor, and what fits a cache need not travel to memory; a GPU needs more windows at a time to be busy.
+fn slab_bytes(caps: &Caps) -> usize {
+    let wanted = if caps.class == DeviceClass::Software { 2 << 20 } else { 32 << 20 };
+    wanted.min(caps.max_binding as usize)
+}
+
+/// Windows of a volume of these extents.
+pub(super) fn windows(output: [usize; 3]) -> usize {
+    output.map(|n| n.div_ceil(2)).iter().product()
+}
 
 /// Adds the launches of one pass with a dense 3x3x3 window: for each sample, slabs of windows that bound the
 /// temporaries.
@@ -31,12 +39,11 @@ pub(super) fn lower(lowered: &mut Lowered, pass: &Pass<'_>, caps: &Caps) {
     let packed = pack_with(lowered, PACK, *weight, packing, TILE, POINTS);
     let channels = packing.n_out.next_multiple_of(TILE);
     let tiles = output.map(|n| n.div_ceil(2));
-    let total: usize = tiles.iter().product();
+    let total = windows(output);
     let bytes_per_window = POINTS * packing.n_in.max(channels) * 4;
-    let limit = MAX_TRANSFORMED_BYTES.min(caps.max_binding as usize);
-    let stride = (limit / bytes_per_window / 4 * 4).clamp(4, total.next_multiple_of(4));
-    let transformed = lowered.scratch((POINTS * packing.n_in * stride * 4) as u64);
-    let products = lowered.scratch((POINTS * channels * stride * 4) as u64);
+    let stride = (slab_bytes(caps) / bytes_per_window / 4 * 4).clamp(4, total.next_multiple_of(4));
+    let transformed = lowered.shared_scratch(TRANSFORMED, (POINTS * packing.n_in * stride * 4) as u64);
+    let products = lowered.shared_scratch(PRODUCTS, (POINTS * channels * stride * 4) as u64);
     let pieces = batch_pieces(&[x, y], caps);
     let samples = pieces.iter().flat_map(|piece| (0..piece.len()).map(move |n| (piece, n)));
     for (piece, n) in samples {
