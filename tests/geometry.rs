@@ -2,7 +2,8 @@
 //! stays left.
 //!
 //! The fast tests use a phantom. [`a_real_head_in_192_guises`] takes a real one and the model named in
-//! `TREPHINE_MODEL` (else the default) through 48 orientations of four grids:
+//! `TREPHINE_MODEL` (else the default) through 48 orientations of four grids, or with `TREPHINE_EVERY=4` through a
+//! quarter of them, so that each orientation comes once:
 //!
 //! ```sh
 //! TREPHINE_HEAD=head.nii.gz cargo test --release --test geometry -- --ignored --nocapture
@@ -219,11 +220,16 @@ fn mask_on(gpu: &Arc<Gpu>, from: &Grid, distance_mm: &[f32], to: &Grid) -> Vec<u
 /// What a mask loses by being resampled to another grid and back, as a Dice.
 fn ceiling(gpu: &Arc<Gpu>, mask: &[u8], grid: &Grid, other: &Grid) -> f64 {
     let signed = |mask: &[u8], grid: &Grid| {
-        let size = Volume { shape: grid.shape, affine: grid.affine, data: vec![] }.voxel_size();
-        distance::signed(mask, grid.shape, size.into()).expect("fits the grid")
+        distance::signed(mask, grid.shape, grid.voxel_size().into()).expect("fits the grid")
     };
     let there = mask_on(gpu, grid, &signed(mask, grid), other);
     dice(&mask_on(gpu, other, &signed(&there, other), grid), mask)
+}
+
+/// The same axes, half a voxel over: what sampling at other places costs without any turn.
+fn half_a_voxel_over(volume: &Volume) -> Grid {
+    let step = DMat4::from_translation(DVec3::splat(0.5));
+    Grid { shape: volume.shape, affine: volume.affine * step }
 }
 
 /// Dice of the mask of `volume` stored as `map` of `grid`, mapped back, with `want`.
@@ -242,6 +248,8 @@ fn agreement(
     dice(&mask_on(gpu, &place, &distance_mm, &home), want)
 }
 
+/// The bar of real heads is 0.995. Voxels of 2.5 to 3 mm lose more of the image: sampled along the same axes, half a
+/// voxel over, this phantom's mask agrees to a Dice of 0.989 only.
 #[test]
 fn oblique_anisotropic_and_sheared_grids_give_one_mask() {
     let Some(gpu) = gpu() else { return };
@@ -250,9 +258,12 @@ fn oblique_anisotropic_and_sheared_grids_give_one_mask() {
     let want = strip(&stripper, &head).mask;
     let home = Grid { shape: head.shape, affine: head.affine };
     let maps = orientations();
+    let over = agreement(&gpu, &stripper, &head, &half_a_voxel_over(&head), AxisMap::IDENTITY, &want);
+    eprintln!("half a voxel over: Dice {over:.5}");
     for (ix, (name, grid)) in guises(&head).into_iter().enumerate() {
         let got = agreement(&gpu, &stripper, &head, &grid, maps[7 + 11 * ix], &want);
         let loss = 1.0 - ceiling(&gpu, &want, &home, &grid);
+        eprintln!("{name}: Dice {got:.5}, of which interpolating the mask loses {loss:.5}");
         assert!(got + loss >= 0.99, "{name}: Dice {got}, of which interpolation loses {loss}");
     }
 }
@@ -267,18 +278,23 @@ fn a_real_head_in_192_guises() {
     let head = read(&path, FrameChoice::Only).expect("reads").frame_f32(0).expect("held");
     let want = strip(&stripper, &head);
     println!("{}, model {name}: {:.0} mL upright", path.display(), want.brain_ml);
+    let every = std::env::var("TREPHINE_EVERY").map_or(1, |n| n.parse().expect("a number"));
     let home = Grid { shape: head.shape, affine: head.affine };
+    let over = agreement(&gpu, &stripper, &head, &half_a_voxel_over(&head), AxisMap::IDENTITY, &want.mask);
+    println!("half a voxel over, as it is otherwise: Dice {over:.5}");
     let mut worst = 1.0_f64;
-    for (name, grid) in guises(&head) {
+    for (ix, (name, grid)) in guises(&head).into_iter().enumerate() {
         let ceiling = ceiling(&gpu, &want.mask, &home, &grid);
-        let mut all: Vec<f64> = orientations()
-            .into_iter()
-            .map(|map| agreement(&gpu, &stripper, &head, &grid, map, &want.mask))
-            .collect();
+        let maps = orientations().into_iter().skip(ix % every).step_by(every);
+        let mut all: Vec<f64> =
+            maps.map(|map| agreement(&gpu, &stripper, &head, &grid, map, &want.mask)).collect();
         all.sort_by(f64::total_cmp);
         println!(
-            "{name:12} {:?}: Dice worst {:.5}, median {:.5}; interpolation alone {ceiling:.5}",
-            grid.shape, all[0], all[24]
+            "{name:12} {:?}, {} orientations: Dice worst {:.5}, median {:.5}; the mask there and back {ceiling:.5}",
+            grid.shape,
+            all.len(),
+            all[0],
+            all[all.len() / 2]
         );
         worst = worst.min(all[0] + (1.0 - ceiling));
     }

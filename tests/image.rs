@@ -92,7 +92,7 @@ fn brain_mask_is_the_filled_largest_component() {
     let shape = [24, 28, 26];
     let radius = 9.0;
     let upload = gpu.upload(&TensorDesc::f32(&shape), &phantom(shape, radius)).expect("upload");
-    let mask = brain_mask(&gpu, &upload).expect("runs");
+    let mask = brain_mask(&gpu, upload).expect("runs");
     let got: Vec<u32> = gpu.download(&mask).expect("download");
     let mut want = Vec::new();
     for d in 0..shape[0] {

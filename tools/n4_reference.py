@@ -68,8 +68,13 @@ def expected(histogram, least, slope, fwhm, noise, dtype):
     return e[offset : offset + bins].astype(dtype)
 
 
-def n4(image, mask, iterations, tolerance, dtype=np.float64, *, bins=200, fwhm=0.15, noise=0.01):
-    """Lattice of the log field on the (shrunken) image, and iterations of each level."""
+def n4(
+    image, mask, iterations, tolerance, dtype=np.float64, *, bins=200, fwhm=0.15, noise=0.01, watch=None
+):
+    """Lattice of the log field on the (shrunken) image, and iterations of each level.
+
+    `watch(level, change)` sees exp(old field - new field) inside the mask after each iteration.
+    """
     inside = np.ones(image.shape, bool) if mask is None else mask > 0
     v0 = image.astype(dtype)
     v0 = np.where(v0 > 0, np.log(np.where(v0 > 0, v0, 1)), v0)  # ITK leaves others raw
@@ -103,6 +108,8 @@ def n4(image, mask, iterations, tolerance, dtype=np.float64, *, bins=200, fwhm=0
             new = evaluate(lattice, image.shape, dtype)
             change = np.exp((field - new)[inside].astype(np.float64))
             field, v = new, v0 - new
+            if watch:
+                watch(level, change)
             if change.std(ddof=1) / change.mean() <= tolerance:
                 break
         ran.append(done)

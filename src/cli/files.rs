@@ -1,6 +1,5 @@
 //! Reading inputs and naming outputs.
 
-use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use anyhow::bail;
@@ -23,8 +22,6 @@ impl From<FrameOptions> for FrameChoice {
 pub(super) struct Input {
     /// As read.
     pub image: Image,
-    /// Its first held volume, finite.
-    pub first: Volume,
     /// What is odd about it.
     pub warnings: Vec<String>,
 }
@@ -35,29 +32,30 @@ impl Input {
     pub fn read(path: &Path, choice: FrameChoice) -> Result<Self, VolumeError> {
         let image = image::read(path, choice)?;
         let mut warnings: Vec<String> = image.warnings().iter().map(ToString::to_string).collect();
-        let (first, warning) = usable(&image, 0)?;
-        warnings.extend(warning);
-        for frame in 1..image.frames() {
-            warnings.extend(usable(&image, frame)?.1.map(|w| format!("volume {frame}: {w}")));
+        for frame in 0..image.frames() {
+            let mut volume = image.frame_f32(frame)?;
+            volume.check_content().map_err(|problem| problem.at(image.path()))?;
+            let which = if frame > 0 { format!("volume {frame}: ") } else { String::new() };
+            warnings.extend(volume.replace_non_finite().map(|warning| format!("{which}{warning}")));
         }
-        Ok(Self { image, first, warnings })
+        Ok(Self { image, warnings })
     }
 
-    /// A held volume, finite.
-    pub fn volume(&self, frame: usize) -> Result<Cow<'_, Volume>, VolumeError> {
-        if frame == 0 {
-            Ok(Cow::Borrowed(&self.first))
-        } else {
-            usable(&self.image, frame).map(|(volume, _)| Cow::Owned(volume))
-        }
+    /// A held volume, finite: made anew from the stored voxels, so that it takes memory only while it is used.
+    pub fn volume(&self, frame: usize) -> Result<Volume, VolumeError> {
+        let mut volume = self.image.frame_f32(frame)?;
+        volume.replace_non_finite();
+        Ok(volume)
     }
 }
 
-fn usable(image: &Image, frame: usize) -> Result<(Volume, Option<String>), VolumeError> {
-    let mut volume = image.frame_f32(frame)?;
-    volume.check_content().map_err(|problem| problem.at(image.path()))?;
-    let warning = volume.replace_non_finite();
-    Ok((volume, warning.map(|w| w.to_string())))
+/// Adds the values of a further volume; those of the first are taken without a copy.
+pub(super) fn append<T>(all: &mut Vec<T>, mut more: Vec<T>) {
+    if all.is_empty() {
+        *all = more;
+    } else {
+        all.append(&mut more);
+    }
 }
 
 /// Checks the names of output images before any work: an extension that can be written, different from each

@@ -8,7 +8,7 @@ use anyhow::bail;
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
-use super::files::{Input, check_folder, check_outputs};
+use super::files::{Input, append, check_folder, check_outputs};
 use super::{FrameOptions, Outcome, Session, about, triple, usage};
 use crate::gpu::Gpu;
 use crate::pipeline::PipelineError;
@@ -16,7 +16,7 @@ use crate::pipeline::bias::{N4Level, N4Options, Region, correct, n4};
 use crate::pipeline::grid::PlacedVolume;
 use crate::pipeline::head::{SCALP_MM, head_mask};
 use crate::tensor::TensorDesc;
-use crate::volume::image::{self, FrameChoice};
+use crate::volume::image::{self, FrameChoice, Image};
 use crate::volume::{Problem, Volume};
 
 /// Correct the bias field of an image (N4)
@@ -156,18 +156,18 @@ impl FitOptions {
 }
 
 /// A companion of the image, on its grid.
-fn read_companion(path: &Path, image: &Volume, session: &Session) -> anyhow::Result<Volume> {
+fn read_companion(path: &Path, image: &Image, session: &Session) -> anyhow::Result<Volume> {
     let companion = image::read(path, FrameChoice::Only)?;
     companion.warnings().iter().for_each(|warning| session.terminal.warning(path, warning));
-    if companion.shape() != image.shape {
-        return Err(Problem::Grid { a: companion.shape(), b: image.shape }.at(path).into());
+    if companion.shape() != image.shape() {
+        return Err(Problem::Grid { a: companion.shape(), b: image.shape() }.at(path).into());
     }
     Ok(companion.frame_f32(0)?)
 }
 
 impl RegionOptions {
     /// The mask as 0 and 1, checked against the image.
-    fn read_mask(&self, image: &Volume, session: &Session) -> anyhow::Result<Option<Vec<u32>>> {
+    fn read_mask(&self, image: &Image, session: &Session) -> anyhow::Result<Option<Vec<u32>>> {
         let Some(path) = &self.mask else { return Ok(None) };
         let labels = read_companion(path, image, session)?;
         let counts = |v: &f32| match self.mask_label {
@@ -186,7 +186,7 @@ impl RegionOptions {
         }
     }
 
-    fn read_weight(&self, image: &Volume, session: &Session) -> anyhow::Result<Option<Volume>> {
+    fn read_weight(&self, image: &Image, session: &Session) -> anyhow::Result<Option<Volume>> {
         let Some(path) = &self.weight else { return Ok(None) };
         let weight = read_companion(path, image, session)?;
         if !weight.data.iter().any(|v| v.is_finite() && *v > 0.0) {
@@ -217,30 +217,30 @@ impl Options {
             return self.apply(field, &input, session);
         }
         if let Some(distance_mm) = self.fit.spline_distance {
-            let voxel_mm = zyx(input.first.voxel_size().to_array());
+            let voxel_mm = zyx(input.image.voxel_size().to_array());
             settings = settings
-                .with_spline_distance(distance_mm, zyx(input.first.shape), voxel_mm)
+                .with_spline_distance(distance_mm, zyx(input.image.shape()), voxel_mm)
                 .and_then(|settings| settings.validate().map(|()| settings))
                 .map_err(|error| about(&self.input, &error.into()))?;
         }
-        let mask = self.region.read_mask(&input.first, session)?;
-        let weight = self.region.read_weight(&input.first, session)?;
+        let mask = self.region.read_mask(&input.image, session)?;
+        let weight = self.region.read_weight(&input.image, session)?;
         let auto_mask = self.region.auto_mask(self.fit.preset);
         let gpu = session.gpu()?;
         let begun = Instant::now();
         let about = |error: PipelineError| about(&self.input, &error);
-        let desc = |dtype: fn(&[usize]) -> TensorDesc| dtype(&zyx(input.first.shape));
+        let desc = |dtype: fn(&[usize]) -> TensorDesc| dtype(&zyx(input.image.shape()));
         let mask = mask.map(|mask| gpu.upload(&desc(TensorDesc::u32), &mask)).transpose()?;
         let weight = weight.map(|weight| gpu.upload(&desc(TensorDesc::f32), &weight.data)).transpose()?;
         let region = Region { mask: mask.as_ref(), confidence: weight.as_ref() };
         let (mut corrected, mut field, mut levels) = (Vec::new(), Vec::new(), Vec::new());
         let mut regions = Vec::new();
         for frame in 0..input.image.frames() {
-            let volume = input.volume(frame)?;
-            let result = run_frame(&gpu, &volume, region, auto_mask, &settings, self.field.is_some())
-                .map_err(about)?;
-            corrected.extend(result.corrected);
-            field.extend(result.field);
+            let result =
+                run_frame(&gpu, input.volume(frame)?, region, auto_mask, &settings, self.field.is_some())
+                    .map_err(about)?;
+            append(&mut corrected, result.corrected);
+            append(&mut field, result.field);
             levels.push(result.levels);
             regions.push(result.region);
         }
@@ -284,7 +284,7 @@ impl Options {
 
     /// Divides by a saved field: no estimate.
     fn apply(&self, path: &Path, input: &Input, session: &Session) -> anyhow::Result<Outcome> {
-        let field = read_companion(path, &input.first, session)?;
+        let field = read_companion(path, &input.image, session)?;
         if let Some(bad) = field.data.iter().find(|v| !(v.is_finite() && **v > 0.0)) {
             bail!(
                 "{}: holds {bad}; a multiplicative bias field, as -b writes it, is positive everywhere",
@@ -295,15 +295,14 @@ impl Options {
         let begun = Instant::now();
         // Kernels take logarithms, which the host computes more exactly than some adapters.
         let logarithm: Vec<f32> = field.data.iter().map(|v| v.ln()).collect();
-        let log_field = gpu.upload(&TensorDesc::f32(&zyx(input.first.shape)), &logarithm)?;
+        let log_field = gpu.upload(&TensorDesc::f32(&zyx(input.image.shape())), &logarithm)?;
         let mut corrected: Vec<f32> = Vec::new();
         for frame in 0..input.image.frames() {
-            let volume = input.volume(frame)?;
-            let volume =
-                PlacedVolume::upload(&gpu, &volume).map_err(|error| about(&self.input, &error.into()))?;
+            let volume = PlacedVolume::upload(&gpu, &input.volume(frame)?)
+                .map_err(|error| about(&self.input, &error.into()))?;
             let divided = correct(&gpu, &volume.tensor, &log_field)
                 .map_err(|error| about(&self.input, &error.into()))?;
-            corrected.extend(gpu.download::<f32>(&divided)?);
+            append(&mut corrected, gpu.download(&divided)?);
         }
         if let Some(output) = &self.output {
             image::write_like(output, &input.image, &corrected)?;
@@ -330,13 +329,15 @@ struct Frame {
 
 fn run_frame(
     gpu: &Arc<Gpu>,
-    volume: &Volume,
+    volume: Volume,
     given: Region,
     auto_mask: AutoMask,
     settings: &N4Options,
     field: bool,
 ) -> Result<Frame, PipelineError> {
-    let placed = PlacedVolume::upload(gpu, volume)?;
+    let placed = PlacedVolume::upload(gpu, &volume)?;
+    let voxels = volume.data.len();
+    drop(volume);
     let head = match auto_mask {
         AutoMask::Head => head_mask(gpu, &placed, 0.0)?,
         AutoMask::InnerHead => head_mask(gpu, &placed, SCALP_MM)?,
@@ -344,18 +345,25 @@ fn run_frame(
     };
     let region = Region { mask: head.as_ref().or(given.mask), ..given };
     let result = n4(gpu, &placed.tensor, region, settings)?;
-    let corrected = gpu.download(&correct(gpu, &placed.tensor, &result.log_field)?)?;
+    let found = head.is_some();
+    // Volumes on the device are freed as soon as nobody needs them.
+    drop(head);
+    gpu.wait()?;
+    let divided = correct(gpu, &placed.tensor, &result.log_field)?;
+    drop(placed);
+    let corrected = gpu.download(&divided)?;
+    drop(divided);
     let log_field: Vec<f32> = if field { gpu.download(&result.log_field)? } else { Vec::new() };
     let every =
         if settings.keep_nonpositive { "every voxel, the background too" } else { "every voxel above 0" };
     let region = match auto_mask {
         _ if given.mask.is_some() || given.confidence.is_some() => None,
         AutoMask::None => Some(format!("no mask: the field was fitted to {every}")),
-        _ if head.is_none() => Some(format!("no head found by threshold: the field was fitted to {every}")),
+        _ if !found => Some(format!("no head found by threshold: the field was fitted to {every}")),
         AutoMask::Head | AutoMask::InnerHead => {
             let less = if auto_mask == AutoMask::InnerHead { " less its outer 15 mm" } else { "" };
             let of: usize = settings.shrink.iter().product();
-            let share = 100.0 * (result.voxels * of) as f64 / volume.data.len() as f64;
+            let share = 100.0 * (result.voxels * of) as f64 / voxels as f64;
             Some(format!(
                 "no mask: the field was fitted to the head (Otsu's threshold, closed, filled){less}, {share:.0}% \
                  of the volume; -x names a mask, --auto-mask none takes every voxel"

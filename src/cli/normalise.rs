@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
-use super::files::{Input, check_folder, check_outputs};
+use super::files::{Input, append, check_folder, check_outputs};
 use super::{FrameOptions, Outcome, Session, about, interval, usage};
 use crate::pipeline::PipelineError;
 use crate::pipeline::grid::PlacedVolume;
@@ -75,13 +75,13 @@ impl Options {
         let input = Input::read(&self.input, self.frames.into())?;
         input.warnings.iter().for_each(|warning| session.terminal.warning(&self.input, warning));
         let gpu = session.gpu()?;
-        let mut data = Vec::with_capacity(input.image.voxels() * input.image.frames());
+        let mut data = Vec::new();
         for frame in 0..input.image.frames() {
             let run = || -> Result<Vec<f32>, PipelineError> {
-                let placed = PlacedVolume::upload(&gpu, &*input.volume(frame)?)?;
+                let placed = PlacedVolume::upload(&gpu, &input.volume(frame)?)?;
                 Ok(gpu.download(&normalise(&gpu, &placed.tensor, &method)?)?)
             };
-            data.extend(run().map_err(|e| about(&self.input, &e))?);
+            append(&mut data, run().map_err(|e| about(&self.input, &e))?);
         }
         image::write_like(&self.output, &input.image, &data)?;
         session.terminal.note(&format!("wrote {}", self.output.display()));

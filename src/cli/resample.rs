@@ -6,13 +6,12 @@ use clap::{Args, ValueEnum};
 use glam::{DMat4, DVec3};
 use serde_json::json;
 
-use super::files::{Input, check_folder, check_outputs};
+use super::files::{Input, append, check_folder, check_outputs};
 use super::{FrameOptions, Outcome, Session, about, triple, usage};
 use crate::graph::run_op;
 use crate::ops::resample::{AxisOrder, Edge, Interpolation};
 use crate::pipeline::PipelineError;
 use crate::pipeline::grid::{Grid, PlacedVolume};
-use crate::volume::Volume;
 use crate::volume::image::{self, FrameChoice, Image};
 
 /// Sample an image on another grid
@@ -73,12 +72,12 @@ enum EdgeName {
 const MOST_VOXELS: f64 = 2e9;
 
 impl Options {
-    fn target(&self, volume: &Volume, like: Option<&Image>) -> anyhow::Result<Grid> {
+    fn target(&self, own: &Grid, like: Option<&Image>) -> anyhow::Result<Grid> {
         if let Some(like) = like {
             return Ok(Grid { shape: like.shape(), affine: like.affine() });
         }
         let voxel = self.voxel.expect("clap requires --like or --voxel");
-        let grid = rescaled(volume, DVec3::from_array(voxel), self.shape);
+        let grid = rescaled(own, DVec3::from_array(voxel), self.shape);
         let voxels: f64 = grid.shape.iter().map(|&n| n as f64).product();
         if voxels > MOST_VOXELS {
             return Err(usage(format!("a grid of {:?} is too large; choose a larger --voxel", grid.shape)));
@@ -104,15 +103,16 @@ impl Options {
         if let (Some(like), Some(path)) = (&like, &self.like) {
             like.warnings().iter().for_each(|warning| session.terminal.warning(path, warning));
         }
-        let mut grid = self.target(&input.first, like.as_ref())?;
-        if is_same_grid(&input.first, &grid) {
-            grid.affine = input.first.affine;
+        let own = Grid { shape: input.image.shape(), affine: input.image.affine() };
+        let mut grid = self.target(&own, like.as_ref())?;
+        if is_same_grid(&own, &grid) {
+            grid.affine = own.affine;
         }
         let gpu = session.gpu()?;
         let mut data = Vec::new();
         for frame in 0..input.image.frames() {
             let run = || -> Result<Vec<f32>, PipelineError> {
-                let mut placed = PlacedVolume::upload(&gpu, &*input.volume(frame)?)?;
+                let mut placed = PlacedVolume::upload(&gpu, &input.volume(frame)?)?;
                 let interpolation = match self.interpolation {
                     Kind::Nearest => Interpolation::Nearest,
                     Kind::Linear => Interpolation::Linear,
@@ -130,7 +130,7 @@ impl Options {
                 let sampled = run_op(&gpu, &op, &[&placed.tensor])?.swap_remove(0);
                 Ok(gpu.download(&sampled)?)
             };
-            data.extend(run().map_err(|e| about(&self.input, &e))?);
+            append(&mut data, run().map_err(|e| about(&self.input, &e))?);
         }
         match &like {
             // The reference's own header: forms and codes bit for bit.
@@ -147,30 +147,30 @@ impl Options {
     }
 }
 
-/// Whether a grid is the volume's own but for the rounding of headers: no corner further than a thousandth of a
+/// Whether a grid is the image's own but for the rounding of headers: no corner further than a thousandth of a
 /// voxel away. Taken as it stands, rounding alone would push the outer voxels over the edge.
-fn is_same_grid(volume: &Volume, grid: &Grid) -> bool {
-    let to_volume = volume.affine.inverse() * grid.affine;
+fn is_same_grid(own: &Grid, grid: &Grid) -> bool {
+    let to_own = own.affine.inverse() * grid.affine;
     let corner = |n: usize| {
         DVec3::from_array([0, 1, 2].map(|a| if n >> a & 1 == 1 { grid.shape[a] as f64 - 1.0 } else { 0.0 }))
     };
-    let moved = |n| to_volume.transform_point3(corner(n)).distance(corner(n));
-    grid.shape == volume.shape && (0..8).map(moved).all(|voxels| voxels < 1e-3)
+    let moved = |n| to_own.transform_point3(corner(n)).distance(corner(n));
+    grid.shape == own.shape && (0..8).map(moved).all(|voxels| voxels < 1e-3)
 }
 
-/// The volume's axes and centre with voxels of `voxel_mm`; without a shape, as many as cover it.
-fn rescaled(volume: &Volume, voxel_mm: DVec3, shape: Option<[usize; 3]>) -> Grid {
-    let old = volume.voxel_size().to_array();
+/// The grid's axes and centre with voxels of `voxel_mm`; without a shape, as many as cover it.
+fn rescaled(own: &Grid, voxel_mm: DVec3, shape: Option<[usize; 3]>) -> Grid {
+    let old = own.voxel_size().to_array();
     let new = voxel_mm.to_array();
     // A whole number of voxels must not become one more by rounding: 256 * 0.9 / 0.9 say.
-    let covering = |a: usize| ((volume.shape[a] as f64 * old[a] / new[a] - 1e-6).ceil() as usize).max(1);
+    let covering = |a: usize| ((own.shape[a] as f64 * old[a] / new[a] - 1e-6).ceil() as usize).max(1);
     let shape = shape.unwrap_or([0, 1, 2].map(covering));
     let middle = |shape: [usize; 3]| DVec3::from_array(shape.map(|n| (n as f64 - 1.0) / 2.0));
     let ratio = DVec3::from_array([0, 1, 2].map(|a| new[a] / old[a]));
-    let to_old = DMat4::from_translation(middle(volume.shape))
+    let to_old = DMat4::from_translation(middle(own.shape))
         * DMat4::from_scale(ratio)
         * DMat4::from_translation(-middle(shape));
-    Grid { shape, affine: volume.affine * to_old }
+    Grid { shape, affine: own.affine * to_old }
 }
 
 #[cfg(test)]
@@ -185,17 +185,17 @@ mod tests {
             [0.02, 0.05, 1.2, 0.0],
             [30.0, -40.0, -20.0, 1.0],
         ]);
-        let volume = Volume::zeros([7, 6, 5], affine);
-        let same = rescaled(&volume, volume.voxel_size(), None);
-        assert_eq!(same.shape, volume.shape);
+        let own = Grid { shape: [7, 6, 5], affine };
+        let same = rescaled(&own, own.voxel_size(), None);
+        assert_eq!(same.shape, own.shape);
         assert!(same.affine.abs_diff_eq(affine, 1e-12));
-        let fine = rescaled(&volume, DVec3::splat(0.5), None);
+        let fine = rescaled(&own, DVec3::splat(0.5), None);
         assert_eq!(fine.shape, [13, 12, 13]);
-        assert!(is_same_grid(&volume, &same) && !is_same_grid(&volume, &fine));
+        assert!(is_same_grid(&own, &same) && !is_same_grid(&own, &fine));
         let centre = |affine: &DMat4, shape: [usize; 3]| {
             affine.transform_point3(DVec3::from_array(shape.map(|n| (n as f64 - 1.0) / 2.0)))
         };
-        assert!(centre(&fine.affine, fine.shape).abs_diff_eq(centre(&affine, volume.shape), 1e-12));
+        assert!(centre(&fine.affine, fine.shape).abs_diff_eq(centre(&affine, own.shape), 1e-12));
         assert!((fine.affine.x_axis.truncate().length() - 0.5).abs() < 1e-12);
     }
 }

@@ -9,7 +9,7 @@ use anyhow::{anyhow, bail};
 use clap::Args;
 use serde::Serialize;
 
-use super::files::{Input, check_distinct, check_folder, check_outputs};
+use super::files::{Input, append, check_distinct, check_folder, check_outputs};
 use super::terminal::{Terminal, one_line};
 use super::{FrameOptions, ModelOptions, Outcome, Session, text_about, usage};
 use crate::gpu::AdapterSummary;
@@ -467,12 +467,12 @@ impl Batch {
         let mut results = Results::default();
         let frames = input.image.frames();
         for frame in 0..frames {
-            let stripped = stripper.strip(&*input.volume(frame)?, &self.options)?;
-            results.mask.extend(stripped.mask);
-            results.probability.extend(stripped.probability.unwrap_or_default());
-            results.distance.extend(stripped.distance_mm.unwrap_or_default());
-            results.bias.extend(stripped.bias.unwrap_or_default());
-            results.corrected.extend(stripped.corrected.unwrap_or_default());
+            let stripped = stripper.strip(&input.volume(frame)?, &self.options)?;
+            append(&mut results.mask, stripped.mask);
+            append(&mut results.probability, stripped.probability.unwrap_or_default());
+            append(&mut results.distance, stripped.distance_mm.unwrap_or_default());
+            append(&mut results.bias, stripped.bias.unwrap_or_default());
+            append(&mut results.corrected, stripped.corrected.unwrap_or_default());
             // Of a series, the first volume stands for all.
             row.brain_ml.get_or_insert(stripped.brain_ml);
             stripped.seconds.into_iter().for_each(|(stage, seconds)| row.add_seconds(stage, seconds));
@@ -531,7 +531,7 @@ impl Batch {
             }
         }
         if let Some(path) = &outputs.qc {
-            qc::write(path, &input.first, &results.mask[..image.voxels()])?;
+            qc::write(path, &input.volume(0)?, &results.mask[..image.voxels()])?;
         }
         Ok(())
     }

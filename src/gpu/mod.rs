@@ -19,6 +19,10 @@ use std::sync::{Arc, Mutex};
 
 use thiserror::Error;
 
+/// Most bytes on their way between host and device at a time: what an upload or a download takes beside the
+/// tensor and its values.
+const STAGED: u64 = 32 << 20;
+
 /// What can go wrong between a kernel's source and its result.
 #[derive(Debug, Error)]
 pub enum GpuError {
@@ -324,10 +328,10 @@ impl Gpu {
                 tensor.desc
             )));
         }
-        // wgpu stages every write until the next submission; 32 MiB at a time bounds that memory.
-        for (ix, chunk) in bytes.chunks(32 << 20).enumerate() {
-            self.queue.write_buffer(&tensor.buffer, tensor.offset + ix as u64 * (32 << 20), chunk);
-            if bytes.len() > 32 << 20 {
+        // wgpu stages every write until the next submission.
+        for (ix, chunk) in bytes.chunks(STAGED as usize).enumerate() {
+            self.queue.write_buffer(&tensor.buffer, tensor.offset + ix as u64 * STAGED, chunk);
+            if bytes.len() as u64 > STAGED {
                 self.submit_commands([]);
                 self.wait()?;
             }
@@ -344,19 +348,28 @@ impl Gpu {
         if bytes == 0 {
             return Ok(Vec::new());
         }
+        let piece = bytes.min(STAGED);
         let staging = self.device.create_buffer(&wgpu::BufferDescriptor {
             label: Some("staging"),
-            size: bytes,
+            size: piece,
             usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
             mapped_at_creation: false,
         });
-        let mut encoder = self.device.create_command_encoder(&Default::default());
-        encoder.copy_buffer_to_buffer(&tensor.buffer, tensor.offset, &staging, 0, bytes);
-        self.submit_commands([encoder.finish()]);
-        staging.slice(..).map_async(wgpu::MapMode::Read, |_| {});
-        self.wait()?;
-        let view = staging.slice(..).get_mapped_range().map_err(|e| GpuError::Execution(e.to_string()))?;
-        Ok(view.chunks_exact(4).map(bytemuck::pod_read_unaligned).collect())
+        let mut values = Vec::with_capacity(tensor.desc.len());
+        for start in (0..bytes).step_by(piece as usize) {
+            let size = piece.min(bytes - start);
+            let mut encoder = self.device.create_command_encoder(&Default::default());
+            encoder.copy_buffer_to_buffer(&tensor.buffer, tensor.offset + start, &staging, 0, size);
+            self.submit_commands([encoder.finish()]);
+            let slice = staging.slice(..size);
+            slice.map_async(wgpu::MapMode::Read, |_| {});
+            self.wait()?;
+            let view = slice.get_mapped_range().map_err(|e| GpuError::Execution(e.to_string()))?;
+            values.extend(view.chunks_exact(4).map(bytemuck::pod_read_unaligned::<T>));
+            drop(view);
+            staging.unmap();
+        }
+        Ok(values)
     }
 
     /// Copies a tensor into another, from element `offset` of it on.

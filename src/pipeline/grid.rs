@@ -128,6 +128,12 @@ impl Grid {
         Self { shape, affine }
     }
 
+    /// Edge lengths of a voxel along x, y, z in mm.
+    pub fn voxel_size(&self) -> DVec3 {
+        let axes = [self.affine.x_axis, self.affine.y_axis, self.affine.z_axis];
+        DVec3::from_array(axes.map(|axis| axis.truncate().length()))
+    }
+
     /// The grid on which a network sees a volume, given as [`PlacedVolume::prepared_for`] returns it.
     ///
     /// # Errors

@@ -13,9 +13,12 @@ pub const THRESHOLD: f32 = 0.5;
 ///
 /// # Errors
 /// A tensor that is not a volume, or a failing device.
-pub fn brain_mask(gpu: &Gpu, probability: &GpuTensor) -> Result<GpuTensor, GraphError> {
-    let mut mask = one(gpu, &Threshold::above(THRESHOLD), probability)?;
+pub fn brain_mask(gpu: &Gpu, probability: GpuTensor) -> Result<GpuTensor, GraphError> {
+    let mut mask = one(gpu, &Threshold::above(THRESHOLD), &probability)?;
+    drop(probability);
     for step in [&LargestComponent as &dyn Operator, &FillHoles] {
+        // What the step before took is free once the device is idle.
+        gpu.wait()?;
         mask = one(gpu, step, &mask)?;
     }
     Ok(mask)

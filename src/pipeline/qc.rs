@@ -11,6 +11,7 @@ use image::{ImageFormat, Rgb, RgbImage};
 
 use super::{PipelineError, write_whole};
 use crate::volume::Volume;
+use crate::volume::orientation::AxisMap;
 
 /// Width of the picture, pixels.
 const WIDTH: u32 = 1600;
@@ -30,9 +31,7 @@ const MARGIN_MM: f64 = 6.0;
 /// # Panics
 /// If the mask is not on the volume's grid.
 pub fn picture(volume: &Volume, mask: &[u8]) -> RgbImage {
-    let (head, map) = volume.to_canonical();
-    let mask = map.apply(volume.shape, mask);
-    let scene = Scene::new(&head, &mask);
+    let scene = Scene::new(volume, mask);
     let tile_width = (WIDTH - (SLICES + 1) * GAP) / SLICES;
     let planes = [Plane::SAGITTAL, Plane::CORONAL, Plane::AXIAL];
     let extents = planes.map(|plane| [plane.across, plane.up].map(|axis| scene.high[axis] - scene.low[axis]));
@@ -87,9 +86,12 @@ impl Plane {
     const AXIAL: Self = Self { through: 2, across: 0, up: 1, ends: ['L', 'R'] };
 }
 
-/// The head in RAS axes and millimetres from its first voxel's corner.
+/// The head in RAS axes and millimetres from its first voxel's corner; the arrays stay as they are stored.
 struct Scene<'a> {
     shape: [usize; 3],
+    /// Where the first voxel stands in the arrays, and how far from one voxel to the next along each axis.
+    start: isize,
+    stride: [isize; 3],
     voxel_mm: [f64; 3],
     values: &'a [f32],
     mask: &'a [u8],
@@ -104,23 +106,43 @@ struct Scene<'a> {
 
 impl<'a> Scene<'a> {
     fn new(head: &'a Volume, mask: &'a [u8]) -> Self {
+        assert_eq!(mask.len(), head.data.len(), "the mask lies on the head's grid");
+        let map = AxisMap::to_canonical(&head.affine);
+        let shape = map.shape(head.shape);
+        let stored = [1, head.shape[0], head.shape[0] * head.shape[1]];
+        let (mut start, mut stride) = (0, map.source.map(|axis| stored[axis].cast_signed()));
+        for axis in 0..3 {
+            if map.flip[axis] {
+                start += (shape[axis] - 1).cast_signed() * stride[axis];
+                stride[axis] = -stride[axis];
+            }
+        }
+        let turned = |bounds: [[usize; 2]; 3]| -> [[usize; 2]; 3] {
+            std::array::from_fn(|axis| match bounds[map.source[axis]] {
+                [first, end] if map.flip[axis] => [shape[axis] - end, shape[axis] - first],
+                same => same,
+            })
+        };
         let window = window(&head.data);
         // Twice the noise of air, about.
         let visible = window[0] + 0.1 * (window[1] - window[0]);
-        let whole = head.shape.map(|n| [0, n]);
-        let shown = bounds(head.shape, |ix| head.data[ix] > visible || mask[ix] != 0).unwrap_or(whole);
-        let voxel_mm = head.voxel_size().to_array();
-        let size = |axis: usize| head.shape[axis] as f64 * voxel_mm[axis];
+        let shown = bounds(head.shape, |ix| head.data[ix] > visible || mask[ix] != 0);
+        let shown = shown.map_or(shape.map(|n| [0, n]), turned);
+        let own_mm = head.voxel_size().to_array();
+        let voxel_mm = map.source.map(|axis| own_mm[axis]);
+        let size = |axis: usize| shape[axis] as f64 * voxel_mm[axis];
         let edge = |axis: usize, end: usize| shown[axis][end] as f64 * voxel_mm[axis];
         Self {
-            shape: head.shape,
+            shape,
+            start,
+            stride,
             voxel_mm,
             values: &head.data,
             mask,
             window,
             low: std::array::from_fn(|a| (edge(a, 0) - MARGIN_MM).max(0.0)),
             high: std::array::from_fn(|a| (edge(a, 1) + MARGIN_MM).min(size(a))),
-            spread: bounds(head.shape, |ix| mask[ix] != 0).unwrap_or(shown),
+            spread: bounds(head.shape, |ix| mask[ix] != 0).map_or(shown, turned),
         }
     }
 
@@ -136,18 +158,19 @@ impl<'a> Scene<'a> {
         let at: [f64; 2] = std::array::from_fn(|i| {
             (mm[i] / self.voxel_mm[axes[i]] - 0.5).clamp(0.0, self.shape[axes[i]] as f64 - 1.0)
         });
-        let stride = [1, self.shape[0], self.shape[0] * self.shape[1]];
         let (mut grey, mut brain) = (0.0, 0.0);
         for corner in 0..4usize {
-            let mut ix = slice * stride[plane.through];
+            let mut ix = self.start + slice.cast_signed() * self.stride[plane.through];
             let mut weight = 1.0;
             for (i, &axis) in axes.iter().enumerate() {
                 let below = at[i].floor();
                 let fraction = at[i] - below;
                 let up = corner >> i & 1 == 1;
                 weight *= if up { fraction } else { 1.0 - fraction };
-                ix += (below as usize + usize::from(up)).min(self.shape[axis] - 1) * stride[axis];
+                let voxel = (below as usize + usize::from(up)).min(self.shape[axis] - 1);
+                ix += voxel.cast_signed() * self.stride[axis];
             }
+            let ix = ix.cast_unsigned();
             let value = self.values[ix];
             grey += weight as f32 * if value.is_finite() { value } else { 0.0 };
             brain += weight as f32 * f32::from(u8::from(self.mask[ix] != 0));

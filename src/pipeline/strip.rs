@@ -235,21 +235,26 @@ impl Stripper {
         watch.lap("network")?;
 
         let probability = self.probability_on(logits, &grid, &placed)?;
+        // Volumes on the device are freed as soon as nobody needs them.
+        drop(placed);
         watch.lap("to native grid")?;
 
-        let mut mask = brain_mask(gpu, &probability)?;
-        let brain = mask.clone();
+        let kept = options.probability.then(|| probability.clone());
+        let mut mask = brain_mask(gpu, probability)?;
+        let brain = original.is_some().then(|| mask.clone());
         if options.border_mm != 0.0 {
             mask = with_border(gpu, &distance(gpu, &mask, voxel_zyx)?, options.border_mm)?;
         }
-        let words: Vec<u32> = gpu.download(&mask)?;
-        let mask_bytes: Vec<u8> = words.iter().map(|&w| w as u8).collect();
+        let mask_bytes: Vec<u8> = {
+            let words: Vec<u32> = gpu.download(&mask)?;
+            words.iter().map(|&w| w as u8).collect()
+        };
         let voxels = mask_bytes.iter().filter(|&&v| v != 0).count();
         if voxels == 0 {
             return Err(PipelineError::NoBrain);
         }
         watch.lap("mask")?;
-        if let Some(original) = original {
+        if let (Some(original), Some(brain)) = (original, brain) {
             let second = N4Options { keep_nonpositive: false, ..N4Options::article() }
                 .shrunken_to(TWO_PASS_MM, voxel_zyx);
             let log_field = n4(&self.gpu, &original, Region::mask(&brain), &second)?.log_field;
@@ -261,10 +266,7 @@ impl Stripper {
             true => Some(gpu.download(&distance(gpu, &mask, voxel_zyx)?)?),
             false => None,
         };
-        let probability = match options.probability {
-            true => Some(gpu.download(&probability)?),
-            false => None,
-        };
+        let probability = kept.map(|kept| gpu.download(&kept)).transpose()?;
         if options.distance || options.probability {
             watch.lap("distance and probability")?;
         }

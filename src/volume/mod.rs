@@ -20,7 +20,6 @@ pub use geometry::{FormSource, Geometry};
 pub use warning::Warning;
 
 use glam::{DMat4, DVec3};
-use orientation::AxisMap;
 
 /// One 3D image as floats with its place in the world.
 #[derive(Debug, Clone, PartialEq)]
@@ -64,19 +63,6 @@ impl Volume {
     /// Volume of one voxel, mL.
     pub fn voxel_volume_ml(&self) -> f64 {
         geometry::voxel_volume_ml(&self.affine)
-    }
-
-    /// The same image with its axes permuted and flipped to be closest to RAS+, and the map
-    /// that takes arrays of this grid there ([`AxisMap::inverse`] takes them back). Obliquity
-    /// stays in the affine; no voxel value changes.
-    pub fn to_canonical(&self) -> (Self, AxisMap) {
-        let map = AxisMap::to_canonical(&self.affine);
-        let volume = Self {
-            shape: map.shape(self.shape),
-            affine: map.affine(&self.affine, self.shape),
-            data: map.apply(self.shape, &self.data),
-        };
-        (volume, map)
     }
 
     /// Range of the finite voxels. An image without any, or with one and the same value

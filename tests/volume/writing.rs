@@ -244,3 +244,35 @@ fn a_full_disk_is_an_error_and_devices_stay_devices() {
     let mode = |name: &str| fs::metadata(dir.path(name)).unwrap().permissions().mode();
     assert_eq!(mode("m.nii"), mode("plain"));
 }
+
+/// ```sh
+/// cargo test --release --test volume -- --ignored --nocapture large_mask
+/// ```
+#[test]
+#[ignore = "prints a time instead of checking it"]
+fn the_time_that_a_large_mask_takes() {
+    let dir = Folder::new();
+    let n = 256;
+    let source =
+        Nii { dim: vec![n; 3], datatype: 2, bits: 8, data: vec![1; (n * n * n) as usize], ..Nii::new() };
+    let image = only(&dir.put("s.nii", &source.bytes()));
+    // A brain's share of a head's image, with a border that wavers.
+    let mask: Vec<u8> = (0..n * n * n)
+        .map(|i| {
+            let at = [i % n, i / n % n, i / (n * n)].map(|c| (c - n / 2) as f64 / (n / 2) as f64);
+            let waver = 0.03 * ((40.0 * at[0]).sin() * (37.0 * at[1]).sin() * (43.0 * at[2]).sin());
+            u8::from(at.iter().map(|c| c * c).sum::<f64>().sqrt() < 0.6 + waver)
+        })
+        .collect();
+    let out = dir.path("m.nii.gz");
+    let seconds: Vec<f64> = (0..7)
+        .map(|_| {
+            let begun = std::time::Instant::now();
+            write_mask(&out, &image, &mask).unwrap();
+            begun.elapsed().as_secs_f64()
+        })
+        .collect();
+    let best = seconds.iter().copied().fold(f64::INFINITY, f64::min);
+    let bytes = fs::metadata(&out).unwrap().len();
+    println!("{} voxels to {bytes} bytes: best {best:.3} s of {seconds:.3?}", mask.len());
+}

@@ -224,15 +224,20 @@ impl Opened {
             warnings.push(Warning::DamagedExtensions);
             return Ok(Vec::new());
         }
-        // What was read ahead may reach into the voxels; it stays there for `image`.
-        let more = room.saturating_sub(self.ahead.len());
-        let more = self.source.read_up_to(more)?;
-        self.ahead.extend_from_slice(&more);
-        let region = &self.ahead[..room.min(self.ahead.len())];
-        extension_records(region, header.endianness()).or_else(|sound_part| {
+        let known = std::mem::take(&mut self.ahead);
+        let mut region = self.source.read_after(&known, room.max(known.len()), 0)?;
+        // What was read ahead may reach into the voxels; only then `image` needs it.
+        if region.len() > room {
+            self.ahead = known;
+            region.truncate(room);
+        }
+        let (end, sound) = extension_records(&region, header.endianness());
+        if !sound {
             warnings.push(Warning::DamagedExtensions);
-            Ok(sound_part)
-        })
+        }
+        region.truncate(end);
+        region.shrink_to_fit();
+        Ok(region)
     }
 
     fn image(mut self, path: &Path, choice: FrameChoice) -> Result<Image, Problem> {

@@ -601,14 +601,14 @@ impl Writer {
     }
 }
 
-/// The longest well-formed prefix of the bytes after a header: extender and records. `Err` with
-/// that prefix where records follow that make no sense.
+/// Length of the longest well-formed prefix of the bytes after a header, extender and records (0
+/// without a record), and whether only padding follows it.
 ///
 /// The voxels of an output follow the records at once, so records of odd length (the standard
 /// wants multiples of 16) stay as they are.
-pub(super) fn extension_records(region: &[u8], endianness: Endianness) -> Result<Vec<u8>, Vec<u8>> {
+pub(super) fn extension_records(region: &[u8], endianness: Endianness) -> (usize, bool) {
     if region.len() < 4 || region[0] == 0 {
-        return Ok(Vec::new());
+        return (0, true);
     }
     let reader = Reader { raw: region, endianness };
     let mut end = 4;
@@ -624,8 +624,7 @@ pub(super) fn extension_records(region: &[u8], endianness: Endianness) -> Result
             }
         }
     }
-    let kept = if end > 4 { region[..end].to_vec() } else { Vec::new() };
-    if sound { Ok(kept) } else { Err(kept) }
+    (if end > 4 { end } else { 0 }, sound)
 }
 
 /// A guess at what a file is that has no NIfTI magic, with the way out.

@@ -79,8 +79,10 @@ impl Source {
 
     /// `known`, and what follows in the file, up to `n` bytes together. Memory for `expected` of
     /// them is taken at once; from there on it follows the bytes that are there, twice as many
-    /// at most and never more than `n`.
+    /// at most, never more than `n` and never more than the file's length allows.
     pub(super) fn read_after(&mut self, known: &[u8], n: usize, expected: usize) -> Result<Vec<u8>, Problem> {
+        let most = usize::try_from(self.at_most()).unwrap_or(usize::MAX).saturating_add(known.len());
+        let n = n.min(most).max(known.len());
         let memory = |_| Problem::Memory(n as u64);
         let mut bytes = Vec::new();
         bytes.try_reserve_exact(expected.clamp(known.len(), n)).map_err(memory)?;
