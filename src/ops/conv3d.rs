@@ -9,7 +9,7 @@ use std::ops::Range;
 use super::activation_kind::Activation;
 use super::{
     Case, Cost, FLAT, Fill, GradientBuilder, NodeIo, OpDef, OpError, Operator, Precision, ValueId,
-    batch_pieces, expect_ncdhw, sample_range,
+    batch_pieces, element_kernel, expect_ncdhw, sample_range,
 };
 use crate::gpu::{Caps, DeviceClass, Dispatch, KernelKey, Lowered, Params, Slot};
 use crate::tensor::{HostTensor, TensorDesc};
@@ -274,7 +274,7 @@ pub(crate) fn lower_pass(lowered: &mut Lowered, pass: Pass<'_>, caps: &Caps, var
         WINOGRAD_W4 => pack_with(lowered, PACK_WINOGRAD_W4, *weight, packing, form.tile, kd * kh * 6),
         _ => pack_weights(lowered, *weight, packing, form.tile),
     };
-    let mut key = KernelKey::new(form.path)
+    let mut key = element_kernel(form.path, x)
         .define("BIAS", pass.bias.is_some().into())
         .define("ACCUMULATE", pass.accumulate.into());
     for (name, value) in form.defines {
@@ -455,6 +455,10 @@ impl Operator for Conv3d {
         "conv3d"
     }
 
+    fn activations(&self) -> usize {
+        self.sources()
+    }
+
     fn infer(&self, inputs: &[TensorDesc]) -> Result<Vec<TensorDesc>, OpError> {
         let fail = |reason: String| OpError::new("conv3d", inputs, reason);
         let expected = self.sources() + 1 + usize::from(self.bias);
@@ -483,7 +487,7 @@ impl Operator for Conv3d {
             .window
             .output(spatial(&x), spatial(&w))
             .ok_or_else(|| fail("the kernel exceeds the padded input".into()))?;
-        Ok(vec![TensorDesc::f32(&[x[0], w[0], out[0], out[1], out[2]])])
+        Ok(vec![inputs[0].with_shape(&[x[0], w[0], out[0], out[1], out[2]])])
     }
 
     fn variants(&self, inputs: &[TensorDesc], caps: &Caps) -> Vec<&'static str> {
