@@ -226,13 +226,18 @@ fn every_backward_on_the_device_matches_its_reference() {
 }
 
 /// Every kernel that any case uses, over all variants, for the limits of WebGPU's defaults, those of the software
-/// adapters, and half precision.
+/// adapters, and matrices of both edges.
 fn every_kernel() -> BTreeSet<KernelKey> {
     let mut software = Caps::webgpu_defaults();
     software.class = trephine::gpu::DeviceClass::Software;
     software.subgroup_size = Some([8, 8]);
-    let half = Caps { f16: true, ..Caps::webgpu_defaults() };
-    let adapters = [Caps::webgpu_defaults(), software, half];
+    let matrices = |edge, subgroup| Caps {
+        f16: true,
+        subgroup_size: Some([subgroup, subgroup]),
+        cooperative_tile: Some(edge),
+        ..Caps::webgpu_defaults()
+    };
+    let adapters = [Caps::webgpu_defaults(), software, matrices(8, 32), matrices(8, 8), matrices(16, 32)];
     let mut keys = BTreeSet::new();
     for def in OPS {
         for case in def.cases_by_dtype() {
@@ -260,8 +265,12 @@ fn every_kernel() -> BTreeSet<KernelKey> {
 
 #[test]
 fn every_shader_translates_to_spirv_msl_and_hlsl() {
-    let mut everything = Caps::webgpu_defaults();
-    everything.f16 = true;
+    let everything = Caps {
+        f16: true,
+        subgroup_size: Some([32, 32]),
+        cooperative_tile: Some(8),
+        ..Caps::webgpu_defaults()
+    };
     let peak = trephine::pipeline::bench::peak::kernels(&everything);
     for key in every_kernel().into_iter().chain(peak) {
         let shader = assemble(&key, None).unwrap_or_else(|e| panic!("{e}"));
@@ -279,13 +288,26 @@ fn every_shader_translates_to_spirv_msl_and_hlsl() {
         assert!(shared <= 16 << 10, "{}: {shared} bytes of workgroup memory", key.path);
         naga::back::spv::write_vec(&module, &info, &naga::back::spv::Options::default(), None)
             .unwrap_or_else(|e| panic!("{} to SPIR-V: {e}", key.path));
+        // Metal multiplies matrices of edge 8 alone, HLSL none.
+        let matrices = shader.source.contains("enable wgpu_cooperative_matrix");
+        if matrices && !shader.source.contains("coop_mat8x8") {
+            continue;
+        }
         naga::back::msl::write_string(
             &module,
             &info,
-            &naga::back::msl::Options { fake_missing_bindings: true, ..Default::default() },
+            &naga::back::msl::Options {
+                // The first version with matrices.
+                lang_version: (2, 3),
+                fake_missing_bindings: true,
+                ..Default::default()
+            },
             &naga::back::msl::PipelineOptions::default(),
         )
         .unwrap_or_else(|e| panic!("{} to MSL: {e}", key.path));
+        if matrices {
+            continue;
+        }
         let mut hlsl = String::new();
         let options = naga::back::hlsl::Options::default();
         naga::back::hlsl::Writer::new(&mut hlsl, &options, &naga::back::hlsl::PipelineOptions::default())

@@ -12,7 +12,7 @@ use super::{
     batch_pieces, element_kernel, expect_ncdhw, sample_range,
 };
 use crate::gpu::{Caps, DeviceClass, Dispatch, KernelKey, Lowered, Params, Slot};
-use crate::tensor::{HostTensor, TensorDesc};
+use crate::tensor::{DType, HostTensor, TensorDesc};
 
 const NAIVE: &str = "conv3d/naive.wgsl";
 const DIRECT: &str = "conv3d/direct.wgsl";
@@ -22,6 +22,8 @@ const TILE: &str = "conv3d/tile.wgsl";
 const GEMM: &str = "conv3d/gemm.wgsl";
 const WINOGRAD_W4: &str = "conv3d/winograd_w4.wgsl";
 pub(super) const PACK: &str = "conv3d/pack.wgsl";
+const COOP: &str = "conv3d/coop.wgsl";
+const PACK_COOP: &str = "conv3d/pack_coop.wgsl";
 const PACK_WINOGRAD_W4: &str = "conv3d/pack_winograd_w4.wgsl";
 const CHANNELS_LAST: &str = "conv3d/channels_last.wgsl";
 const GRAD_WEIGHT: &str = "conv3d/grad_weight.wgsl";
@@ -157,6 +159,84 @@ fn pack_with(
     packed
 }
 
+/// Adds a launch that lays the weights out in f16 for [`Coop`], in tiles of `tile` output channels.
+fn pack_coop(lowered: &mut Lowered, weight: Slot, packing: &Packing, tile: usize) -> Slot {
+    let taps: usize = packing.kernel.iter().product();
+    let total = packing.n_out.next_multiple_of(tile) * packing.n_in.next_multiple_of(Coop::DEPTH) * taps;
+    let packed = lowered.scratch(total as u64 * DType::F16.bytes());
+    lowered.push(
+        Dispatch::new(KernelKey::new(PACK_COOP).define("F16", 1))
+            .bind("weight", weight)
+            .bind("packed", packed)
+            .params(
+                Params::new()
+                    .u32("n_out", packing.n_out)
+                    .u32("n_in", packing.n_in)
+                    .u32("taps", taps)
+                    .u32("tile", tile)
+                    .u32("row_channels", packing.row_channels)
+                    .u32("first", packing.first)
+                    .u32("total", total),
+            )
+            .flat(total, FLAT),
+    );
+    packed
+}
+
+/// What the kernel on cooperative matrices is made for: the matrices that the adapter multiplies, and its subgroups.
+#[derive(Clone, Copy)]
+struct Coop {
+    /// Edge of a matrix.
+    edge: usize,
+    /// Most invocations of a subgroup.
+    subgroup: usize,
+}
+
+impl Coop {
+    /// Voxels of a workgroup along d, h and w.
+    const VOXELS: [usize; 3] = [2, 4, 16];
+    /// Input channels that a workgroup holds at a time.
+    const DEPTH: usize = 16;
+
+    /// `None` where the adapter multiplies no matrices.
+    fn of(caps: &Caps) -> Option<Self> {
+        let (edge, [_, subgroup]) = (caps.cooperative_tile? as usize, caps.subgroup_size?);
+        Some(Self { edge, subgroup: subgroup as usize })
+    }
+
+    /// Subgroups of a workgroup: each computes 4 runs of voxels.
+    fn subgroups(self) -> usize {
+        Self::VOXELS.iter().product::<usize>() / (4 * self.edge)
+    }
+
+    /// Whether the input tile with its halo, and a tile of sums a subgroup, fit into workgroup memory.
+    fn takes(self, window: &Window, kernel: [usize; 3]) -> bool {
+        let halo: usize = (0..3).map(|a| Self::VOXELS[a] + kernel[a] - 1).product();
+        let bytes = halo * Self::DEPTH * 2 + self.subgroups() * self.edge * self.edge * 4;
+        window.is_dense() && bytes <= 16 << 10 && self.subgroups() * self.subgroup <= 256
+    }
+
+    fn form(self, n_out: usize, output: [usize; 3]) -> Form {
+        let groups = if n_out > self.edge { 2 } else { 1 };
+        let tiles: usize = (0..3).map(|a| output[a].div_ceil(Self::VOXELS[a])).product();
+        let workgroup = self.subgroups() * self.subgroup;
+        Form {
+            path: COOP,
+            tile: groups * self.edge,
+            defines: vec![
+                ("TILE8", (self.edge == 8).into()),
+                ("TILE16", (self.edge == 16).into()),
+                ("GROUPS", groups as u32),
+                ("WIDE2", (groups == 2).into()),
+                ("SUBGROUP", self.subgroup as u32),
+            ],
+            general: false,
+            workgroup,
+            invocations: tiles * workgroup,
+        }
+    }
+}
+
 /// One pass of a convolution kernel over one input tensor.
 pub(crate) struct Pass<'a> {
     /// The tensor read and its description.
@@ -250,6 +330,10 @@ impl Form {
                 let tiles = d.div_ceil(4) * h.div_ceil(4) * w.div_ceil(32);
                 Self { workgroup: 256, invocations: tiles * 256, ..form(TILE, 16, Vec::new()) }
             }
+            "coop" => {
+                let coop = Coop::of(caps).expect("variants offers coop where there are matrices");
+                coop.form(n_out, output)
+            }
             "gemm" => {
                 Self { general: true, workgroup: 128, invocations: voxels, ..form(GEMM, 64, Vec::new()) }
             }
@@ -272,6 +356,7 @@ pub(crate) fn lower_pass(lowered: &mut Lowered, pass: Pass<'_>, caps: &Caps, var
     let form = Form::new(variant, packing.n_out, output, caps);
     let packed = match form.path {
         WINOGRAD_W4 => pack_with(lowered, PACK_WINOGRAD_W4, *weight, packing, form.tile, kd * kh * 6),
+        COOP => pack_coop(lowered, *weight, packing, form.tile),
         _ => pack_weights(lowered, *weight, packing, form.tile),
     };
     let mut key = element_kernel(form.path, x)
@@ -354,7 +439,19 @@ impl Conv3d {
 pub static CONV3D: OpDef = OpDef {
     name: "conv3d",
     summary: "3D convolution of one or two inputs, fused bias and (leaky) ReLU",
-    shaders: &[NAIVE, DIRECT, DIRECT_X4, LANES, TILE, GEMM, WINOGRAD_W4, PACK, PACK_WINOGRAD_W4],
+    shaders: &[
+        NAIVE,
+        DIRECT,
+        DIRECT_X4,
+        LANES,
+        TILE,
+        GEMM,
+        WINOGRAD_W4,
+        COOP,
+        PACK,
+        PACK_WINOGRAD_W4,
+        PACK_COOP,
+    ],
     cases: conv3d_cases,
 };
 
@@ -378,6 +475,7 @@ fn conv3d_cases() -> Vec<Case> {
         ("all extents 1", [1, 1, 1, 1, 1], 0, 1, [3, 3, 3], same([3, 3, 3]), true, Activation::None),
         ("pointwise", [2, 6, 3, 4, 5], 0, 7, [1, 1, 1], same([1, 1, 1]), true, Activation::None),
         ("two inputs", [2, 3, 4, 3, 6], 4, 9, [3, 3, 3], same([3, 3, 3]), true, Activation::None),
+        ("many channels in", [1, 35, 3, 5, 6], 17, 12, [3, 3, 3], same([3, 3, 3]), true, Activation::Relu),
         ("even kernel pads after", [2, 4, 3, 5, 6], 0, 1, [1, 1, 2], same([1, 1, 2]), true, Activation::None),
         ("kernel 7 5 3", [1, 2, 5, 6, 7], 0, 3, [7, 5, 3], same([7, 5, 3]), false, Activation::None),
         (
@@ -492,7 +590,15 @@ impl Operator for Conv3d {
 
     fn variants(&self, inputs: &[TensorDesc], caps: &Caps) -> Vec<&'static str> {
         let weight = &inputs[self.sources()].shape;
-        direct_variants(&self.window, spatial(weight), weight[0], caps)
+        let mut variants = direct_variants(&self.window, spatial(weight), weight[0], caps);
+        let coop = Coop::of(caps).filter(|coop| coop.takes(&self.window, spatial(weight)));
+        if let (DType::F16, Some(_)) = (inputs[0].dtype, coop) {
+            // Rounds of few channels multiply mostly zeros; and where matrices are computed on the CPU, they are slow.
+            let filled = inputs[..self.sources()].iter().all(|x| x.shape[1] >= 8) && weight[0] >= 8;
+            let first = filled && caps.class != DeviceClass::Software;
+            variants.insert(if first { 0 } else { variants.len() - 1 }, "coop");
+        }
+        variants
     }
 
     fn lower(&self, inputs: &[TensorDesc], outputs: &[TensorDesc], caps: &Caps, variant: &str) -> Lowered {
