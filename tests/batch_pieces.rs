@@ -7,12 +7,13 @@ use common::{gpu, random, rng};
 use trephine::gpu::{Gpu, GpuOptions, GpuTensor};
 use trephine::graph::{run_op, run_op_variant};
 use trephine::ops::activation_kind::Activation;
+use trephine::ops::cast::Cast;
 use trephine::ops::conv3d::{Conv3d, Window};
 use trephine::ops::norm::{BatchNormInference, Norm, NormGradInput, NormGradReduce, NormKind};
 use trephine::ops::pool::{MaxPool3d, MaxPool3dGrad};
 use trephine::ops::upsample::{Upsample, UpsampleGrad, UpsampleMode, UpsampleTo};
 use trephine::ops::{Fill, Operator};
-use trephine::tensor::TensorDesc;
+use trephine::tensor::{DType, TensorDesc};
 
 fn run(gpu: &Gpu, op: &dyn Operator, inputs: &[TensorDesc]) -> Vec<Vec<u32>> {
     let mut rng = rng(op.name());
@@ -86,6 +87,15 @@ fn splitting_a_batch_changes_nothing() {
     for mode in [UpsampleMode::Nearest, UpsampleMode::Trilinear { align_corners: false }] {
         cases.push((Box::new(Upsample { mode, to: UpsampleTo::Scale([2; 3]) }), vec![half.clone()]));
         cases.push((Box::new(UpsampleGrad { mode, size: [2, 4, 8] }), vec![x.clone()]));
+    }
+    if whole.caps.f16 {
+        let [x, half] = [&x, &half].map(|desc| TensorDesc::f16(&desc.shape));
+        let norm = Norm { kind: NormKind::Instance, eps: 1e-5, activation };
+        cases.push((Box::new(norm), vec![x.clone(), channels.clone(), channels.clone()]));
+        cases.push((Box::new(pool), vec![x.clone()]));
+        cases.push((Box::new(Cast { to: DType::F32 }), vec![x]));
+        let mode = UpsampleMode::Trilinear { align_corners: false };
+        cases.push((Box::new(Upsample { mode, to: UpsampleTo::Scale([2; 3]) }), vec![half]));
     }
     // One sample of the larger tensor of each case, and no more.
     let split = limited(&whole, x.bytes() / 3);

@@ -95,7 +95,7 @@ fn a_wrong_kernel_is_a_failure_and_no_result() {
     }
     let folder = tempfile::tempdir().expect("a temporary folder");
     let source = include_str!("../shaders/elementwise/add.wgsl");
-    let right = "y[i] = a[i] + b[i];";
+    let right = "f32(a[i]) + f32(b[i])";
     assert!(source.contains(right));
     let own = folder.path().join("own.wgsl");
     let arguments =
@@ -109,7 +109,7 @@ fn a_wrong_kernel_is_a_failure_and_no_result() {
         report["rows"].as_array().expect("rows").iter().map(|row| row["shader"].is_string()).collect();
     assert_eq!(shaders, [false, true], "ours and the same kernel as the user's own");
 
-    fs::write(&own, source.replace(right, "y[i] = a[i] + b[i] + select(0.0, 1e-3, i == params.n - 1u);"))
+    fs::write(&own, source.replace(right, "f32(a[i]) + f32(b[i]) + select(0.0, 1e-3, i == params.n - 1u)"))
         .expect("writes");
     let (code, report, err) = json(folder.path(), &arguments);
     assert_eq!((code, report["rows"].as_array().map(Vec::len)), (Some(1), Some(1)), "{err}");
@@ -118,8 +118,8 @@ fn a_wrong_kernel_is_a_failure_and_no_result() {
     let output = trephine(folder.path(), &arguments);
     assert!(!String::from_utf8_lossy(&output.stdout).contains("own.wgsl"), "printed among the results");
 
-    let broken = source.replace(right, "y[i] = a[i] +;");
-    let line = 1 + broken.lines().position(|line| line.contains("a[i] +;")).expect("the broken line");
+    let broken = source.replace(right, "f32(a[i]) +");
+    let line = 1 + broken.lines().position(|line| line.contains("f32(a[i]) +)")).expect("the broken line");
     fs::write(&own, broken).expect("writes");
     let (code, _, err) = json(folder.path(), &arguments);
     assert_eq!(code, Some(1));
@@ -149,7 +149,7 @@ fn a_watched_kernel_is_measured_whenever_it_is_saved() {
             // Another time of modification, also on file systems that keep it coarsely.
             std::thread::sleep(Duration::from_millis(30));
             match rounds.len() {
-                1 => fs::write(&own, source.replace("a[i] +", "a[i] + +;")).expect("writes"),
+                1 => fs::write(&own, source.replace("f32(a[i]) +", "f32(a[i]) + +;")).expect("writes"),
                 2 => fs::write(&own, source).expect("writes"),
                 _ => break,
             }
@@ -235,6 +235,35 @@ fn networks_are_checked_timed_and_profiled() {
     assert_eq!(report["total"]["submissions"], 1, "a training step is one submission");
 }
 
+/// Half precision is checked and reported as such; an adapter without it says so.
+#[test]
+fn half_precision_is_measured_or_refused() {
+    if !has_gpu() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let half = ["--dtype", "f16"];
+    let output = trephine(folder.path(), &[&CONV[..], &QUICK, &half].concat());
+    if String::from_utf8_lossy(&output.stderr).contains("does not compute in half precision") {
+        assert_eq!(output.status.code(), Some(1));
+        return;
+    }
+    let (code, report, err) =
+        json(folder.path(), &[&CONV[..], &QUICK, &["--variant", "all"], &half].concat());
+    assert_eq!(code, Some(0), "{err}");
+    let rows = report["rows"].as_array().expect("rows");
+    assert!(rows.len() > 3 && rows.iter().all(|row| row["dtype"] == "f16"), "{rows:?}");
+    let bytes = |dtype: &str| {
+        let network =
+            ["bench", "network", "--model", "article", "--shape", "32,32,32", "--check", "--dtype", dtype];
+        let (code, report, err) = json(folder.path(), &network);
+        assert_eq!(code, Some(0), "{err}");
+        assert_eq!(report["total"]["dtype"], dtype);
+        number(&report["total"]["peak_buffer_bytes"])
+    };
+    assert!(bytes("f16") < bytes("f32"));
+}
+
 #[test]
 fn tuning_is_kept_used_and_left_aside() {
     if !has_gpu() {
@@ -292,6 +321,8 @@ fn mistakes_on_the_command_line() {
         (&["bench", "add", "--direction", "grad-input"], "--direction"),
         (&["bench", "--shape", "1,2,3,4,5"], "name one"),
         (&["bench", "conv3d", "--watch"], "--shader"),
+        (&["bench", "scale", "--dtype", "f16"], "scale knows no f16"),
+        (&["bench", "network", "--direction", "train", "--dtype", "f16"], "--dtype f16"),
         (&["tune", "--batch", "0"], "at least 1"),
     ] {
         let output = trephine(folder.path(), arguments);

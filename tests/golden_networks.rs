@@ -14,6 +14,7 @@ use trephine::model::{
     Description, GridSpec, LayerKind, LossKind, Mode, OptimiserSpec, Tensors, TrainingGraph, article, build,
     fold_for_inference, residual_unet,
 };
+use trephine::tensor::DType;
 
 struct Golden(BTreeMap<String, (Vec<usize>, Vec<f32>)>);
 
@@ -115,7 +116,7 @@ fn train_and_compare(fixture: &str, description: &Description, optimiser: Optimi
     let folds = description.layers.iter().any(|l| matches!(l.kind, LayerKind::BatchNorm { .. }));
     assert_eq!(folded.layers.len() < description.layers.len(), folds, "batch norms fold away");
     for (description, tensors) in [(description, &trained), (&folded, &folded_tensors)] {
-        let network = build(description, batch, extents, Mode::Inference).expect("builds");
+        let network = build(description, batch, extents, Mode::Inference(DType::F32)).expect("builds");
         let executor = Executor::new(&gpu, network.graph, ExecutorOptions::default()).expect("compiles");
         for (name, (_, values)) in tensors {
             let value = executor.graph.find(name).unwrap_or_else(|| panic!("no value '{name}'"));

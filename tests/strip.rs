@@ -3,6 +3,8 @@
 #[expect(dead_code, reason = "other tests draw random inputs")]
 mod common;
 
+use std::sync::Arc;
+
 use common::gpu;
 use glam::{DMat4, DVec3};
 use trephine::model;
@@ -10,7 +12,7 @@ use trephine::pipeline::bias::{N4Options, Region, n4};
 use trephine::pipeline::grid::PlacedVolume;
 use trephine::pipeline::head::{SCALP_MM, head_mask};
 use trephine::pipeline::strip::{N4Choice, StripOptions, Stripper};
-use trephine::tensor::TensorDesc;
+use trephine::tensor::{DType, TensorDesc};
 use trephine::volume::Volume;
 use trephine::volume::orientation::AxisMap;
 
@@ -96,6 +98,24 @@ fn the_mask_does_not_depend_on_the_stored_orientation() {
         let agreement = dice(&back, &want.mask);
         assert!(agreement > 0.999, "axes {source:?} flipped {flip:?}: Dice {agreement}");
     }
+}
+
+#[test]
+fn half_precision_finds_the_same_brain() {
+    let (Some(gpu), Some(stripper)) = (gpu(), stripper()) else { return };
+    let model = model::load("default").expect("built in");
+    let half = Stripper::tuned(&gpu, &model, DType::F16, &Arc::default());
+    if !gpu.caps.f16 {
+        let error = half.err().expect("refused").to_string();
+        assert!(error.contains("half precision"), "{error}");
+        return;
+    }
+    let half = half.expect("compiles");
+    assert!(half.network_bytes() < stripper.network_bytes() * 3 / 4);
+    let volume = upright();
+    let masks = [&stripper, &half].map(|s| s.strip(&volume, &StripOptions::default()).expect("strips").mask);
+    let agreement = dice(&masks[0], &masks[1]);
+    assert!(agreement > 0.999, "Dice {agreement}");
 }
 
 /// Mean x of the mask's voxels in the world, in mm.

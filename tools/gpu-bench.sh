@@ -50,6 +50,12 @@ bench() {
 }
 
 "$TREPHINE" devices --json >"$out/devices.json"
+half=''
+if "$TREPHINE" bench cast --dtype f16 --shape 1,1,2,2,2 --check "${device[@]}" >/dev/null 2>"$out/f16.log"; then
+  half=1
+else
+  say "Without f16: $(tail -n 1 "$out/f16.log")"
+fi
 if [ -n "$quick" ]; then
   budget=(--seconds 0.2 --samples 3)
   shapes=('1,32,24,32,40:32' '1,64,12,16,20:64')
@@ -60,6 +66,7 @@ else
   shapes=('1,32,96,128,160:32' '1,64,48,64,80:64')
   grid=(--shape '96,128,160')
   bench check --check --variant all
+  [ -z "$half" ] || bench check-f16 --check --variant all --dtype f16
 fi
 
 for shape in "${shapes[@]}"; do
@@ -70,12 +77,25 @@ for shape in "${shapes[@]}"; do
   done
 done
 [ -n "$quick" ] || bench operators "${budget[@]}" --html "$out/operators.html" --csv "$out/operators.csv"
+# Half precision is for inference: forward alone.
+if [ -n "$half" ]; then
+  for shape in "${shapes[@]}"; do
+    channels=${shape#*:}
+    bench "conv3d-$channels-forward-f16" conv3d --shape "${shape%:*}" --out-channels "$channels" --dtype f16 \
+      --variant all "${budget[@]}" --html "$out/conv3d-$channels-forward-f16.html"
+  done
+  bench article-forward-f16 network --model article --dtype f16 "${grid[@]}" "${budget[@]}" \
+    --profile --trace "$out/article-forward-f16.trace.json" --html "$out/article-forward-f16.html"
+fi
 for direction in forward train; do
   bench "article-$direction" network --model article --direction "$direction" "${grid[@]}" "${budget[@]}" \
     --profile --trace "$out/article-$direction.trace.json" --html "$out/article-$direction.html"
 done
 if [ -z "$quick" ]; then
   bench default-forward network --model default "${budget[@]}" --profile --html "$out/default-forward.html"
+  [ -z "$half" ] ||
+    bench default-forward-f16 network --model default --dtype f16 "${budget[@]}" --profile \
+      --html "$out/default-forward-f16.html"
   bench n4 n4 --seconds 2
   bench resample resample "${budget[@]}"
 fi

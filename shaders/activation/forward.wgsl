@@ -3,7 +3,8 @@
 //   SIGMOID:   1 / (1 + exp(-x))
 //   GELU_ERF:  x Phi(x)
 //   GELU_TANH: x / 2 (1 + tanh(u)) = x sigmoid(2 u), u = sqrt(2/pi) (x + 0.044715 x^3)
-// Input: x [n] f32. Output: y [n] f32. One invocation an element. Cost: 1 to 30 flops, 8 bytes an element.
+// Input: x [n] Element. Output: y [n] Element. One invocation an element. Cost: 1 to 30 flops, 2 elements moved.
+#import "lib/element.wgsl"
 #import "lib/index.wgsl"
 #import "lib/normal_tail.wgsl"
 #import "lib/sigmoid.wgsl"
@@ -13,8 +14,8 @@ struct Params {
     slope: f32,
 }
 
-@group(0) @binding(0) var<storage, read> x: array<f32>;
-@group(0) @binding(1) var<storage, read_write> y: array<f32>;
+@group(0) @binding(0) var<storage, read> x: array<Element>;
+@group(0) @binding(1) var<storage, read_write> y: array<Element>;
 @group(0) @binding(2) var<uniform> params: Params;
 
 fn activate(x: f32) -> f32 {
@@ -36,6 +37,6 @@ fn activate(x: f32) -> f32 {
 fn main(@builtin(global_invocation_id) global: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     let i = flat_index(global, groups, 64u);
     if i < params.n {
-        y[i] = activate(x[i]);
+        y[i] = Element(activate(f32(x[i])));
     }
 }

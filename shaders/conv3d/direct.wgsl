@@ -1,9 +1,10 @@
 // conv3d, direct: each invocation computes 1 voxel x 4 GROUPS output channels, any kernel, stride, dilation.
 //   y[n,co,o] = act(bias[co] + sum_{ci,k} x[n,ci,o*stride+k*dilation-pad] * weight[co,ci,k])
-// Inputs: x [N, c_in, D, H, W] f32; weight packed [co/T][c_in][kd][kh][kw][T] f32, T = 4 GROUPS (pack.wgsl).
-// Output: y [N, c_out, OD, OH, OW] f32. ACCUMULATE adds to y (second input of a two-input convolution).
+// Inputs: x [N, c_in, D, H, W] Element; weight packed [co/T][c_in][kd][kh][kw][T] f32, T = 4 GROUPS (pack.wgsl).
+// Output: y [N, c_out, OD, OH, OW] Element. ACCUMULATE adds to y (second input of a two-input convolution).
 // Threads: global x (folded on to y) = voxel; workgroup z = n * (c_out / T) + channel tile. No workgroup memory.
 // Cost: 2 c_in kd kh kw flops a voxel and channel.
+#import "lib/element.wgsl"
 #import "lib/index.wgsl"
 
 struct Params {
@@ -30,12 +31,12 @@ struct Params {
     negative_slope: f32,
 }
 
-@group(0) @binding(0) var<storage, read> x: array<f32>;
+@group(0) @binding(0) var<storage, read> x: array<Element>;
 @group(0) @binding(1) var<storage, read> weight: array<vec4<f32>>;
 #ifdef BIAS
 @group(0) @binding(2) var<storage, read> bias: array<f32>;
 #endif
-@group(0) @binding(3) var<storage, read_write> y: array<f32>;
+@group(0) @binding(3) var<storage, read_write> y: array<Element>;
 @group(0) @binding(4) var<uniform> params: Params;
 
 fn activate(value: f32) -> f32 {
@@ -52,9 +53,9 @@ fn store(channel: u32, base: u32, volume: u32, value: vec4<f32>) {
             sum += bias[channel + c];
 #endif
 #ifdef ACCUMULATE
-            sum += y[at];
+            sum += f32(y[at]);
 #endif
-            y[at] = activate(sum);
+            y[at] = Element(activate(sum));
         }
     }
 }
@@ -97,7 +98,7 @@ fn main(
                     let iw = ow * params.stride_w + kw * params.dilation_w - params.pad_w;
                     let inside = in_h && iw >= 0 && iw < params.in_w;
                     let offset = u32(select(0, (id * params.in_h + ih) * params.in_w + iw, inside));
-                    let value = vec4<f32>(select(0.0, x[channel_base + offset], inside));
+                    let value = vec4<f32>(select(0.0, f32(x[channel_base + offset]), inside));
                     a0 = fma(value, weight[at], a0);
 #ifdef WIDE4
                     a1 = fma(value, weight[at + 1u], a1);

@@ -1,11 +1,12 @@
 // conv3d, register-tiled direct: each invocation computes 4 voxels along w x 4 GROUPS output channels.
 //   y[n,co,d,h,w] = act(bias[co] + sum_{ci,kd,kh,kw} x[n,ci,d+kd-pd,h+kh-ph,w+kw-pw] * weight[co,ci,kd,kh,kw])
 // Stride 1, dilation 1, kernel width 1 or 3 (KW), any KD, KH; padding before each axis is free.
-// Inputs: x [N, c_in, D, H, W] f32; weight packed [co/T][c_in][KD][KH][KW][T] f32, T = 4 GROUPS (pack.wgsl).
-// Output: y [N, c_out, OD, OH, OW] f32. ACCUMULATE adds to y (second input of a two-input convolution).
+// Inputs: x [N, c_in, D, H, W] Element; weight packed [co/T][c_in][KD][KH][KW][T] f32, T = 4 GROUPS (pack.wgsl).
+// Output: y [N, c_out, OD, OH, OW] Element. ACCUMULATE adds to y (second input of a two-input convolution).
 // Threads: global x (folded on to y) = tile of 4 voxels; workgroup z = n * (c_out / T) + channel tile, so that the
 // weight address is the same for the whole workgroup. No workgroup memory.
 // Cost: 2 c_in KD KH KW flops a voxel and channel; registers hold 16 GROUPS sums.
+#import "lib/element.wgsl"
 #import "lib/index.wgsl"
 
 struct Params {
@@ -23,12 +24,12 @@ struct Params {
     negative_slope: f32,
 }
 
-@group(0) @binding(0) var<storage, read> x: array<f32>;
+@group(0) @binding(0) var<storage, read> x: array<Element>;
 @group(0) @binding(1) var<storage, read> weight: array<vec4<f32>>;
 #ifdef BIAS
 @group(0) @binding(2) var<storage, read> bias: array<f32>;
 #endif
-@group(0) @binding(3) var<storage, read_write> y: array<f32>;
+@group(0) @binding(3) var<storage, read_write> y: array<Element>;
 @group(0) @binding(4) var<uniform> params: Params;
 
 fn activate(value: f32) -> f32 {
@@ -49,9 +50,9 @@ fn store(channel: u32, base: u32, count: i32, value: vec4<f32>) {
     for (var j = 0; j < count; j++) {
         var sum = v[j];
 #ifdef ACCUMULATE
-        sum += y[at + u32(j)];
+        sum += f32(y[at + u32(j)]);
 #endif
-        y[at + u32(j)] = activate(sum);
+        y[at + u32(j)] = Element(activate(sum));
     }
 }
 
@@ -125,13 +126,13 @@ fn main(
                 let ih = oh + kh - params.pad_h;
                 let in_row = in_d && ih >= 0 && ih < params.in_h;
                 let row = channel_base + u32((plane + clamp(ih, 0, params.in_h - 1)) * params.in_w);
-                let x0 = select(0.0, x[row + i0], in_row && in0);
-                let x1 = select(0.0, x[row + i1], in_row && in1);
-                let x2 = select(0.0, x[row + i2], in_row && in2);
-                let x3 = select(0.0, x[row + i3], in_row && in3);
+                let x0 = select(0.0, f32(x[row + i0]), in_row && in0);
+                let x1 = select(0.0, f32(x[row + i1]), in_row && in1);
+                let x2 = select(0.0, f32(x[row + i2]), in_row && in2);
+                let x3 = select(0.0, f32(x[row + i3]), in_row && in3);
 #ifdef TAPS3
-                let x4 = select(0.0, x[row + i4], in_row && in4);
-                let x5 = select(0.0, x[row + i5], in_row && in5);
+                let x4 = select(0.0, f32(x[row + i4]), in_row && in4);
+                let x5 = select(0.0, f32(x[row + i5]), in_row && in5);
 #endif
                 let w00 = weight[at + 0u];
                 a00 = fma(vec4<f32>(x0), w00, a00);

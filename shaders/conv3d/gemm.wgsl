@@ -2,14 +2,15 @@
 // gathered from x tile by tile and never stored.
 //   y[n,co,d,h,w] = act(bias[co] + sum_k x[n,ci,d*stride+kd*dilation-pd,...] * weight[co,ci,kd,kh,kw])
 // Any kernel, stride, dilation and padding before each axis.
-// Inputs: x [N, c_in, D, H, W] f32; weight packed [co/64][c_in][KD KH KW][64] f32 (pack.wgsl).
-// Output: y [N, c_out, OD, OH, OW] f32. ACCUMULATE adds to y (second input of a two-input convolution).
+// Inputs: x [N, c_in, D, H, W] Element; weight packed [co/64][c_in][KD KH KW][64] f32 (pack.wgsl).
+// Output: y [N, c_out, OD, OH, OW] Element. ACCUMULATE adds to y (second input of a two-input convolution).
 // Threads: workgroup x (folded on to y) = 128 voxels, workgroup z = n * (c_out / 64) + channel tile; 128 invocations,
 // each 8 voxels (two runs of 4, 64 apart) x 8 channels (two quads, 32 apart).
 // Workgroup memory: 8 x 128 of X and 8 x 64 of W, 6,144 bytes.
 // Why: for GPUs and many channels: 64 multiply-adds follow 4 reads of quads from workgroup memory. Software Vulkan is
 // slow at this.
 // Cost: 2 c_in KD KH KW flops a voxel and channel; registers hold 64 sums.
+#import "lib/element.wgsl"
 
 struct Params {
     c_in: u32,
@@ -35,12 +36,12 @@ struct Params {
     negative_slope: f32,
 }
 
-@group(0) @binding(0) var<storage, read> x: array<f32>;
+@group(0) @binding(0) var<storage, read> x: array<Element>;
 @group(0) @binding(1) var<storage, read> weight: array<vec4<f32>>;
 #ifdef BIAS
 @group(0) @binding(2) var<storage, read> bias: array<f32>;
 #endif
-@group(0) @binding(3) var<storage, read_write> y: array<f32>;
+@group(0) @binding(3) var<storage, read_write> y: array<Element>;
 @group(0) @binding(4) var<uniform> params: Params;
 
 // Terms of the sum a round.
@@ -63,7 +64,7 @@ fn gather(sample: u32, k: u32, od: i32, oh: i32, ow: i32) -> f32 {
         return 0.0;
     }
     let volume = u32(params.in_d * params.in_h * params.in_w);
-    return x[(sample * params.c_in + ci) * volume + u32((id * params.in_h + ih) * params.in_w + iw)];
+    return f32(x[(sample * params.c_in + ci) * volume + u32((id * params.in_h + ih) * params.in_w + iw)]);
 }
 
 fn voxels(at: u32) -> vec4<f32> {
@@ -84,9 +85,9 @@ fn store(channel: u32, sample: u32, voxel: u32, value: vec4<f32>) {
     for (var j = 0u; j < 4u && voxel + j < volume; j++) {
         var sum = v[j];
 #ifdef ACCUMULATE
-        sum += y[at + j];
+        sum += f32(y[at + j]);
 #endif
-        y[at + j] = max(sum, 0.0) + params.negative_slope * min(sum, 0.0);
+        y[at + j] = Element(max(sum, 0.0) + params.negative_slope * min(sum, 0.0));
     }
 }
 

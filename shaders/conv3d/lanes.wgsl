@@ -2,14 +2,15 @@
 // output channels, L the subgroup's size.
 //   y[n,co,d,h,w] = act(bias[co] + sum_{ci,kd,kh,kw} x[n,ci,d+kd-pd,h+kh-ph,w+kw-pw] * weight[co,ci,kd,kh,kw])
 // Stride 1, dilation 1, kernel width 1 or 3 (TAPS3), any KD, KH; padding before each axis is free.
-// Inputs: x [N, c_in, D, H, W] f32; weight packed [co/T][c_in][KD][KH][KW][T] f32, T = L GROUPS (pack.wgsl).
-// Output: y [N, c_out, OD, OH, OW] f32. ACCUMULATE adds to y (second input of a two-input convolution).
+// Inputs: x [N, c_in, D, H, W] Element; weight packed [co/T][c_in][KD][KH][KW][T] f32, T = L GROUPS (pack.wgsl).
+// Output: y [N, c_out, OD, OH, OW] Element. ACCUMULATE adds to y (second input of a two-input convolution).
 // Threads: subgroup = tile of 12 voxels, folded over workgroups; workgroup z = n * (c_out / T) + channel tile. No
 // workgroup memory.
 // Why: where a load by lane is dear (software Vulkan without a gather instruction checks and branches lane by lane),
 // one load brings L neighbours of a row, and each of them is broadcast to all lanes, which the compiler does with a
 // shuffle. Weights are the only other loads, one by lane a tap and channel group.
 // Cost: 2 c_in KD KH KW flops a voxel and channel; registers hold 12 GROUPS sums.
+#import "lib/element.wgsl"
 
 struct Params {
     c_in: u32,
@@ -26,12 +27,12 @@ struct Params {
     negative_slope: f32,
 }
 
-@group(0) @binding(0) var<storage, read> x: array<f32>;
+@group(0) @binding(0) var<storage, read> x: array<Element>;
 @group(0) @binding(1) var<storage, read> weight: array<f32>;
 #ifdef BIAS
 @group(0) @binding(2) var<storage, read> bias: array<f32>;
 #endif
-@group(0) @binding(3) var<storage, read_write> y: array<f32>;
+@group(0) @binding(3) var<storage, read_write> y: array<Element>;
 @group(0) @binding(4) var<uniform> params: Params;
 
 // Voxels 8 to 13 of a row's window lie in the second load of a subgroup of 8, in the first of a larger one.
@@ -50,9 +51,9 @@ fn store(channel: u32, base: u32, count: i32, value: vec4<f32>) {
     for (var j = 0; j < min(count, 4); j++) {
         var sum = v[j];
 #ifdef ACCUMULATE
-        sum += y[at + u32(j)];
+        sum += f32(y[at + u32(j)]);
 #endif
-        y[at + u32(j)] = max(sum, 0.0) + params.negative_slope * min(sum, 0.0);
+        y[at + u32(j)] = Element(max(sum, 0.0) + params.negative_slope * min(sum, 0.0));
     }
 }
 
@@ -106,8 +107,8 @@ fn main(
                 let ih = oh + kh - params.pad_h;
                 let in_row = in_d && ih >= 0 && ih < params.in_h;
                 let row = channel_base + u32((plane + clamp(ih, 0, params.in_h - 1)) * params.in_w);
-                let low = select(0.0, x[row + i0], in_row && in0);
-                let high = select(0.0, x[row + i1], in_row && in1);
+                let low = select(0.0, f32(x[row + i0]), in_row && in0);
+                let high = select(0.0, f32(x[row + i1]), in_row && in1);
                 let x0 = vec4<f32>(
                     subgroupBroadcast(low, 0u), subgroupBroadcast(low, 1u),
                     subgroupBroadcast(low, 2u), subgroupBroadcast(low, 3u));

@@ -1,9 +1,10 @@
 // conv3d, naive: one invocation an output element; the plainest kernel, always legal.
 //   y[n,co,o] = act(bias[co] + sum_{ci,k} x[n,ci,o*stride+k*dilation-pad] * weight[co,ci,k])
-// Inputs: x [N, c_in, D, H, W] f32; weight packed [c_out][c_in][kd][kh][kw] f32 (pack.wgsl with T = 1).
-// Output: y [N, c_out, OD, OH, OW] f32. ACCUMULATE adds to y (second input of a two-input convolution).
+// Inputs: x [N, c_in, D, H, W] Element; weight packed [c_out][c_in][kd][kh][kw] f32 (pack.wgsl with T = 1).
+// Output: y [N, c_out, OD, OH, OW] Element. ACCUMULATE adds to y (second input of a two-input convolution).
 // Threads: global x (folded on to y) = element of one sample's output; workgroup z = n.
 // Cost: 2 c_in kd kh kw flops an element.
+#import "lib/element.wgsl"
 #import "lib/index.wgsl"
 
 struct Params {
@@ -30,12 +31,12 @@ struct Params {
     negative_slope: f32,
 }
 
-@group(0) @binding(0) var<storage, read> x: array<f32>;
+@group(0) @binding(0) var<storage, read> x: array<Element>;
 @group(0) @binding(1) var<storage, read> weight: array<f32>;
 #ifdef BIAS
 @group(0) @binding(2) var<storage, read> bias: array<f32>;
 #endif
-@group(0) @binding(3) var<storage, read_write> y: array<f32>;
+@group(0) @binding(3) var<storage, read_write> y: array<Element>;
 @group(0) @binding(4) var<uniform> params: Params;
 
 @compute @workgroup_size(64)
@@ -67,7 +68,7 @@ fn main(
                     let iw = ow * params.stride_w + kw * params.dilation_w - params.pad_w;
                     if id >= 0 && id < params.in_d && ih >= 0 && ih < params.in_h && iw >= 0 && iw < params.in_w {
                         let offset = u32((id * params.in_h + ih) * params.in_w + iw);
-                        sum = fma(x[channel_base + offset], weight[at], sum);
+                        sum = fma(f32(x[channel_base + offset]), weight[at], sum);
                     }
                     at++;
                 }
@@ -79,7 +80,7 @@ fn main(
     sum += bias[co];
 #endif
 #ifdef ACCUMULATE
-    sum += y[index];
+    sum += f32(y[index]);
 #endif
-    y[index] = max(sum, 0.0) + params.negative_slope * min(sum, 0.0);
+    y[index] = Element(max(sum, 0.0) + params.negative_slope * min(sum, 0.0));
 }

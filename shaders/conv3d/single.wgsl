@@ -1,11 +1,12 @@
 // conv3d for a single output channel, a network's last layer: each invocation computes 4 voxels along w.
 //   y[n,co,d,h,w] = act(bias[co] + sum_{ci,kd,kh,kw} x[n,ci,d+kd-pd,h+kh-ph,w+kw-pw] * weight[co,ci,kd,kh,kw])
 // Stride 1, dilation 1, any KD, KH, KW; padding before each axis is free.
-// Inputs: x [N, c_in, D, H, W] f32; weight packed [co][c_in][KD][KH][KW] f32 (pack.wgsl with tiles of 1).
-// Output: y [N, c_out, OD, OH, OW] f32. ACCUMULATE adds to y (second input of a two-input convolution).
+// Inputs: x [N, c_in, D, H, W] Element; weight packed [co][c_in][KD][KH][KW] f32 (pack.wgsl with tiles of 1).
+// Output: y [N, c_out, OD, OH, OW] Element. ACCUMULATE adds to y (second input of a two-input convolution).
 // Threads: global x (folded on to y) = tile of 4 voxels; workgroup z = n * c_out + co. No workgroup memory.
 // Why: the other kernels compute channels by 4 or more, three quarters of them for nothing here; and 3 + KW loads serve
 // 4 KW taps. Cost: 2 c_in KD KH KW flops a voxel; bound by memory where the kernel is small.
+#import "lib/element.wgsl"
 #import "lib/index.wgsl"
 
 struct Params {
@@ -23,12 +24,12 @@ struct Params {
     negative_slope: f32,
 }
 
-@group(0) @binding(0) var<storage, read> x: array<f32>;
+@group(0) @binding(0) var<storage, read> x: array<Element>;
 @group(0) @binding(1) var<storage, read> weight: array<f32>;
 #ifdef BIAS
 @group(0) @binding(2) var<storage, read> bias: array<f32>;
 #endif
-@group(0) @binding(3) var<storage, read_write> y: array<f32>;
+@group(0) @binding(3) var<storage, read_write> y: array<Element>;
 @group(0) @binding(4) var<uniform> params: Params;
 
 @compute @workgroup_size(64)
@@ -65,7 +66,7 @@ fn main(
                 var window: array<f32, 3u + KW>;
                 for (var j = 0; j < i32(3u + KW); j++) {
                     let iw = ow + j - params.pad_w;
-                    let value = x[row + clamp(iw, 0, params.in_w - 1)];
+                    let value = f32(x[row + clamp(iw, 0, params.in_w - 1)]);
                     window[j] = select(0.0, value, in_row && iw >= 0 && iw < params.in_w);
                 }
                 for (var kw = 0u; kw < KW; kw++) {
@@ -86,8 +87,8 @@ fn main(
     for (var j = 0; j < min(4, params.out_w - ow); j++) {
         var sum = sums[j];
 #ifdef ACCUMULATE
-        sum += y[base + j];
+        sum += f32(y[base + j]);
 #endif
-        y[base + j] = max(sum, 0.0) + params.negative_slope * min(sum, 0.0);
+        y[base + j] = Element(max(sum, 0.0) + params.negative_slope * min(sum, 0.0));
     }
 }

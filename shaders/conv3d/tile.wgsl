@@ -2,14 +2,15 @@
 // output channels, each invocation 4 voxels along w x 8 channels of them.
 //   y[n,co,d,h,w] = act(bias[co] + sum_{ci,kd,kh,kw} x[n,ci,d+kd-pd,h+kh-ph,w+kw-pw] * weight[co,ci,kd,kh,kw])
 // Stride 1, dilation 1, kernel width 3, KD and KH 1 to 3; padding before each axis is free.
-// Inputs: x [N, c_in, D, H, W] f32; weight packed [co/16][c_in][KD][KH][3][16] f32 (pack.wgsl).
-// Output: y [N, c_out, OD, OH, OW] f32. ACCUMULATE adds to y (second input of a two-input convolution).
+// Inputs: x [N, c_in, D, H, W] Element; weight packed [co/16][c_in][KD][KH][3][16] f32 (pack.wgsl).
+// Output: y [N, c_out, OD, OH, OW] Element. ACCUMULATE adds to y (second input of a two-input convolution).
 // Threads: workgroup x (folded on to y) = voxel tile, workgroup z = n * (c_out / 16) + channel tile; 256 invocations =
 // 2 channel halves x 4 d x 4 h x 8 quads of w.
 // Workgroup memory: 2 channels of 6 x 6 x 34 voxels and their weights, 13,248 bytes.
 // Why: for GPUs, where workgroup memory is fast: a voxel is fetched once for 27 taps x 16 channels, and 96 multiply-adds
 // follow 12 reads. Software Vulkan is slow at this.
 // Cost: 2 c_in KD KH 3 flops a voxel and channel; registers hold 32 sums.
+#import "lib/element.wgsl"
 
 struct Params {
     c_in: u32,
@@ -26,12 +27,12 @@ struct Params {
     negative_slope: f32,
 }
 
-@group(0) @binding(0) var<storage, read> x: array<f32>;
+@group(0) @binding(0) var<storage, read> x: array<Element>;
 @group(0) @binding(1) var<storage, read> weight: array<vec4<f32>>;
 #ifdef BIAS
 @group(0) @binding(2) var<storage, read> bias: array<f32>;
 #endif
-@group(0) @binding(3) var<storage, read_write> y: array<f32>;
+@group(0) @binding(3) var<storage, read_write> y: array<Element>;
 @group(0) @binding(4) var<uniform> params: Params;
 
 const TILE_D: u32 = 4u;
@@ -62,9 +63,9 @@ fn store(channel: u32, base: u32, count: i32, value: vec4<f32>) {
     for (var j = 0; j < count; j++) {
         var sum = v[j];
 #ifdef ACCUMULATE
-        sum += y[at + u32(j)];
+        sum += f32(y[at + u32(j)]);
 #endif
-        y[at + u32(j)] = max(sum, 0.0) + params.negative_slope * min(sum, 0.0);
+        y[at + u32(j)] = Element(max(sum, 0.0) + params.negative_slope * min(sum, 0.0));
     }
 }
 
@@ -111,7 +112,7 @@ fn main(
             var value = 0.0;
             if ci < params.c_in && id >= 0 && id < params.in_d && ih >= 0 && ih < params.in_h && iw >= 0
                 && iw < params.in_w {
-                value = x[(n * params.c_in + ci) * in_volume + u32((id * params.in_h + ih) * params.in_w + iw)];
+                value = f32(x[(n * params.c_in + ci) * in_volume + u32((id * params.in_h + ih) * params.in_w + iw)]);
             }
             wg_x[i] = value;
         }

@@ -1,11 +1,12 @@
 // First of the three kernels of conv3d by Winograd's F(2x2x2, 3x3x3): transforms 4x4x4 windows of the input.
 //   v[p][ci][t] = sum_{i,j,k} B[a][i] B[b][j] B[c][k] x[ci, 2 td + i - pd, 2 th + j - ph, 2 tw + k - pw], p = (a 4 + b) 4 + c
 // B has the rows (1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1): Lavin and Gray 2016.
-// Input: x [N, c_in, D, H, W] f32, of which the channels from first_channel on: a sample.
+// Input: x [N, c_in, D, H, W] Element, of which the channels from first_channel on: a sample.
 // Output: v [64][c_in][stride] f32, for the windows first .. first + count, which may be fewer than `stride`; the rest is
 // set to zero.
 // Threads: global x (folded on to y) = window; workgroup z = input channel. No workgroup memory.
 // Cost: 144 additions and 64 loads a window and channel; writes 8 values for each voxel of the input.
+#import "lib/element.wgsl"
 #import "lib/index.wgsl"
 #import "lib/quad.wgsl"
 
@@ -25,7 +26,7 @@ struct Params {
     first_channel: u32,
 }
 
-@group(0) @binding(0) var<storage, read> x: array<f32>;
+@group(0) @binding(0) var<storage, read> x: array<Element>;
 @group(0) @binding(1) var<storage, read_write> v: array<f32>;
 @group(0) @binding(2) var<uniform> params: Params;
 
@@ -42,7 +43,7 @@ fn row(channel: i32, id: i32, ih: i32, iw: i32) -> vec4<f32> {
     let base = ((channel * params.in_d + d) * params.in_h + h) * params.in_w;
     var r = vec4<f32>(0.0);
     for (var k = 0; k < 4; k++) {
-        let value = x[base + clamp(iw + k, 0, params.in_w - 1)];
+        let value = f32(x[base + clamp(iw + k, 0, params.in_w - 1)]);
         r[k] = select(0.0, value, inside && iw + k >= 0 && iw + k < params.in_w);
     }
     return vec4<f32>(r.x - r.z, r.y + r.z, r.z - r.y, r.y - r.w);

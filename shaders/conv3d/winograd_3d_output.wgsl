@@ -2,10 +2,11 @@
 //   y[co, 2 td + i, 2 th + j, 2 tw + k] = act(bias[co] + sum_{a,b,c} A[i][a] A[j][b] A[k][c] m[(a 4 + b) 4 + c][co][t])
 // A has the rows (1, 1, 1, 0), (0, 1, -1, -1): Lavin and Gray 2016.
 // Input: m [64][channels][stride] f32, for the windows first .. first + count. Output:
-// y [N, c_out, OD, OH, OW] f32, of which the channels from first_channel on: a sample.
+// y [N, c_out, OD, OH, OW] Element, of which the channels from first_channel on: a sample.
 // ACCUMULATE adds to y (second input of a two-input convolution).
 // Threads: global x (folded on to y) = window; workgroup z = output channel. No workgroup memory.
 // Cost: 84 additions and 64 loads for 8 voxels.
+#import "lib/element.wgsl"
 #import "lib/index.wgsl"
 #import "lib/quad.wgsl"
 
@@ -27,7 +28,7 @@ struct Params {
 #ifdef BIAS
 @group(0) @binding(1) var<storage, read> bias: array<f32>;
 #endif
-@group(0) @binding(2) var<storage, read_write> y: array<f32>;
+@group(0) @binding(2) var<storage, read_write> y: array<Element>;
 @group(0) @binding(3) var<uniform> params: Params;
 
 // A along the axis that the four vectors lie on: both outputs.
@@ -67,9 +68,9 @@ fn store(channel: u32, d: u32, h: u32, w: u32, points: vec4<f32>) {
     for (var k = 0u; k < min(2u, params.out_w - w); k++) {
         var sum = voxels[k];
 #ifdef ACCUMULATE
-        sum += y[at + k];
+        sum += f32(y[at + k]);
 #endif
-        y[at + k] = max(sum, 0.0) + params.negative_slope * min(sum, 0.0);
+        y[at + k] = Element(max(sum, 0.0) + params.negative_slope * min(sum, 0.0));
     }
 }
 

@@ -3,12 +3,13 @@
 //   y[n,co,d,h,w] = act(bias[co] + sum_{ci,kd,kh,kw} x[n,ci,d+kd-pd,h+kh-ph,w+kw-pw] * weight[co,ci,kd,kh,kw])
 //   y = A' sum_{ci,kd,kh} (G g) * (B' x), with the points 0, 1, -1, 2, -2 and infinity (Lavin and Gray 2016)
 // Stride 1, dilation 1, kernel width 3, any KD, KH; padding before each axis is free.
-// Inputs: x [N, c_in, D, H, W] f32; weight transformed and packed [co/T][c_in][KD][KH][6][T] f32, T = 4 GROUPS
+// Inputs: x [N, c_in, D, H, W] Element; weight transformed and packed [co/T][c_in][KD][KH][6][T] f32, T = 4 GROUPS
 // (pack_winograd_w4.wgsl).
-// Output: y [N, c_out, OD, OH, OW] f32. ACCUMULATE adds to y (second input of a two-input convolution).
+// Output: y [N, c_out, OD, OH, OW] Element. ACCUMULATE adds to y (second input of a two-input convolution).
 // Threads: global x (folded on to y) = tile of 4 voxels; workgroup z = n * (c_out / T) + channel tile, so that the
 // weight address is the same for the whole workgroup. No workgroup memory.
 // Cost: the sums stay in the transformed domain, 24 GROUPS registers, and are transformed back once.
+#import "lib/element.wgsl"
 #import "lib/index.wgsl"
 
 struct Params {
@@ -26,12 +27,12 @@ struct Params {
     negative_slope: f32,
 }
 
-@group(0) @binding(0) var<storage, read> x: array<f32>;
+@group(0) @binding(0) var<storage, read> x: array<Element>;
 @group(0) @binding(1) var<storage, read> weight: array<vec4<f32>>;
 #ifdef BIAS
 @group(0) @binding(2) var<storage, read> bias: array<f32>;
 #endif
-@group(0) @binding(3) var<storage, read_write> y: array<f32>;
+@group(0) @binding(3) var<storage, read_write> y: array<Element>;
 @group(0) @binding(4) var<uniform> params: Params;
 
 // Writes 4 voxels of 4 channels from their sums in the transformed domain.
@@ -60,9 +61,9 @@ fn store(
         for (var j = 0; j < count; j++) {
             var sum = v[j];
 #ifdef ACCUMULATE
-            sum += y[at + u32(j)];
+            sum += f32(y[at + u32(j)]);
 #endif
-            y[at + u32(j)] = max(sum, 0.0) + params.negative_slope * min(sum, 0.0);
+            y[at + u32(j)] = Element(max(sum, 0.0) + params.negative_slope * min(sum, 0.0));
         }
     }
 }
@@ -129,12 +130,12 @@ fn main(
                 let ih = oh + kh - params.pad_h;
                 let in_row = in_d && ih >= 0 && ih < params.in_h;
                 let row = channel_base + u32((plane + clamp(ih, 0, params.in_h - 1)) * params.in_w);
-                let x0 = select(0.0, x[row + i0], in_row && in0);
-                let x1 = select(0.0, x[row + i1], in_row && in1);
-                let x2 = select(0.0, x[row + i2], in_row && in2);
-                let x3 = select(0.0, x[row + i3], in_row && in3);
-                let x4 = select(0.0, x[row + i4], in_row && in4);
-                let x5 = select(0.0, x[row + i5], in_row && in5);
+                let x0 = select(0.0, f32(x[row + i0]), in_row && in0);
+                let x1 = select(0.0, f32(x[row + i1]), in_row && in1);
+                let x2 = select(0.0, f32(x[row + i2]), in_row && in2);
+                let x3 = select(0.0, f32(x[row + i3]), in_row && in3);
+                let x4 = select(0.0, f32(x[row + i4]), in_row && in4);
+                let x5 = select(0.0, f32(x[row + i5]), in_row && in5);
                 // t = B' x
                 let even = x4 - 4.0 * x2;
                 let odd = x3 - 4.0 * x1;

@@ -2,10 +2,11 @@
 // outputs of one cell x 4 output channels.
 //   y[n,co,2i+k] += x[n,ci,i] * weight[ci,co,k]; output 2j of an axis takes taps 0 of x[j] and 2 of x[j-1], output
 //   2j+1 takes tap 1 of x[j].
-// Inputs: x [N, c_in, D, H, W] f32; weight packed [co/4][c_in][kd][kh][kw][4] f32 (conv3d/pack.wgsl, SWAP).
-// Output: y [N, c_out, OD, OH, OW] f32, OD <= 2 D + 1 and so on.
+// Inputs: x [N, c_in, D, H, W] Element; weight packed [co/4][c_in][kd][kh][kw][4] f32 (conv3d/pack.wgsl, SWAP).
+// Output: y [N, c_out, OD, OH, OW] Element, OD <= 2 D + 1 and so on.
 // Threads: global x (folded on to y) = cell; workgroup z = n * (c_out / 4) + channel quad. No workgroup memory.
 // Cost: 2 c_in K^3 / 8 flops an output element.
+#import "lib/element.wgsl"
 #import "lib/index.wgsl"
 
 struct Params {
@@ -20,12 +21,12 @@ struct Params {
     negative_slope: f32,
 }
 
-@group(0) @binding(0) var<storage, read> x: array<f32>;
+@group(0) @binding(0) var<storage, read> x: array<Element>;
 @group(0) @binding(1) var<storage, read> weight: array<vec4<f32>>;
 #ifdef BIAS
 @group(0) @binding(2) var<storage, read> bias: array<f32>;
 #endif
-@group(0) @binding(3) var<storage, read_write> y: array<f32>;
+@group(0) @binding(3) var<storage, read_write> y: array<Element>;
 @group(0) @binding(4) var<uniform> params: Params;
 
 fn store(channel: u32, base: u32, d: i32, h: i32, w: i32, value: vec4<f32>) {
@@ -40,7 +41,7 @@ fn store(channel: u32, base: u32, d: i32, h: i32, w: i32, value: vec4<f32>) {
 #ifdef BIAS
             sum += bias[channel + c];
 #endif
-            y[base + (channel + c) * volume + voxel] = max(sum, 0.0) + params.negative_slope * min(sum, 0.0);
+            y[base + (channel + c) * volume + voxel] = Element(max(sum, 0.0) + params.negative_slope * min(sum, 0.0));
         }
     }
 }
@@ -95,15 +96,15 @@ fn main(
     var at = quad * params.c_in * 8u;
 #endif
     for (var ci = 0u; ci < params.c_in; ci++) {
-        let x111 = vec4<f32>(select(0.0, x[base + u32(row11 + at1)], d1 && h1 && w1));
+        let x111 = vec4<f32>(select(0.0, f32(x[base + u32(row11 + at1)]), d1 && h1 && w1));
 #ifdef K3
-        let x000 = vec4<f32>(select(0.0, x[base + u32(row00 + at0)], d0 && h0 && w0));
-        let x001 = vec4<f32>(select(0.0, x[base + u32(row00 + at1)], d0 && h0 && w1));
-        let x010 = vec4<f32>(select(0.0, x[base + u32(row01 + at0)], d0 && h1 && w0));
-        let x011 = vec4<f32>(select(0.0, x[base + u32(row01 + at1)], d0 && h1 && w1));
-        let x100 = vec4<f32>(select(0.0, x[base + u32(row10 + at0)], d1 && h0 && w0));
-        let x101 = vec4<f32>(select(0.0, x[base + u32(row10 + at1)], d1 && h0 && w1));
-        let x110 = vec4<f32>(select(0.0, x[base + u32(row11 + at0)], d1 && h1 && w0));
+        let x000 = vec4<f32>(select(0.0, f32(x[base + u32(row00 + at0)]), d0 && h0 && w0));
+        let x001 = vec4<f32>(select(0.0, f32(x[base + u32(row00 + at1)]), d0 && h0 && w1));
+        let x010 = vec4<f32>(select(0.0, f32(x[base + u32(row01 + at0)]), d0 && h1 && w0));
+        let x011 = vec4<f32>(select(0.0, f32(x[base + u32(row01 + at1)]), d0 && h1 && w1));
+        let x100 = vec4<f32>(select(0.0, f32(x[base + u32(row10 + at0)]), d1 && h0 && w0));
+        let x101 = vec4<f32>(select(0.0, f32(x[base + u32(row10 + at1)]), d1 && h0 && w1));
+        let x110 = vec4<f32>(select(0.0, f32(x[base + u32(row11 + at0)]), d1 && h1 && w0));
         a000 = fma(x111, weight[at + 0u], a000);
         a001 = fma(x111, weight[at + 1u], a001);
         a000 = fma(x110, weight[at + 2u], a000);

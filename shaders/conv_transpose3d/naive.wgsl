@@ -1,9 +1,10 @@
 // conv_transpose3d, naive: one invocation an output element, any kernel, stride, dilation; always legal.
 //   y[n,co,o] = act(bias[co] + sum_{ci,k : i*stride + k*dilation - pad = o} x[n,ci,i] * weight[ci,co,k])
-// Inputs: x [N, c_in, D, H, W] f32; weight packed [c_out][c_in][kd][kh][kw] f32 (conv3d/pack.wgsl, SWAP, T = 1).
-// Output: y [N, c_out, OD, OH, OW] f32.
+// Inputs: x [N, c_in, D, H, W] Element; weight packed [c_out][c_in][kd][kh][kw] f32 (conv3d/pack.wgsl, SWAP, T = 1).
+// Output: y [N, c_out, OD, OH, OW] Element.
 // Threads: global x (folded on to y) = element of one sample's output; workgroup z = n.
 // Cost: 2 c_in kd kh kw / (stride_d stride_h stride_w) flops an element.
+#import "lib/element.wgsl"
 #import "lib/index.wgsl"
 
 struct Params {
@@ -30,12 +31,12 @@ struct Params {
     negative_slope: f32,
 }
 
-@group(0) @binding(0) var<storage, read> x: array<f32>;
+@group(0) @binding(0) var<storage, read> x: array<Element>;
 @group(0) @binding(1) var<storage, read> weight: array<f32>;
 #ifdef BIAS
 @group(0) @binding(2) var<storage, read> bias: array<f32>;
 #endif
-@group(0) @binding(3) var<storage, read_write> y: array<f32>;
+@group(0) @binding(3) var<storage, read_write> y: array<Element>;
 @group(0) @binding(4) var<uniform> params: Params;
 
 // Input index that reaches output `o` through tap `k`, or -1.
@@ -76,7 +77,7 @@ fn main(
                 let tap = u32((kd * params.kh + kh) * params.kw + kw);
                 var at = group.z * params.c_in * in_volume + u32((id * params.in_h + ih) * params.in_w + iw);
                 for (var ci = 0u; ci < params.c_in; ci++) {
-                    sum = fma(x[at], weight[(co * params.c_in + ci) * taps + tap], sum);
+                    sum = fma(f32(x[at]), weight[(co * params.c_in + ci) * taps + tap], sum);
                     at += in_volume;
                 }
             }
@@ -85,5 +86,5 @@ fn main(
 #ifdef BIAS
     sum += bias[co];
 #endif
-    y[group.z * params.c_out * out_volume + element] = max(sum, 0.0) + params.negative_slope * min(sum, 0.0);
+    y[group.z * params.c_out * out_volume + element] = Element(max(sum, 0.0) + params.negative_slope * min(sum, 0.0));
 }

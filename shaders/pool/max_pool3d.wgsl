@@ -1,7 +1,8 @@
 // Maximum pooling: y = max of x over each window; voxels outside the input do not take part.
-// Input: x [rows, in_d, in_h, in_w] f32. Output: y [rows, out_d, out_h, out_w] f32.
+// Input: x [rows, in_d, in_h, in_w] Element. Output: y [rows, out_d, out_h, out_w] Element.
 // One invocation an output element; the window is clipped to the input once, so that the loop has no
 // branch. Cost: kd * kh * kw comparisons an output; x is read once where windows do not overlap.
+#import "lib/element.wgsl"
 #import "lib/index.wgsl"
 
 struct Params {
@@ -15,8 +16,8 @@ struct Params {
     padding: vec4<u32>,
 }
 
-@group(0) @binding(0) var<storage, read> x: array<f32>;
-@group(0) @binding(1) var<storage, read_write> y: array<f32>;
+@group(0) @binding(0) var<storage, read> x: array<Element>;
+@group(0) @binding(1) var<storage, read_write> y: array<Element>;
 @group(0) @binding(2) var<uniform> params: Params;
 
 @compute @workgroup_size(64)

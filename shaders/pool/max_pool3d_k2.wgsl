@@ -1,6 +1,7 @@
 // Maximum pooling with windows of 2 x 2 x 2 side by side (stride 2, no padding): unrolled.
-// Input: x [rows, in_d, in_h, in_w] f32. Output: y [rows, out_d, out_h, out_w] f32.
-// One invocation an output element. Cost: 7 comparisons and 36 bytes an output.
+// Input: x [rows, in_d, in_h, in_w] Element. Output: y [rows, out_d, out_h, out_w] Element.
+// One invocation an output element. Cost: 7 comparisons and 9 elements moved an output.
+#import "lib/element.wgsl"
 #import "lib/index.wgsl"
 
 struct Params {
@@ -10,8 +11,8 @@ struct Params {
     out_shape: vec4<u32>,
 }
 
-@group(0) @binding(0) var<storage, read> x: array<f32>;
-@group(0) @binding(1) var<storage, read_write> y: array<f32>;
+@group(0) @binding(0) var<storage, read> x: array<Element>;
+@group(0) @binding(1) var<storage, read_write> y: array<Element>;
 @group(0) @binding(2) var<uniform> params: Params;
 
 @compute @workgroup_size(64)

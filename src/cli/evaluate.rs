@@ -60,20 +60,20 @@ impl Options {
         let options = StripOptions { n4: self.model.n4_choice(), ..StripOptions::default() };
         let count = table.pairs.len();
         let mut done = 0;
-        let scores =
-            evaluate(&gpu, &model, &self.model.tuning.load(&gpu), &table, &options, &mut |result| {
-                done += 1;
-                match result {
-                    Ok(score) => session.terminal.note(&format!(
-                        "[{done}/{count}] {}: Dice {:.4} in {:.1} s",
-                        score.image.display(),
-                        score.agreement.dice,
-                        score.seconds
-                    )),
-                    // Printed now: the table at the end is hours away.
-                    Err(failure) => session.terminal.error(&text_of(failure)),
-                }
-            })?;
+        let (dtype, tuning) = (self.model.dtype.into(), self.model.tuning.load(&gpu));
+        let scores = evaluate(&gpu, &model, dtype, &tuning, &table, &options, &mut |result| {
+            done += 1;
+            match result {
+                Ok(score) => session.terminal.note(&format!(
+                    "[{done}/{count}] {}: Dice {:.4} in {:.1} s",
+                    score.image.display(),
+                    score.agreement.dice,
+                    score.seconds
+                )),
+                // Printed now: the table at the end is hours away.
+                Err(failure) => session.terminal.error(&text_of(failure)),
+            }
+        })?;
         if let Some(path) = &self.csv {
             write_whole(path, &csv_of(&table, &scores)?)?;
         }

@@ -35,6 +35,7 @@ use crate::pipeline::PipelineError;
 use crate::pipeline::bias::N4Options;
 use crate::pipeline::strip::N4Choice;
 use crate::pipeline::tune as tune_cache;
+use crate::tensor::DType;
 use terminal::Terminal;
 
 /// Brain extraction (skull stripping) of 3D MRI on any GPU.
@@ -269,6 +270,25 @@ impl N4Mode {
     }
 }
 
+/// Element types of a network's activations.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum ElementType {
+    /// Single precision
+    #[default]
+    F32,
+    /// Half precision: half the memory, on adapters that have it (see `trephine devices`)
+    F16,
+}
+
+impl From<ElementType> for DType {
+    fn from(element: ElementType) -> Self {
+        match element {
+            ElementType::F32 => Self::F32,
+            ElementType::F16 => Self::F16,
+        }
+    }
+}
+
 /// Which model, and which bias correction before it.
 #[derive(Debug, Args)]
 struct ModelOptions {
@@ -293,6 +313,9 @@ struct ModelOptions {
     /// Do not correct the bias field before the network, whatever the model was trained with
     #[arg(long)]
     no_n4: bool,
+    /// Element type of what the network's layers hand on; sums stay in f32
+    #[arg(long, value_name = "TYPE", value_enum, default_value_t)]
+    dtype: ElementType,
     #[command(flatten)]
     tuning: TuningOptions,
 }

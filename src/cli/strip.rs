@@ -305,11 +305,11 @@ impl Options {
             create_folders: self.named_outputs().all().is_empty(),
         };
         let mut adapter = None;
-        let tuning = self.model.tuning;
+        let (dtype, tuning) = (self.model.dtype.into(), self.model.tuning);
         let rows = batch.run(jobs, || {
             let gpu = session.gpu()?;
             adapter = Some(gpu.summary.clone());
-            Ok(Stripper::tuned(&gpu, &model, &tuning.load(&gpu))?)
+            Ok(Stripper::tuned(&gpu, &model, dtype, &tuning.load(&gpu))?)
         })?;
         let failed = rows.iter().filter(|row| row.error.is_some()).count();
         if let Some(report) = &batch.report {

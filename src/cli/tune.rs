@@ -4,7 +4,7 @@ use anyhow::anyhow;
 use clap::Args;
 use serde_json::json;
 
-use super::{Outcome, Session, triple, usage};
+use super::{ElementType, Outcome, Session, triple, usage};
 use crate::model as models;
 use crate::pipeline::bench::timing::Budget;
 use crate::pipeline::tune::{TuneOptions, cache_file, store, tune};
@@ -25,6 +25,9 @@ pub(super) struct Options {
     /// Tune inference only
     #[arg(long)]
     forward_only: bool,
+    /// Element type of inference's activations
+    #[arg(long, value_name = "TYPE", value_enum, default_value_t)]
+    dtype: ElementType,
     /// Grid of the network, D,H,W [default: the model's own]
     #[arg(long, value_name = "D,H,W", value_parser = triple::<usize>)]
     shape: Option<[usize; 3]>,
@@ -51,6 +54,7 @@ impl Options {
         let gpu = session.gpu()?;
         let options = TuneOptions {
             forward: true,
+            dtype: self.dtype.into(),
             train: !self.forward_only,
             shape: self.shape,
             batch: self.batch,

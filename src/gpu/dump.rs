@@ -32,7 +32,9 @@ pub fn dump_kernel(
         Ok(words) => written.push(write("spv", bytemuck::cast_slice(&words))?),
         Err(error) => skip("SPIR-V", &error),
     }
-    let options = naga::back::msl::Options { fake_missing_bindings: true, ..Default::default() };
+    // The first version of Metal's language with matrices.
+    let options =
+        naga::back::msl::Options { lang_version: (2, 3), fake_missing_bindings: true, ..Default::default() };
     match naga::back::msl::write_string(&module, &info, &options, &Default::default()) {
         Ok((text, _)) => written.push(write("metal", text.as_bytes())?),
         Err(error) => skip("MSL", &error),

@@ -19,6 +19,8 @@ use std::sync::{Arc, Mutex};
 
 use thiserror::Error;
 
+use crate::tensor::DType;
+
 /// Most bytes on their way between host and device at a time: what an upload or a download takes beside the
 /// tensor and its values.
 const STAGED: u64 = 32 << 20;
@@ -75,6 +77,12 @@ pub enum GpuError {
         bytes: u64,
         /// The adapter's limit.
         limit: u64,
+        /// The adapter's name.
+        adapter: String,
+    },
+    /// Half precision on an adapter without it.
+    #[error("{adapter} does not compute in half precision (f16); use f32, or another --device")]
+    NoHalfPrecision {
         /// The adapter's name.
         adapter: String,
     },
@@ -212,6 +220,17 @@ impl Gpu {
         })
     }
 
+    /// Refuses tensors of an element type that the adapter does not compute in.
+    ///
+    /// # Errors
+    /// Half precision where kernels may not use it.
+    pub fn require(&self, dtype: DType) -> Result<(), GpuError> {
+        if dtype == DType::F16 && !self.caps.f16 {
+            return Err(GpuError::NoHalfPrecision { adapter: self.summary.name.clone() });
+        }
+        Ok(())
+    }
+
     /// Puts `source` in place of the shader file `path` for kernels compiled from now on. They keep naga's
     /// bounds checks.
     pub fn replace_shader(&self, path: &str, source: String) {
@@ -265,6 +284,9 @@ impl Gpu {
         if let Some(kernel) = self.kernels.lock().expect("no panic while held").get(key) {
             return Ok(Arc::clone(kernel));
         }
+        if key.defines.iter().any(|&(name, value)| name == "F16" && value != 0) {
+            self.require(DType::F16)?;
+        }
         let kernel = {
             let replacements = self.replacements.lock().expect("no panic while held");
             let substitute = replacements.get(key.path);
@@ -301,7 +323,7 @@ impl Gpu {
         Ok(GpuTensor { buffer: CountedBuffer::new(buffer, &self.usage), offset: 0, desc: desc.clone() })
     }
 
-    /// Uploads 32-bit words (`bytemuck::cast_slice` of `f32` or `u32`) into a new tensor.
+    /// Uploads elements (f32 or u32; f16 or words that hold two of them each) into a new tensor.
     ///
     /// # Errors
     /// When the tensor cannot be allocated.
@@ -339,7 +361,7 @@ impl Gpu {
         Ok(())
     }
 
-    /// Downloads a tensor as 32-bit elements.
+    /// Downloads a tensor as 32-bit elements; those of an f16 tensor hold two of its own each.
     ///
     /// # Errors
     /// When the device is lost or an earlier command failed.
@@ -375,9 +397,9 @@ impl Gpu {
     /// Copies a tensor into another, from element `offset` of it on.
     ///
     /// # Errors
-    /// When it does not fit, or an earlier command failed.
+    /// When it does not fit, begins within a 32-bit word, or an earlier command failed.
     pub fn copy(&self, from: &GpuTensor, to: &GpuTensor, offset: usize) -> Result<(), GpuError> {
-        let (bytes, start) = (from.desc.bytes(), offset as u64 * 4);
+        let (bytes, start) = (from.desc.bytes(), offset as u64 * to.desc.dtype.bytes());
         if start + bytes > to.desc.bytes() {
             let reason = format!("copy of {} elements to {offset} of {}", from.desc.len(), to.desc);
             return Err(GpuError::Execution(reason));

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::plan::{LoweredNode, lower_nodes, shared_scratch};
 use super::{Graph, GraphError, MemoryPlan, Tuning, ValueKind};
 use crate::gpu::{Gpu, GpuError, GpuTensor, KernelTime, Slot};
-use crate::ops::{Operator, ValueId};
+use crate::ops::{self, Operator, ValueId};
 use crate::tensor::TensorDesc;
 
 /// How to run a graph.
@@ -102,7 +102,7 @@ impl Executor {
         &self.tensors[value.0]
     }
 
-    /// Writes a value: 32-bit elements.
+    /// Writes a value: its elements, or 32-bit words that hold them.
     ///
     /// # Errors
     /// When the length differs.
@@ -110,7 +110,7 @@ impl Executor {
         Ok(self.gpu.write(&self.tensors[value.0], data)?)
     }
 
-    /// Reads a value after the work submitted so far.
+    /// Reads a value after the work submitted so far, as [`Gpu::download`] does.
     ///
     /// # Errors
     /// When a command failed.
@@ -170,7 +170,7 @@ pub fn run_op_variant(
 ) -> Result<Vec<GpuTensor>, GraphError> {
     let descs: Vec<TensorDesc> = inputs.iter().map(|t| t.desc.clone()).collect();
     let out_descs =
-        op.infer(&descs).map_err(|source| GraphError::Op { node: op.name().to_owned(), source })?;
+        ops::infer(op, &descs).map_err(|source| GraphError::Op { node: op.name().to_owned(), source })?;
     let mut outputs = Vec::new();
     for (ix, desc) in out_descs.iter().enumerate() {
         match op.in_place().iter().find(|(output, _)| *output == ix) {

@@ -16,7 +16,7 @@ pub use plan::{MemoryPlan, estimate_bytes};
 pub use tuning::{Tuning, TuningKey, source_hash};
 
 use crate::gpu::GpuError;
-use crate::ops::{GradientBuilder, NodeIo, OpError, Operator, ValueId};
+use crate::ops::{self, GradientBuilder, NodeIo, OpError, Operator, ValueId};
 use crate::tensor::{HostTensor, TensorDesc};
 
 /// What can go wrong while a graph is built or run.
@@ -155,7 +155,8 @@ impl Graph {
     ) -> Result<Vec<ValueId>, GraphError> {
         let name = if scope.is_empty() { op.name().to_owned() } else { format!("{scope}.{}", op.name()) };
         let descs: Vec<TensorDesc> = inputs.iter().map(|&v| self.values[v.0].desc.clone()).collect();
-        let inferred = op.infer(&descs).map_err(|source| GraphError::Op { node: name.clone(), source })?;
+        let inferred = ops::infer(op.as_ref(), &descs)
+            .map_err(|source| GraphError::Op { node: name.clone(), source })?;
         let outputs: Vec<ValueId> = inferred
             .into_iter()
             .enumerate()

@@ -4,8 +4,8 @@ use std::collections::{BTreeSet, HashMap};
 
 use super::GraphError;
 use crate::gpu::{Caps, KernelKey, assemble};
-use crate::ops::Operator;
-use crate::tensor::TensorDesc;
+use crate::ops::{self, Operator};
+use crate::tensor::{DType, TensorDesc};
 
 /// What a measurement holds for: an operator with its attributes, on inputs of about this size.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -13,19 +13,22 @@ pub struct TuningKey {
     /// The operator with its attributes, as `Debug` prints it.
     pub operator: String,
     /// Extents by input. Of volumes `[N, C, D, H, W]` batch and channels are exact, and the number of voxels is
-    /// rounded to a power of two.
+    /// rounded to a power of two. Half precision is marked.
     pub shapes: String,
 }
 
 impl TuningKey {
     /// The key of an operator on these inputs.
     pub fn new(op: &dyn Operator, inputs: &[TensorDesc]) -> Self {
-        let bucket = |desc: &TensorDesc| match desc.ncdhw() {
-            // Up to a kernel's number of taps, the extents themselves matter.
-            Some([n, c, ..]) if desc.voxels() > 512 => {
-                format!("{n}x{c}x2^{}", (desc.voxels() as f64).log2().round())
-            }
-            _ => desc.to_string(),
+        let bucket = |desc: &TensorDesc| {
+            let extents = match desc.ncdhw() {
+                // Up to a kernel's number of taps, the extents themselves matter.
+                Some([n, c, ..]) if desc.voxels() > 512 => {
+                    format!("{n}x{c}x2^{}", (desc.voxels() as f64).log2().round())
+                }
+                _ => desc.to_string(),
+            };
+            if desc.dtype == DType::F16 { format!("f16:{extents}") } else { extents }
         };
         let shapes: Vec<String> = inputs.iter().map(bucket).collect();
         Self { operator: format!("{op:?}"), shapes: shapes.join(" ") }
@@ -79,7 +82,7 @@ impl Tuning {
 /// Inputs that the operator refuses, or a kernel that does not assemble.
 pub fn source_hash(op: &dyn Operator, inputs: &[TensorDesc], caps: &Caps) -> Result<u64, GraphError> {
     let refused = |source| GraphError::Op { node: op.name().to_owned(), source };
-    let outputs = op.infer(inputs).map_err(refused)?;
+    let outputs = ops::infer(op, inputs).map_err(refused)?;
     let mut kernels: BTreeSet<KernelKey> = BTreeSet::new();
     for variant in op.variants(inputs, caps) {
         let lowered = op.lower(inputs, &outputs, caps, variant);

@@ -8,21 +8,32 @@ use crate::graph::Graph;
 use crate::ops::ValueId;
 use crate::ops::activation::Activate;
 use crate::ops::activation_kind::Activation;
+use crate::ops::cast::Cast;
 use crate::ops::conv_transpose3d::ConvTranspose3d;
 use crate::ops::conv3d::{Conv3d, Window};
 use crate::ops::dropout::Dropout;
 use crate::ops::elementwise::Add;
 use crate::ops::norm::{BatchNormInference, BatchNormUpdate, Norm, NormKind};
 use crate::ops::pool::MaxPool3d;
-use crate::tensor::TensorDesc;
+use crate::tensor::{DType, TensorDesc};
 
 /// What the graph is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// Batch statistics, dropout, running statistics updated.
     Training,
-    /// Running statistics, no dropout.
-    Inference,
+    /// Running statistics, no dropout; activations of this type, f32 or f16. Input, weights and logits are f32.
+    Inference(DType),
+}
+
+impl Mode {
+    /// Element type of the activations.
+    fn activations(self) -> DType {
+        match self {
+            Self::Training => DType::F32,
+            Self::Inference(dtype) => dtype,
+        }
+    }
 }
 
 /// A description's graph with the values that its caller feeds and reads.
@@ -75,7 +86,7 @@ impl Builder {
         activation: Activation,
     ) -> Result<ValueId, ModelError> {
         let channels = TensorDesc::f32(&[self.graph.desc(x).shape[1]]);
-        if self.mode == Mode::Inference {
+        if self.mode != Mode::Training {
             let gamma = self.parameter(layer, "weight", &channels.shape);
             let beta = self.parameter(layer, "bias", &channels.shape);
             let mean = self.graph.state(&format!("{layer}.running_mean"), channels.clone());
@@ -91,7 +102,7 @@ impl Builder {
     }
 
     fn dropout(&mut self, x: ValueId, rate: f32) -> Result<ValueId, ModelError> {
-        if self.mode == Mode::Inference {
+        if self.mode != Mode::Training {
             return Ok(x);
         }
         let seed = match self.dropout_seed {
@@ -177,7 +188,9 @@ pub fn build(
     let mut builder = Builder { graph: Graph::new(), mode, dropout_seed: None, dropouts: 0 };
     let [d, h, w] = shape;
     let input = builder.graph.input("input", TensorDesc::f32(&[batch, 1, d, h, w]));
-    let mut layers = HashMap::from([("input".to_owned(), input)]);
+    let half = mode.activations() != DType::F32;
+    let first = if half { builder.graph.apply1(Cast { to: mode.activations() }, &[input])? } else { input };
+    let mut layers = HashMap::from([("input".to_owned(), first)]);
     for layer in &description.layers {
         let fail = |reason: String| ModelError::Layer { layer: layer.name.clone(), reason };
         let inputs: Vec<ValueId> = layer
@@ -197,10 +210,13 @@ pub fn build(
         }
     }
     builder.graph.set_scope("");
-    let logits = layers.get(&description.output).copied().ok_or_else(|| ModelError::Layer {
+    let mut logits = layers.get(&description.output).copied().ok_or_else(|| ModelError::Layer {
         layer: description.output.clone(),
         reason: "is named as the output but does not exist".to_owned(),
     })?;
+    if half {
+        logits = builder.graph.apply1(Cast { to: DType::F32 }, &[logits])?;
+    }
     builder.graph.mark_output(logits);
     Ok(BuiltNetwork { graph: builder.graph, input, logits, dropout_seed: builder.dropout_seed, layers })
 }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::description::Description;
 use super::{Mode, ModelError, build};
-use crate::tensor::TensorDesc;
+use crate::tensor::{DType, TensorDesc};
 
 /// Named single-precision tensors.
 pub type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
@@ -173,7 +173,7 @@ fn decode(view: &TensorView<'_>) -> Option<Vec<f32>> {
 
 /// Names and shapes of every tensor that a description needs.
 fn expected_tensors(description: &Description) -> Result<Vec<(String, TensorDesc)>, ModelError> {
-    let network = build(description, 1, description.input.shape, Mode::Inference)?;
+    let network = build(description, 1, description.input.shape, Mode::Inference(DType::F32))?;
     let graph = &network.graph;
     Ok(graph
         .values_of(|kind| matches!(kind, crate::graph::ValueKind::Parameter | crate::graph::ValueKind::State))

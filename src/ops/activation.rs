@@ -2,7 +2,7 @@
 
 use super::{
     Case, Cost, FLAT, Fill, GradientBuilder, NodeIo, OpDef, OpError, Operator, Precision, ValueId,
-    batch_pieces, expect_inputs, sample_range,
+    batch_pieces, element_kernel, expect_inputs, sample_range,
 };
 use crate::gpu::{Caps, Dispatch, KernelKey, Lowered, Params, Slot};
 use crate::tensor::{HostTensor, TensorDesc};
@@ -262,6 +262,10 @@ impl Operator for Activate {
         }
     }
 
+    fn activations(&self) -> usize {
+        1
+    }
+
     fn infer(&self, inputs: &[TensorDesc]) -> Result<Vec<TensorDesc>, OpError> {
         expect_inputs(self.name(), inputs, 1)?;
         self.check(self.name(), inputs)?;
@@ -273,7 +277,7 @@ impl Operator for Activate {
         for piece in batch_pieces(&[&inputs[0]], caps) {
             let n = inputs[0].len() / inputs[0].shape[0] * piece.len();
             lowered.push(
-                Dispatch::new(KernelKey::new(FORWARD).define(self.define(), 1))
+                Dispatch::new(element_kernel(FORWARD, &inputs[0]).define(self.define(), 1))
                     .bind_range("x", Slot::Input(0), sample_range(&inputs[0], &piece))
                     .bind_range("y", Slot::Output(0), sample_range(&outputs[0], &piece))
                     .params(Params::new().u32("n", n).f32("slope", self.slope()))
@@ -300,7 +304,7 @@ impl Operator for Activate {
 
     fn cost(&self, inputs: &[TensorDesc], _: &[TensorDesc]) -> Cost {
         let n = inputs[0].len() as f64;
-        Cost { flops: self.flops() * n, bytes: 8.0 * n }
+        Cost { flops: self.flops() * n, bytes: 2.0 * inputs[0].bytes() as f64 }
     }
 
     fn precision(&self, _: &[TensorDesc]) -> Precision {

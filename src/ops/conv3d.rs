@@ -9,10 +9,10 @@ use std::ops::Range;
 use super::activation_kind::Activation;
 use super::{
     Case, Cost, FLAT, Fill, GradientBuilder, NodeIo, OpDef, OpError, Operator, Precision, ValueId,
-    batch_pieces, expect_ncdhw, sample_range, winograd,
+    batch_pieces, element_kernel, expect_ncdhw, sample_range, winograd,
 };
 use crate::gpu::{Caps, DeviceClass, Dispatch, KernelKey, Lowered, Params, Slot};
-use crate::tensor::{HostTensor, TensorDesc};
+use crate::tensor::{DType, HostTensor, TensorDesc};
 
 const NAIVE: &str = "conv3d/naive.wgsl";
 const DIRECT: &str = "conv3d/direct.wgsl";
@@ -23,14 +23,18 @@ const GEMM: &str = "conv3d/gemm.wgsl";
 const SINGLE: &str = "conv3d/single.wgsl";
 const WINOGRAD_W4: &str = "conv3d/winograd_w4.wgsl";
 pub(super) const PACK: &str = "conv3d/pack.wgsl";
+const COOP: &str = "conv3d/coop.wgsl";
+const PACK_COOP: &str = "conv3d/pack_coop.wgsl";
 const PACK_WINOGRAD_W4: &str = "conv3d/pack_winograd_w4.wgsl";
 const CHANNELS_LAST: &str = "conv3d/channels_last.wgsl";
 const GRAD_WEIGHT: &str = "conv3d/grad_weight.wgsl";
 const GRAD_WEIGHT_NAIVE: &str = "conv3d/grad_weight_naive.wgsl";
 const REDUCE: &str = "conv3d/reduce.wgsl";
 
-/// Kernels of [`lower_pass`], and last that of a strided convolution's gradient by its input.
-const GRAD_INPUT_SHADERS: &[&str] = &[
+/// Kernels of [`lower_pass`]; the first serves only the gradient of a strided convolution by its input, the last two only
+/// activations in f16.
+const SHADERS: &[&str] = &[
+    super::conv_transpose3d::NAIVE,
     NAIVE,
     DIRECT,
     DIRECT_X4,
@@ -45,9 +49,9 @@ const GRAD_INPUT_SHADERS: &[&str] = &[
     PACK,
     PACK_WINOGRAD_W4,
     winograd::PACK,
-    super::conv_transpose3d::NAIVE,
+    COOP,
+    PACK_COOP,
 ];
-const FORWARD_SHADERS: &[&str] = GRAD_INPUT_SHADERS.split_at(GRAD_INPUT_SHADERS.len() - 1).0;
 
 /// Stride, dilation and zero padding of a convolution, axes in the order D, H, W.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -178,6 +182,84 @@ pub(super) fn pack_with(
     packed
 }
 
+/// Adds a launch that lays the weights out in f16 for [`Coop`], in tiles of `tile` output channels.
+fn pack_coop(lowered: &mut Lowered, weight: Slot, packing: &Packing, tile: usize) -> Slot {
+    let taps: usize = packing.kernel.iter().product();
+    let total = packing.n_out.next_multiple_of(tile) * packing.n_in.next_multiple_of(Coop::DEPTH) * taps;
+    let packed = lowered.shared_scratch(PACKED, total as u64 * DType::F16.bytes());
+    lowered.push(
+        Dispatch::new(KernelKey::new(PACK_COOP).define("F16", 1))
+            .bind("weight", weight)
+            .bind("packed", packed)
+            .params(
+                Params::new()
+                    .u32("n_out", packing.n_out)
+                    .u32("n_in", packing.n_in)
+                    .u32("taps", taps)
+                    .u32("tile", tile)
+                    .u32("row_channels", packing.row_channels)
+                    .u32("first", packing.first)
+                    .u32("total", total),
+            )
+            .flat(total, FLAT),
+    );
+    packed
+}
+
+/// What the kernel on cooperative matrices is made for: the matrices that the adapter multiplies, and its subgroups.
+#[derive(Clone, Copy)]
+struct Coop {
+    /// Edge of a matrix.
+    edge: usize,
+    /// Most invocations of a subgroup.
+    subgroup: usize,
+}
+
+impl Coop {
+    /// Voxels of a workgroup along d, h and w.
+    const VOXELS: [usize; 3] = [2, 4, 16];
+    /// Input channels that a workgroup holds at a time.
+    const DEPTH: usize = 16;
+
+    /// `None` where the adapter multiplies no matrices.
+    fn of(caps: &Caps) -> Option<Self> {
+        let (edge, [_, subgroup]) = (caps.cooperative_tile? as usize, caps.subgroup_size?);
+        Some(Self { edge, subgroup: subgroup as usize })
+    }
+
+    /// Subgroups of a workgroup: each computes 4 runs of voxels.
+    fn subgroups(self) -> usize {
+        Self::VOXELS.iter().product::<usize>() / (4 * self.edge)
+    }
+
+    /// Whether the input tile with its halo, and a tile of sums a subgroup, fit into workgroup memory.
+    fn takes(self, window: &Window, kernel: [usize; 3]) -> bool {
+        let halo: usize = (0..3).map(|a| Self::VOXELS[a] + kernel[a] - 1).product();
+        let bytes = halo * Self::DEPTH * 2 + self.subgroups() * self.edge * self.edge * 4;
+        window.is_dense() && bytes <= 16 << 10 && self.subgroups() * self.subgroup <= 256
+    }
+
+    fn form(self, n_out: usize, output: [usize; 3]) -> Form {
+        let groups = if n_out > self.edge { 2 } else { 1 };
+        let tiles: usize = (0..3).map(|a| output[a].div_ceil(Self::VOXELS[a])).product();
+        let workgroup = self.subgroups() * self.subgroup;
+        Form {
+            path: COOP,
+            tile: groups * self.edge,
+            defines: vec![
+                ("TILE8", (self.edge == 8).into()),
+                ("TILE16", (self.edge == 16).into()),
+                ("GROUPS", groups as u32),
+                ("WIDE2", (groups == 2).into()),
+                ("SUBGROUP", self.subgroup as u32),
+            ],
+            general: false,
+            workgroup,
+            invocations: tiles * workgroup,
+        }
+    }
+}
+
 /// One pass of a convolution kernel over one input tensor.
 pub(crate) struct Pass<'a> {
     /// The tensor read and its description.
@@ -288,6 +370,10 @@ impl Form {
                 let tiles = d.div_ceil(4) * h.div_ceil(4) * w.div_ceil(32);
                 Self { workgroup: 256, invocations: tiles * 256, ..form(TILE, 16, Vec::new()) }
             }
+            "coop" => {
+                let coop = Coop::of(caps).expect("variants offers coop where there are matrices");
+                coop.form(n_out, output)
+            }
             "gemm" => {
                 Self { general: true, workgroup: 128, invocations: voxels, ..form(GEMM, 64, Vec::new()) }
             }
@@ -313,9 +399,10 @@ pub(crate) fn lower_pass(lowered: &mut Lowered, pass: Pass<'_>, caps: &Caps, var
     let form = Form::new(variant, packing.n_out, output, caps);
     let packed = match form.path {
         WINOGRAD_W4 => pack_with(lowered, PACK_WINOGRAD_W4, *weight, packing, form.tile, kd * kh * 6),
+        COOP => pack_coop(lowered, *weight, packing, form.tile),
         _ => pack_weights(lowered, *weight, packing, form.tile),
     };
-    let mut key = KernelKey::new(form.path)
+    let mut key = element_kernel(form.path, x)
         .define("BIAS", pass.bias.is_some().into())
         .define("ACCUMULATE", pass.accumulate.into());
     for (name, value) in form.defines {
@@ -395,7 +482,7 @@ impl Conv3d {
 pub static CONV3D: OpDef = OpDef {
     name: "conv3d",
     summary: "3D convolution of one or two inputs, fused bias and (leaky) ReLU",
-    shaders: FORWARD_SHADERS,
+    shaders: SHADERS.split_at(1).1,
     cases: conv3d_cases,
 };
 
@@ -419,6 +506,7 @@ fn conv3d_cases() -> Vec<Case> {
         ("all extents 1", [1, 1, 1, 1, 1], 0, 1, [3, 3, 3], same([3, 3, 3]), true, Activation::None),
         ("pointwise", [2, 6, 3, 4, 5], 0, 7, [1, 1, 1], same([1, 1, 1]), true, Activation::None),
         ("two inputs", [2, 3, 4, 3, 6], 4, 9, [3, 3, 3], same([3, 3, 3]), true, Activation::None),
+        ("many channels in", [1, 35, 3, 5, 6], 17, 12, [3, 3, 3], same([3, 3, 3]), true, Activation::Relu),
         ("even kernel pads after", [2, 4, 3, 5, 6], 0, 1, [1, 1, 2], same([1, 1, 2]), true, Activation::None),
         (
             "one channel out",
@@ -509,6 +597,10 @@ impl Operator for Conv3d {
         "conv3d"
     }
 
+    fn activations(&self) -> usize {
+        self.sources()
+    }
+
     fn infer(&self, inputs: &[TensorDesc]) -> Result<Vec<TensorDesc>, OpError> {
         let fail = |reason: String| OpError::new("conv3d", inputs, reason);
         let expected = self.sources() + 1 + usize::from(self.bias);
@@ -537,14 +629,23 @@ impl Operator for Conv3d {
             .window
             .output(spatial(&x), spatial(&w))
             .ok_or_else(|| fail("the kernel exceeds the padded input".into()))?;
-        Ok(vec![TensorDesc::f32(&[x[0], w[0], out[0], out[1], out[2]])])
+        Ok(vec![inputs[0].with_shape(&[x[0], w[0], out[0], out[1], out[2]])])
     }
 
     fn variants(&self, inputs: &[TensorDesc], caps: &Caps) -> Vec<&'static str> {
         let weight = &inputs[self.sources()].shape;
         let kernel = spatial(weight);
         let output = self.window.output(spatial(&inputs[0].shape), kernel).unwrap_or_default();
-        direct_variants(&self.window, kernel, [inputs[0].shape[1], weight[0]], output, caps)
+        let mut variants =
+            direct_variants(&self.window, kernel, [inputs[0].shape[1], weight[0]], output, caps);
+        let coop = Coop::of(caps).filter(|coop| coop.takes(&self.window, kernel));
+        if let (DType::F16, Some(_)) = (inputs[0].dtype, coop) {
+            // Rounds of few channels multiply mostly zeros; and where matrices are computed on the CPU, they are slow.
+            let filled = inputs[..self.sources()].iter().all(|x| x.shape[1] >= 8) && weight[0] >= 8;
+            let first = filled && caps.class != DeviceClass::Software;
+            variants.insert(if first { 0 } else { variants.len() - 1 }, "coop");
+        }
+        variants
     }
 
     fn lower(&self, inputs: &[TensorDesc], outputs: &[TensorDesc], caps: &Caps, variant: &str) -> Lowered {
@@ -732,7 +833,7 @@ pub struct Conv3dGradInput {
 pub static CONV3D_GRAD_INPUT: OpDef = OpDef {
     name: "conv3d_grad_input",
     summary: "gradient of conv3d by its input",
-    shaders: GRAD_INPUT_SHADERS,
+    shaders: SHADERS.split_at(SHADERS.len() - 2).0,
     cases: || {
         let case = |name: &str, window: Window, input, dy: [usize; 5], weight: [usize; 5], channels| {
             Case::new(

@@ -7,7 +7,7 @@ use super::conv3d::{
 };
 use super::{
     Case, Cost, FLAT, Fill, GradientBuilder, NodeIo, OpDef, OpError, Operator, Precision, ValueId,
-    batch_pieces, expect_ncdhw, sample_range,
+    batch_pieces, element_kernel, expect_ncdhw, sample_range,
 };
 use crate::gpu::{Caps, Dispatch, KernelKey, Lowered, Params, Slot};
 use crate::tensor::{HostTensor, TensorDesc};
@@ -120,7 +120,7 @@ pub(super) fn lower_naive(
         .f32("negative_slope", negative_slope);
     launch(
         lowered,
-        KernelKey::new(NAIVE).define("BIAS", bias.is_some().into()),
+        element_kernel(NAIVE, x).define("BIAS", bias.is_some().into()),
         params,
         (x_slot, x),
         (y_slot, y),
@@ -163,6 +163,10 @@ impl Operator for ConvTranspose3d {
         "conv_transpose3d"
     }
 
+    fn activations(&self) -> usize {
+        1
+    }
+
     fn infer(&self, inputs: &[TensorDesc]) -> Result<Vec<TensorDesc>, OpError> {
         super::expect_inputs("conv_transpose3d", inputs, 2 + usize::from(self.bias))?;
         let fail = |reason: String| OpError::new("conv_transpose3d", inputs, reason);
@@ -179,7 +183,7 @@ impl Operator for ConvTranspose3d {
         }
         let out =
             self.output(spatial(&x), spatial(&w)).ok_or_else(|| fail("cropping leaves nothing".into()))?;
-        Ok(vec![TensorDesc::f32(&[x[0], w[1], out[0], out[1], out[2]])])
+        Ok(vec![inputs[0].with_shape(&[x[0], w[1], out[0], out[1], out[2]])])
     }
 
     fn variants(&self, inputs: &[TensorDesc], _: &Caps) -> Vec<&'static str> {
@@ -213,8 +217,9 @@ impl Operator for ConvTranspose3d {
             let out = spatial(&outputs[0].shape);
             let params = shape_params(c_in, c_out, spatial(&inputs[0].shape), out)
                 .f32("negative_slope", self.activation.negative_slope());
-            let key =
-                KernelKey::new(CELL).define("BIAS", self.bias.into()).define("K3", (kernel[0] == 3).into());
+            let key = element_kernel(CELL, x.1)
+                .define("BIAS", self.bias.into())
+                .define("K3", (kernel[0] == 3).into());
             let cells = out.map(|n| n.div_ceil(2)).iter().product();
             launch(&mut lowered, key, params, x, y, packed, bias, (cells, c_out.div_ceil(4)), caps);
         } else {

@@ -1,6 +1,9 @@
 //! Elementwise arithmetic: `add` (also joins gradients and skips) and `scale`.
 
-use super::{Case, FLAT, Fill, GradientBuilder, NodeIo, OpDef, OpError, Operator, ValueId, expect_inputs};
+use super::{
+    Case, FLAT, Fill, GradientBuilder, NodeIo, OpDef, OpError, Operator, ValueId, element_kernel,
+    expect_inputs,
+};
 use crate::gpu::{Caps, Dispatch, KernelKey, Lowered, Params, Slot};
 use crate::tensor::{HostTensor, TensorDesc};
 
@@ -27,6 +30,10 @@ impl Operator for Add {
         "add"
     }
 
+    fn activations(&self) -> usize {
+        2
+    }
+
     fn infer(&self, inputs: &[TensorDesc]) -> Result<Vec<TensorDesc>, OpError> {
         expect_inputs("add", inputs, 2)?;
         if inputs[0] != inputs[1] {
@@ -38,7 +45,7 @@ impl Operator for Add {
     fn lower(&self, _: &[TensorDesc], outputs: &[TensorDesc], _: &Caps, _: &str) -> Lowered {
         let n = outputs[0].len();
         Lowered::one(
-            Dispatch::new(KernelKey::new("elementwise/add.wgsl"))
+            Dispatch::new(element_kernel("elementwise/add.wgsl", &outputs[0]))
                 .bind("a", Slot::Input(0))
                 .bind("b", Slot::Input(1))
                 .bind("y", Slot::Output(0))

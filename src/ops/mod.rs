@@ -4,6 +4,7 @@
 pub mod activation;
 pub mod activation_kind;
 pub mod augment;
+pub mod cast;
 pub mod concat;
 pub mod conv3d;
 pub mod conv_transpose3d;
@@ -30,7 +31,7 @@ use std::ops::Range;
 use thiserror::Error;
 
 use crate::gpu::{Caps, Dispatch, KernelKey, Lowered, Params, Slot};
-use crate::tensor::{HostTensor, TensorDesc};
+use crate::tensor::{DType, HostTensor, TensorDesc};
 
 /// A shape or attribute that an operator does not accept.
 #[derive(Debug, Error)]
@@ -65,8 +66,7 @@ pub struct Cost {
     pub bytes: f64,
 }
 
-/// How exact a kernel can be: the tolerance is `8 * epsilon * sqrt(reduction) * scale`, where scale is
-/// the largest magnitude of the reference output.
+/// How exact a kernel can be; see [`Precision::tolerance`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Precision {
     /// Number of terms that one output sums.
@@ -75,24 +75,28 @@ pub struct Precision {
     pub epsilon: f64,
 }
 
+/// Errors of an f16 output, in units of its last place at the largest magnitude: half a unit each for rounding the
+/// output, for the half of a sum that a two-input convolution leaves in it, and, more rarely all of one sign, for
+/// weights that a kernel packs as f16.
+const HALF_UNITS: f64 = 4.0;
+
 impl Precision {
     /// Single precision with sums of this length.
     pub fn sum_of(reduction: usize) -> Self {
         Self { reduction: reduction.max(1), epsilon: f32::EPSILON as f64 }
     }
 
-    /// The same for a kernel variant: one in f16 rounds its inputs to 11 bits.
-    #[must_use]
-    pub fn of_variant(self, variant: &str) -> Self {
-        match variant_dtype(variant) {
-            "f16" => Self { epsilon: self.epsilon.max(f64::from(half::f16::EPSILON)), ..self },
-            _ => self,
+    /// Absolute tolerance for an output of this type whose largest magnitude is `scale`: `8 * epsilon *
+    /// sqrt(reduction) * scale` for sums in f32, which those of f16 tensors are too; [`HALF_UNITS`] for storing f16;
+    /// integers are exact.
+    pub fn tolerance(&self, scale: f64, output: DType) -> f64 {
+        let scale = scale.max(f64::MIN_POSITIVE);
+        let sum = 8.0 * self.epsilon * (self.reduction.max(1) as f64).sqrt() * scale;
+        match output {
+            DType::F32 => sum,
+            DType::F16 => sum + HALF_UNITS * f64::from(half::f16::EPSILON) * scale,
+            DType::U32 => 0.0,
         }
-    }
-
-    /// Absolute tolerance for outputs of magnitude `scale`.
-    pub fn tolerance(&self, scale: f64) -> f64 {
-        8.0 * self.epsilon * (self.reduction.max(1) as f64).sqrt() * scale.max(f64::MIN_POSITIVE)
     }
 }
 
@@ -119,9 +123,26 @@ pub struct NodeIo<'a> {
     pub needs: &'a [bool],
 }
 
-/// Element type that a kernel variant stores or multiplies: `f16` where its name says so, else `f32`.
-pub fn variant_dtype(variant: &str) -> &'static str {
-    if variant.contains("f16") { "f16" } else { "f32" }
+/// Element type by which an operator's arithmetic is judged: half precision where any of these tensors has it.
+pub fn arithmetic_dtype<'a>(mut tensors: impl Iterator<Item = &'a TensorDesc>) -> DType {
+    if tensors.any(|desc| desc.dtype == DType::F16) { DType::F16 } else { DType::F32 }
+}
+
+/// Output descriptions of an operator: its own rule, and that half precision appears only where the operator takes
+/// it: in all of its activations or in none.
+///
+/// # Errors
+/// Shapes and types that the operator does not accept.
+pub fn infer(op: &dyn Operator, inputs: &[TensorDesc]) -> Result<Vec<TensorDesc>, OpError> {
+    let (activations, others) = inputs.split_at(op.activations().min(inputs.len()));
+    let half = |desc: &TensorDesc| desc.dtype == DType::F16;
+    if others.iter().any(half) {
+        return Err(OpError::new(op.name(), inputs, "does not take half precision (f16) here"));
+    }
+    if activations.iter().any(half) && !activations.iter().all(half) {
+        return Err(OpError::new(op.name(), inputs, "takes activations of one type"));
+    }
+    op.infer(inputs)
 }
 
 /// An operator with its attributes: a value that is shape-checked, lowered to kernels, differentiated,
@@ -130,11 +151,17 @@ pub trait Operator: Any + Debug + Send + Sync {
     /// The name in the registry.
     fn name(&self) -> &'static str;
 
-    /// Output descriptions from input descriptions.
+    /// Output descriptions from input descriptions. Call [`infer()`], which checks types too.
     ///
     /// # Errors
     /// Every shape that the operator does not accept; lowering relies on it.
     fn infer(&self, inputs: &[TensorDesc]) -> Result<Vec<TensorDesc>, OpError>;
+
+    /// How many inputs, from the first on, are activations: tensors that may be f16, all of them or none; the first
+    /// output then is f16 as well. Weights, statistics and whatever else follows stay f32 or u32.
+    fn activations(&self) -> usize {
+        0
+    }
 
     /// Names of the legal kernel variants for these inputs, preferred first; the last always is legal.
     fn variants(&self, _inputs: &[TensorDesc], _caps: &Caps) -> Vec<&'static str> {
@@ -230,6 +257,20 @@ impl Case {
         self
     }
 
+    /// The same with activations in half precision, without gradients; `None` for operators that know no f16.
+    #[must_use]
+    pub fn in_f16(mut self) -> Option<Self> {
+        let activations = self.op.activations().min(self.inputs.len());
+        for (desc, _) in &mut self.inputs[..activations] {
+            if desc.dtype == DType::F32 {
+                desc.dtype = DType::F16;
+            }
+        }
+        self.name += ", f16";
+        self.differentiable.clear();
+        (activations > 0).then_some(self)
+    }
+
     /// For timing only.
     #[must_use]
     pub fn bench_only(mut self) -> Self {
@@ -250,6 +291,15 @@ pub struct OpDef {
     pub cases: fn() -> Vec<Case>,
 }
 
+impl OpDef {
+    /// The cases, and those of operators that take half precision in f16 too.
+    pub fn cases_by_dtype(&self) -> Vec<Case> {
+        let mut cases = (self.cases)();
+        cases.extend((self.cases)().into_iter().filter_map(Case::in_f16));
+        cases
+    }
+}
+
 /// Every operator, in stable order.
 pub static OPS: &[&OpDef] = &[
     &conv3d::CONV3D,
@@ -260,6 +310,7 @@ pub static OPS: &[&OpDef] = &[
     &augment::INTENSITY_AUGMENT,
     &elementwise::ADD,
     &elementwise::SCALE,
+    &cast::CAST,
     &FILL,
     &norm::INSTANCE_NORM,
     &norm::BATCH_NORM,
@@ -355,12 +406,18 @@ pub fn batch_pieces(tensors: &[&TensorDesc], caps: &Caps) -> Vec<Range<usize>> {
 }
 
 fn sample_bytes(desc: &TensorDesc) -> u64 {
-    desc.bytes() / desc.shape[0].max(1) as u64
+    (desc.len() / desc.shape[0].max(1)) as u64 * desc.dtype.bytes()
 }
 
-/// Bytes of the samples `piece` of a tensor `[N, ...]`.
+/// Bytes of the samples `piece` of a tensor `[N, ...]`, to the end of a 32-bit word.
 pub fn sample_range(desc: &TensorDesc, piece: &Range<usize>) -> Range<u64> {
-    piece.start as u64 * sample_bytes(desc)..piece.end as u64 * sample_bytes(desc)
+    let bytes = sample_bytes(desc);
+    piece.start as u64 * bytes..(piece.end as u64 * bytes).next_multiple_of(4)
+}
+
+/// The kernel in `path`, for activations of this element type (`lib/element.wgsl`).
+pub(crate) fn element_kernel(path: &'static str, activations: &TensorDesc) -> KernelKey {
+    KernelKey::new(path).define("F16", (activations.dtype == DType::F16).into())
 }
 
 /// Refuses a number of inputs other than `n`.

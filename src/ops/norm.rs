@@ -8,7 +8,7 @@
 use super::activation_kind::Activation;
 use super::{
     Case, Cost, FLAT, Fill, GradientBuilder, NodeIo, OpDef, OpError, Operator, Precision, ValueId,
-    batch_pieces, expect_inputs, expect_ncdhw, sample_range,
+    batch_pieces, element_kernel, expect_inputs, expect_ncdhw, sample_range,
 };
 use crate::gpu::{Caps, Dispatch, KernelKey, Lowered, Params, Slot};
 use crate::tensor::{HostTensor, TensorDesc};
@@ -156,7 +156,8 @@ fn push_apply(
     variance_eps: Option<f32>,
     activation: Activation,
 ) {
-    let kernel = KernelKey::new("norm/apply.wgsl").define("FROM_VARIANCE", u32::from(variance_eps.is_some()));
+    let kernel =
+        element_kernel("norm/apply.wgsl", x_desc).define("FROM_VARIANCE", variance_eps.is_some().into());
     for piece in batch_pieces(&[x_desc], caps) {
         let params = layout.row_params(piece.len(), piece.start, POINT_CHUNK);
         lowered.push(
@@ -265,6 +266,10 @@ impl Operator for Norm {
         }
     }
 
+    fn activations(&self) -> usize {
+        1
+    }
+
     fn infer(&self, inputs: &[TensorDesc]) -> Result<Vec<TensorDesc>, OpError> {
         let name = self.name();
         expect_inputs(name, inputs, 3)?;
@@ -284,7 +289,7 @@ impl Operator for Norm {
         let parts = lowered.scratch(layout.parts_bytes());
         for piece in batch_pieces(&[&inputs[0]], caps) {
             lowered.push(
-                Dispatch::new(KernelKey::new("norm/stats_partial.wgsl"))
+                Dispatch::new(element_kernel("norm/stats_partial.wgsl", &inputs[0]))
                     .bind_range("x", Slot::Input(0), sample_range(&inputs[0], &piece))
                     .bind("parts", parts)
                     .params(layout.chunk_params(piece.len(), piece.start, REDUCE_CHUNK))
@@ -364,7 +369,7 @@ impl Operator for Norm {
     fn cost(&self, inputs: &[TensorDesc], _: &[TensorDesc]) -> Cost {
         let n = inputs[0].len() as f64;
         // The statistics depend on every element, so a tensor larger than the caches is read twice.
-        Cost { flops: 9.0 * n, bytes: 12.0 * n }
+        Cost { flops: 9.0 * n, bytes: 3.0 * inputs[0].bytes() as f64 }
     }
 
     fn precision(&self, inputs: &[TensorDesc]) -> Precision {
@@ -769,6 +774,10 @@ impl Operator for BatchNormInference {
         "batch_norm_inference"
     }
 
+    fn activations(&self) -> usize {
+        1
+    }
+
     fn infer(&self, inputs: &[TensorDesc]) -> Result<Vec<TensorDesc>, OpError> {
         expect_inputs(self.name(), inputs, 5)?;
         let shape = expect_ncdhw(self.name(), inputs, 0)?;
@@ -800,7 +809,7 @@ impl Operator for BatchNormInference {
 
     fn cost(&self, inputs: &[TensorDesc], _: &[TensorDesc]) -> Cost {
         let n = inputs[0].len() as f64;
-        Cost { flops: 4.0 * n, bytes: 8.0 * n }
+        Cost { flops: 4.0 * n, bytes: 2.0 * inputs[0].bytes() as f64 }
     }
 
     fn precision(&self, _: &[TensorDesc]) -> Precision {

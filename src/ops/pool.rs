@@ -2,7 +2,7 @@
 
 use super::{
     Case, Cost, FLAT, Fill, GradientBuilder, NodeIo, OpDef, OpError, Operator, Precision, ValueId,
-    batch_pieces, expect_inputs, expect_ncdhw, sample_range,
+    batch_pieces, element_kernel, expect_inputs, expect_ncdhw, sample_range,
 };
 use crate::gpu::{Caps, Dispatch, KernelKey, Lowered, Params, Slot};
 use crate::tensor::{HostTensor, TensorDesc};
@@ -50,7 +50,7 @@ impl MaxPool3d {
             }
             out[2 + axis] = (padded - kernel) / stride + 1;
         }
-        Ok(TensorDesc::f32(&out))
+        Ok(inputs[ix].with_shape(&out))
     }
 
     fn params(&self, params: Params) -> Params {
@@ -156,6 +156,10 @@ impl Operator for MaxPool3d {
         "max_pool3d"
     }
 
+    fn activations(&self) -> usize {
+        1
+    }
+
     fn infer(&self, inputs: &[TensorDesc]) -> Result<Vec<TensorDesc>, OpError> {
         expect_inputs(self.name(), inputs, 1)?;
         Ok(vec![self.output(self.name(), inputs, 0)?])
@@ -177,7 +181,7 @@ impl Operator for MaxPool3d {
                 _ => ("pool/max_pool3d.wgsl", self.params(params)),
             };
             lowered.push(
-                Dispatch::new(KernelKey::new(path))
+                Dispatch::new(element_kernel(path, x))
                     .bind_range("x", Slot::Input(0), sample_range(x, &piece))
                     .bind_range("y", Slot::Output(0), sample_range(y, &piece))
                     .params(params)

@@ -2,7 +2,7 @@
 
 use super::{
     Case, Cost, FLAT, Fill, GradientBuilder, NodeIo, OpDef, OpError, Operator, Precision, ValueId,
-    batch_pieces, expect_inputs, expect_ncdhw, sample_range,
+    batch_pieces, element_kernel, expect_inputs, expect_ncdhw, sample_range,
 };
 use crate::gpu::{Caps, Dispatch, KernelKey, Lowered, Params, Slot};
 use crate::tensor::{HostTensor, TensorDesc};
@@ -175,6 +175,10 @@ impl Operator for Upsample {
         "upsample"
     }
 
+    fn activations(&self) -> usize {
+        1
+    }
+
     fn infer(&self, inputs: &[TensorDesc]) -> Result<Vec<TensorDesc>, OpError> {
         expect_inputs(self.name(), inputs, 1)?;
         let [batch, channels, d, h, w] = expect_ncdhw(self.name(), inputs, 0)?;
@@ -183,7 +187,7 @@ impl Operator for Upsample {
             UpsampleTo::Size(size) => size,
         };
         check_size(self.name(), inputs, [d, h, w])?;
-        Ok(vec![TensorDesc::f32(&[batch, channels, d, h, w])])
+        Ok(vec![inputs[0].with_shape(&[batch, channels, d, h, w])])
     }
 
     fn lower(&self, inputs: &[TensorDesc], outputs: &[TensorDesc], caps: &Caps, _: &str) -> Lowered {
@@ -197,7 +201,7 @@ impl Operator for Upsample {
             let rows = piece.len() * x.shape[1];
             let n = rows * y.voxels();
             lowered.push(
-                Dispatch::new(KernelKey::new(path))
+                Dispatch::new(element_kernel(path, x))
                     .bind_range("x", Slot::Input(0), sample_range(x, &piece))
                     .bind_range("y", Slot::Output(0), sample_range(y, &piece))
                     .params(params(self.mode, x, y, rows, n))

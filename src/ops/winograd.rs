@@ -3,7 +3,7 @@
 //! Algorithms for Convolutional Neural Networks*, 2016).
 
 use super::conv3d::{PRODUCTS, Pass, TRANSFORMED, pack_with, spatial};
-use super::{FLAT, batch_pieces, sample_range};
+use super::{FLAT, batch_pieces, element_kernel, sample_range};
 use crate::gpu::{Caps, DeviceClass, Dispatch, KernelKey, Lowered, Params};
 
 pub(super) const PACK: &str = "conv3d/pack_winograd_3d.wgsl";
@@ -56,7 +56,7 @@ pub(super) fn lower(lowered: &mut Lowered, pass: &Pass<'_>, caps: &Caps) {
                     .u32("count", stride.min(total - first))
                     .u32("stride", stride)
             };
-            let mut dispatch = Dispatch::new(KernelKey::new(INPUT))
+            let mut dispatch = Dispatch::new(element_kernel(INPUT, x))
                 .bind_range("x", x_slot, sample_range(x, piece))
                 .bind("v", transformed)
                 .params(
@@ -86,7 +86,7 @@ pub(super) fn lower(lowered: &mut Lowered, pass: &Pass<'_>, caps: &Caps) {
                 .flat(stride / 4, FLAT);
             dispatch.workgroups[2] = (POINTS * channels / TILE) as u32;
             lowered.push(dispatch);
-            let key = KernelKey::new(OUTPUT)
+            let key = element_kernel(OUTPUT, y)
                 .define("BIAS", pass.bias.is_some().into())
                 .define("ACCUMULATE", pass.accumulate.into());
             let mut dispatch = Dispatch::new(key)

@@ -9,6 +9,7 @@ use super::strip::{StripOptions, Stripper};
 use crate::gpu::Gpu;
 use crate::graph::Tuning;
 use crate::model::Model;
+use crate::tensor::DType;
 use crate::volume::image::{self, FrameChoice};
 use crate::volume::metrics::{Agreement, compare};
 use crate::volume::pairs::PairTable;
@@ -35,7 +36,7 @@ pub struct HeadFailure {
     pub error: PipelineError,
 }
 
-/// Strips every head that has a mask and compares; `progress` hears of each result. A head that fails does
+/// Strips every head that has a mask, the network's activations in `dtype`, and compares; `progress` hears of each result. A head that fails does
 /// not stop the rest.
 ///
 /// # Errors
@@ -43,12 +44,13 @@ pub struct HeadFailure {
 pub fn evaluate(
     gpu: &Arc<Gpu>,
     model: &Model,
+    dtype: DType,
     tuning: &Arc<Tuning>,
     table: &PairTable,
     options: &StripOptions,
     progress: &mut dyn FnMut(&Result<HeadScore, HeadFailure>),
 ) -> Result<Vec<Result<HeadScore, HeadFailure>>, PipelineError> {
-    let stripper = Stripper::tuned(gpu, model, tuning)?;
+    let stripper = Stripper::tuned(gpu, model, dtype, tuning)?;
     let contrast = table.extra_columns.iter().position(|name| name == "contrast");
     let mut scores = Vec::new();
     for pair in &table.pairs {

@@ -18,7 +18,7 @@ use crate::ops::activation::Activate;
 use crate::ops::elementwise::{Add, Scale};
 use crate::ops::resample::{AxisOrder, Edge, IDENTITY, Interpolation, Resample};
 use crate::ops::{Operator, ValueId};
-use crate::tensor::TensorDesc;
+use crate::tensor::{DType, TensorDesc};
 use crate::volume::Volume;
 
 /// Whether the bias field is corrected before the network.
@@ -110,16 +110,22 @@ impl Stripper {
     /// # Errors
     /// Weights that do not fit the network, or a device with too little memory.
     pub fn new(gpu: &Arc<Gpu>, model: &Model) -> Result<Self, PipelineError> {
-        Self::tuned(gpu, model, &Arc::default())
+        Self::tuned(gpu, model, DType::F32, &Arc::default())
     }
 
-    /// As [`Stripper::new`], with the kernel variants that measured fastest.
+    /// As [`Stripper::new`], with the network's activations in `dtype` and the kernel variants that measured fastest.
     ///
     /// # Errors
-    /// As [`Stripper::new`].
-    pub fn tuned(gpu: &Arc<Gpu>, model: &Model, tuning: &Arc<Tuning>) -> Result<Self, PipelineError> {
+    /// As [`Stripper::new`], and half precision on an adapter without it.
+    pub fn tuned(
+        gpu: &Arc<Gpu>,
+        model: &Model,
+        dtype: DType,
+        tuning: &Arc<Tuning>,
+    ) -> Result<Self, PipelineError> {
+        gpu.require(dtype)?;
         let (folded, tensors) = fold_for_inference(&model.description, &model.tensors);
-        let network = build(&folded, 1, folded.input.shape, Mode::Inference)?;
+        let network = build(&folded, 1, folded.input.shape, Mode::Inference(dtype))?;
         let options = ExecutorOptions { tuning: Arc::clone(tuning), ..ExecutorOptions::default() };
         let executor = Executor::new(gpu, network.graph, options)?;
         for (name, (_, values)) in &tensors {

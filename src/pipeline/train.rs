@@ -19,7 +19,7 @@ use crate::model::{
     Centre, Description, GridSpec, Intensity, LayerKind, LossKind, Mode, Model, ModelCard, OptimiserSpec,
     Sampling, Tensors, TrainingGraph, article, build, initialise, residual_unet, weights_of,
 };
-use crate::tensor::TensorDesc;
+use crate::tensor::{DType, TensorDesc};
 use crate::volume::pairs::Pair;
 
 /// Everything that decides what a run does; written to `config.toml` in its folder.
@@ -533,7 +533,7 @@ impl<'a> Validator<'a> {
         trained: &Executor,
         loss: LossKind,
     ) -> Result<Self, PipelineError> {
-        let network = build(description, 1, description.input.shape, Mode::Inference)?;
+        let network = build(description, 1, description.input.shape, Mode::Inference(DType::F32))?;
         let mut graph = network.graph;
         let [d, h, w] = description.input.shape;
         let target = graph.input("target", TensorDesc::f32(&[1, 1, d, h, w]));

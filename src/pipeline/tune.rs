@@ -13,6 +13,7 @@ use super::{PipelineError, write_whole};
 use crate::gpu::{AdapterSummary, Gpu};
 use crate::graph::{Tuning, TuningKey, source_hash};
 use crate::model::{Mode, Model, TrainingGraph, build, fold_for_inference};
+use crate::tensor::DType;
 
 /// Version of the file's format.
 const FORMAT: u32 = 1;
@@ -141,6 +142,8 @@ pub fn load(adapter: &AdapterSummary) -> Arc<Tuning> {
 pub struct TuneOptions {
     /// For inference.
     pub forward: bool,
+    /// Element type of the activations of inference.
+    pub dtype: DType,
     /// For training.
     pub train: bool,
     /// Extents of the grid instead of the model's own.
@@ -206,7 +209,8 @@ fn choices(
     let mut subjects = Vec::new();
     if options.forward {
         let (folded, _) = fold_for_inference(&model.description, &model.tensors);
-        let network = build(&folded, 1, shape, Mode::Inference)?;
+        gpu.require(options.dtype)?;
+        let network = build(&folded, 1, shape, Mode::Inference(options.dtype))?;
         subjects.extend(nodes_of(&network.graph, "forward"));
     }
     if options.train {

@@ -10,7 +10,7 @@ use clap::{Args, ValueEnum};
 
 use super::files::check_folder;
 use super::terminal::one_line;
-use super::{Outcome, Session, TuningOptions, triple, usage};
+use super::{ElementType, Outcome, Session, TuningOptions, triple, usage};
 use crate::gpu::Gpu;
 use crate::model as models;
 use crate::ops::{self, OPS};
@@ -51,9 +51,9 @@ pub(in crate::cli) struct Options {
     /// Which way through a convolution or a network [default: forward]
     #[arg(long, value_name = "WAY")]
     direction: Option<Way>,
-    /// Only variants that store or multiply this type
-    #[arg(long, value_name = "TYPE")]
-    dtype: Option<DType>,
+    /// Element type of the activations, of operators and networks that know f16; sums stay in f32
+    #[arg(long, value_name = "TYPE", value_enum, default_value_t)]
+    dtype: ElementType,
     /// `auto` (the preferred one), `all`, or a variant's name
     #[arg(long, value_name = "NAME", default_value = "auto")]
     variant: String,
@@ -121,14 +121,6 @@ enum Way {
     Train,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum DType {
-    /// Single precision
-    F32,
-    /// Half precision
-    F16,
-}
-
 /// What is asked for.
 enum Target {
     Operators(Vec<Subject>),
@@ -143,6 +135,7 @@ impl Options {
         [&self.csv, &self.html, &self.trace].into_iter().flatten().try_for_each(|path| check_folder(path))?;
         let old = self.compare.as_deref().map(Report::read).transpose()?;
         let gpu = session.gpu()?;
+        gpu.require(self.dtype.into())?;
         if !gpu.caps.timestamps {
             session
                 .terminal
@@ -160,6 +153,7 @@ impl Options {
                     direction,
                     shape: self.extents()?,
                     batch: self.batch,
+                    dtype: self.dtype.into(),
                     tuning: self.tuning.load(&gpu),
                     budget: self.budget(),
                     profile: self.profile || self.trace.is_some() || self.html.is_some(),
@@ -245,7 +239,27 @@ impl Options {
         }
     }
 
+    /// What is asked for, in the element type asked for.
     fn target(&self) -> anyhow::Result<Target> {
+        match (self.target_in_f32()?, self.dtype) {
+            (target, ElementType::F32) => Ok(target),
+            (Target::Operators(subjects), ElementType::F16) => {
+                let half: Vec<Subject> = subjects.into_iter().filter_map(Subject::in_f16).collect();
+                match (half.is_empty(), &self.op) {
+                    (true, Some(name)) => Err(usage(format!("{name} knows no f16"))),
+                    _ => Ok(Target::Operators(half)),
+                }
+            }
+            (Target::Network(NetworkDirection::Forward), ElementType::F16) => {
+                Ok(Target::Network(NetworkDirection::Forward))
+            }
+            (Target::Network(NetworkDirection::Train) | Target::N4(_), ElementType::F16) => {
+                Err(usage("--dtype f16 is for operators and the forward pass of networks"))
+            }
+        }
+    }
+
+    fn target_in_f32(&self) -> anyhow::Result<Target> {
         let train = self.direction == Some(Way::Train);
         match self.op.as_deref() {
             Some("network") => match self.direction {
@@ -305,10 +319,6 @@ impl Options {
                 "all" => Variants::All,
                 name => Variants::Named(name.to_owned()),
             },
-            dtype: self.dtype.map(|dtype| match dtype {
-                DType::F32 => "f32",
-                DType::F16 => "f16",
-            }),
             shader: self
                 .shader
                 .as_ref()
@@ -330,7 +340,7 @@ impl Options {
         let settings = self.settings();
         session.terminal.result(&table::header())?;
         for subject in subjects {
-            // Of all operators, those without the variant or type asked for are left out; of one, that is a mistake.
+            // Of all operators, those without the variant asked for are left out; of one, that is a mistake.
             if let Err(error) = wanted_variants(gpu, subject, &settings) {
                 if self.op.is_some() {
                     return Err(usage(error.to_string()));

@@ -22,7 +22,7 @@ pub(super) fn peak(peak: &Peak) -> String {
 /// Titles of the columns of [`row`].
 pub(super) fn header() -> String {
     format!(
-        "{:<22} {:<11} {:<36} {:<14} {:>10} {:>21} {:>9} {:>8} {:>8} {:>8}",
+        "{:<22} {:<11} {:<36} {:<18} {:>10} {:>21} {:>9} {:>8} {:>8} {:>8}",
         "operator",
         "direction",
         "inputs",
@@ -40,9 +40,11 @@ pub(super) fn header() -> String {
 pub(super) fn row(row: &Row) -> String {
     let inputs: Vec<&str> = row.inputs.iter().take(2).map(String::as_str).collect();
     let more = if row.inputs.len() > 2 { " .." } else { "" };
-    let variant = if row.shader.is_some() { format!("{} *", row.variant) } else { row.variant.clone() };
+    let half = if row.dtype == "f16" { " f16" } else { "" };
+    let own = if row.shader.is_some() { " *" } else { "" };
+    let variant = format!("{}{half}{own}", row.variant);
     let mut text = format!(
-        "{:<22} {:<11} {:<36} {:<14} {:>10} {:>21} {:>9} {:>8} {:>7.1}% {:>8.1e}",
+        "{:<22} {:<11} {:<36} {:<18} {:>10} {:>21} {:>9} {:>8} {:>7.1}% {:>8.1e}",
         row.op,
         row.direction,
         inputs.join(" ") + more,
@@ -70,9 +72,10 @@ pub(super) fn failure(failure: &Failure) -> String {
 pub(super) fn total(total: &Total) -> String {
     let shape: Vec<String> = total.shape.iter().map(usize::to_string).collect();
     let mut text = format!(
-        "{} {} at {}: {} ms ({} .. {}, {} runs)",
+        "{} {} in {} at {}: {} ms ({} .. {}, {} runs)",
         total.name,
         total.direction,
+        total.dtype,
         shape.join("x"),
         number(total.ms.median),
         number(total.ms.min),

@@ -1,5 +1,6 @@
 //! Results against the f64 reference.
 
+use half::f16;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
@@ -29,20 +30,20 @@ pub(super) enum Check {
     },
 }
 
-/// Values of all inputs as the device has them, the same for every call. Long ones repeat themselves.
+/// Words of all inputs as the device has them, the same for every call. Long ones repeat themselves.
 pub(super) fn inputs_of(subject: &Subject) -> Vec<Vec<u32>> {
-    /// A prime, so that no extent divides it.
+    /// Words; a prime, so that no extent divides it.
     const PERIOD: usize = 4_194_301;
     let mut rng = ChaCha8Rng::seed_from_u64(17);
     subject
         .inputs
         .iter()
         .map(|(desc, fill)| {
-            if desc.len() <= PERIOD {
+            if desc.words() <= PERIOD {
                 return fill.sample(&mut rng, desc).to_words();
             }
-            let piece = fill.sample(&mut rng, &TensorDesc { shape: vec![PERIOD], dtype: desc.dtype });
-            piece.to_words().into_iter().cycle().take(desc.len()).collect()
+            let piece = fill.sample(&mut rng, &desc.with_shape(&[PERIOD * 4 / desc.dtype.bytes() as usize]));
+            piece.to_words().into_iter().cycle().take(desc.words()).collect()
         })
         .collect()
 }
@@ -59,6 +60,18 @@ fn host(subject: &Subject, words: &[Vec<u32>]) -> Vec<HostTensor> {
 fn reference(subject: &Subject, words: &[Vec<u32>]) -> Vec<HostTensor> {
     let inputs = host(subject, words);
     subject.op.reference(&inputs.iter().collect::<Vec<_>>())
+}
+
+/// The elements of a tensor as f32; `None` for integers.
+fn floats_of(desc: &TensorDesc, words: &[u32]) -> Option<Vec<f32>> {
+    match desc.dtype {
+        DType::F32 => Some(words.iter().map(|&word| f32::from_bits(word)).collect()),
+        DType::F16 => {
+            let halves: &[f16] = bytemuck::cast_slice(words);
+            Some(halves[..desc.len()].iter().map(|half| half.to_f32()).collect())
+        }
+        DType::U32 => None,
+    }
 }
 
 /// Whether the reference computes all outputs in about a second.
@@ -89,10 +102,9 @@ impl Check {
         if is_quick(subject) {
             return Self::Whole(reference(subject, words));
         }
-        let floats = subject.inputs.iter().all(|(desc, _)| desc.dtype == DType::F32);
-        if floats {
-            let inputs: Vec<Vec<f32>> =
-                words.iter().map(|words| words.iter().map(|&w| f32::from_bits(w)).collect()).collect();
+        let floats: Option<Vec<Vec<f32>>> =
+            subject.inputs.iter().zip(words).map(|((desc, _), words)| floats_of(desc, words)).collect();
+        if let Some(inputs) = floats {
             let mut rng = ChaCha8Rng::seed_from_u64(23);
             let descs = subject.descs();
             if let Some(sampled) = probe::sample(subject.op.as_ref(), &descs, &inputs, &outputs[0], &mut rng)
@@ -114,9 +126,11 @@ impl Check {
             return elsewhere(format!("all outputs on a grid of 1/{factor} of the extents"), vec![smaller]);
         }
         let cases = ops::find(subject.op.name()).map(|def| (def.cases)()).unwrap_or_default();
+        let half = subject.dtype() == DType::F16;
         let cases: Vec<Subject> = cases
             .into_iter()
             .filter(|case| !case.bench_only)
+            .filter_map(|case| if half { case.in_f16() } else { Some(case) })
             .map(|case| Subject {
                 op: case.op.into(),
                 case: case.name,
@@ -162,7 +176,7 @@ impl Comparison {
     /// Compares every element of an output.
     pub(super) fn whole(got: &HostTensor, want: &HostTensor, precision: Precision) -> Self {
         let scale = want.data.iter().fold(0.0f64, |m, v| m.max(v.abs()));
-        let allowed = if want.desc.dtype == DType::U32 { 0.0 } else { precision.tolerance(scale) };
+        let allowed = precision.tolerance(scale, want.desc.dtype);
         let pairs = got.data.iter().zip(&want.data).enumerate();
         Self::of(pairs.map(|(ix, (&got, &want))| (ix, got, want)), allowed)
     }
@@ -171,7 +185,7 @@ impl Comparison {
     pub(super) fn sampled(got: &HostTensor, want: &Sampled, precision: Precision) -> Self {
         let scale = want.iter().fold(0.0f64, |m, (_, v)| m.max(v.abs()));
         let pairs = want.iter().map(|&(ix, want)| (ix, got.data[ix], want));
-        Self::of(pairs, precision.tolerance(scale))
+        Self::of(pairs, precision.tolerance(scale, got.desc.dtype))
     }
 
     /// The worse of two, over the elements of both.

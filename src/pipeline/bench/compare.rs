@@ -34,7 +34,8 @@ impl Change {
 
 fn name(row: &Row) -> String {
     let shader = row.shader.as_ref().map(|shader| format!(" ({shader})")).unwrap_or_default();
-    format!("{} {} {} [{}]{shader}", row.op, row.direction, row.inputs.join(" "), row.variant)
+    let Row { op, direction, dtype, variant, .. } = row;
+    format!("{op} {direction} {dtype} {} [{variant}]{shader}", row.inputs.join(" "))
 }
 
 /// What both reports have, in the order of `new`; and remarks on why they may not compare.
@@ -47,9 +48,10 @@ pub fn compare(old: &Report, new: &Report) -> (Vec<Change>, Vec<String>) {
         }
     }
     if let (Some(before), Some(now)) = (&old.total, &new.total)
-        && (&before.name, &before.direction, &before.shape) == (&now.name, &now.direction, &now.shape)
+        && (&before.name, &before.direction, &before.dtype, &before.shape)
+            == (&now.name, &now.direction, &now.dtype, &now.shape)
     {
-        let what = format!("{} {} in all", now.name, now.direction);
+        let what = format!("{} {} {} in all", now.name, now.direction, now.dtype);
         changes.push(Change::new(what, before.ms, now.ms));
     }
     let mut remarks = Vec::new();

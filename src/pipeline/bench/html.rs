@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::report::{Report, Row};
 use crate::pipeline::{PipelineError, write_whole};
+use crate::tensor::DType;
 
 const STYLE: &str = include_str!("report.css");
 
@@ -139,7 +140,7 @@ const HEIGHT: f64 = 460.0;
 fn roofline(report: &Report) -> String {
     let peak = &report.peak;
     let bandwidth = peak.copy_gbps * 1e9;
-    let f16 = report.rows.iter().any(|row| row.dtype == "f16").then(|| peak.gflops("f16") * 1e9);
+    let f16 = report.rows.iter().any(|row| row.dtype == "f16").then(|| peak.gflops(DType::F16) * 1e9);
     let roofs: Vec<(f64, &str)> =
         [Some((peak.fma_gflops * 1e9, "f32")), f16.map(|rate| (rate, "f16"))].into_iter().flatten().collect();
     let ridge = peak.fma_gflops * 1e9 / bandwidth;

@@ -9,7 +9,7 @@ use super::report::{Error, Failure, Row};
 use super::subject::Subject;
 use super::timing::{Budget, Contender, Milliseconds, race};
 use crate::gpu::{Gpu, GpuError, GpuTensor, KernelKey, Lowered, Prepared, Replacement, Slot, dump_kernel};
-use crate::ops::variant_dtype;
+use crate::ops;
 use crate::pipeline::PipelineError;
 use crate::tensor::{HostTensor, TensorDesc};
 
@@ -40,8 +40,6 @@ pub struct UserShader {
 pub struct Settings {
     /// Which variants.
     pub variants: Variants,
-    /// Only variants of this element type.
-    pub dtype: Option<&'static str>,
     /// A user's own kernel to put in a variant's place.
     pub shader: Option<UserShader>,
     /// How long.
@@ -63,34 +61,23 @@ const POISON: u32 = 0xFFFF_FFFF;
 /// The legal variants that the settings ask for.
 ///
 /// # Errors
-/// A variant that is not legal here, or none of the element type.
+/// A variant that is not legal here.
 pub fn wanted_variants(
     gpu: &Gpu,
     subject: &Subject,
     settings: &Settings,
 ) -> Result<Vec<&'static str>, PipelineError> {
     let legal = subject.op.variants(&subject.descs(), &gpu.caps);
-    let fail = |reason: String| {
-        Err(PipelineError::Check(format!(
-            "{} {reason} at this shape on this adapter; there are: {}",
-            subject.op.name(),
-            legal.join(", ")
-        )))
-    };
-    let of_dtype: Vec<&'static str> = legal
-        .iter()
-        .copied()
-        .filter(|v| settings.dtype.is_none_or(|dtype| variant_dtype(v) == dtype))
-        .collect();
-    if of_dtype.is_empty() {
-        return fail(format!("has no {} variant", settings.dtype.unwrap_or_default()));
-    }
     match &settings.variants {
-        Variants::Auto => Ok(vec![of_dtype[0]]),
-        Variants::All => Ok(of_dtype),
-        Variants::Named(name) => match of_dtype.iter().find(|v| *v == name) {
+        Variants::Auto => Ok(vec![legal[0]]),
+        Variants::All => Ok(legal),
+        Variants::Named(name) => match legal.iter().find(|v| *v == name) {
             Some(variant) => Ok(vec![variant]),
-            None => fail(format!("has no variant '{name}'")),
+            None => Err(PipelineError::Check(format!(
+                "{} has no variant '{name}' at this shape on this adapter; there are: {}",
+                subject.op.name(),
+                legal.join(", ")
+            ))),
         },
     }
 }
@@ -174,7 +161,8 @@ struct Bench<'a> {
 impl<'a> Bench<'a> {
     fn new(gpu: &'a Gpu, subject: &'a Subject, settings: &'a Settings) -> Result<Self, PipelineError> {
         let descs = subject.descs();
-        let out_descs = subject.op.infer(&descs).map_err(|e| PipelineError::Check(e.to_string()))?;
+        let out_descs =
+            ops::infer(subject.op.as_ref(), &descs).map_err(|e| PipelineError::Check(e.to_string()))?;
         let words = inputs_of(subject);
         let check = Check::of(subject, &words, &out_descs);
         let bytes: u64 = descs.iter().chain(&out_descs).map(TensorDesc::bytes).sum();
@@ -297,7 +285,7 @@ impl<'a> Bench<'a> {
     /// Runs a variant on poisoned outputs and compares.
     fn check(&self, variant: &str) -> Result<Error, PipelineError> {
         let outputs: usize = self.out_descs.iter().map(TensorDesc::len).sum();
-        let precision = self.subject.op.precision(&self.descs).of_variant(variant);
+        let precision = self.subject.op.precision(&self.descs);
         match &self.check {
             Check::Whole(want) => {
                 let got = self.results(variant)?;
@@ -321,7 +309,7 @@ impl<'a> Bench<'a> {
                     if !subject.op.variants(&descs, &self.gpu.caps).contains(&variant) {
                         continue;
                     }
-                    let precision = subject.op.precision(&descs).of_variant(variant);
+                    let precision = subject.op.precision(&descs);
                     let got = run_once(self.gpu, subject, &inputs_of(subject), variant)?;
                     for (got, want) in got.iter().zip(want) {
                         let one = Comparison::whole(got, want, precision);
@@ -366,11 +354,11 @@ impl<'a> Bench<'a> {
             false => settings.budget,
         };
         let samples = race(self.gpu, &contenders, budget)?;
+        let dtype = self.subject.dtype();
         let rows = entries.into_iter().zip(samples).map(|((variant, shader, error), samples)| {
             let ms = Milliseconds::of(&samples);
             let seconds = ms.median * 1e-3;
             let (gflops, gbps) = (cost.flops / seconds * 1e-9, cost.bytes / seconds * 1e-9);
-            let dtype = variant_dtype(variant);
             Ok(Row {
                 op: op.to_owned(),
                 operator: self.subject.op.name().to_owned(),
@@ -378,7 +366,7 @@ impl<'a> Bench<'a> {
                 variant: variant.to_owned(),
                 shader,
                 direction: direction.to_owned(),
-                dtype: dtype.to_owned(),
+                dtype: dtype.name().to_owned(),
                 shape: self.subject.shape.clone(),
                 inputs: text(&self.descs),
                 outputs: text(&self.out_descs),
@@ -452,7 +440,7 @@ fn run_on(
         .enumerate()
         .filter(|(ix, _)| subject.op.in_place().iter().all(|(output, _)| output != ix));
     for tensor in fresh.map(|(_, tensor)| tensor).chain(&scratch) {
-        gpu.write(tensor, &vec![POISON; tensor.desc.len()])?;
+        gpu.write(tensor, &vec![POISON; tensor.desc.words()])?;
     }
     let launches = prepare(gpu, subject, copy, lowered, &scratch)?;
     gpu.submit(&launches)?;
@@ -471,7 +459,8 @@ fn run_once(
     variant: &str,
 ) -> Result<Vec<HostTensor>, PipelineError> {
     let descs = subject.descs();
-    let out_descs = subject.op.infer(&descs).map_err(|e| PipelineError::Check(e.to_string()))?;
+    let out_descs =
+        ops::infer(subject.op.as_ref(), &descs).map_err(|e| PipelineError::Check(e.to_string()))?;
     let copy = Copy::new(gpu, subject, &descs, &out_descs)?;
     for (tensor, words) in copy.inputs.iter().zip(words) {
         gpu.write(tensor, words)?;

@@ -18,7 +18,7 @@ use crate::graph::{Executor, ExecutorOptions, Graph, Tuning, ValueKind};
 use crate::model::{
     Description, LossKind, Mode, Model, OptimiserSpec, Tensors, TrainingGraph, build, fold_for_inference,
 };
-use crate::ops::{Fill, ValueId, variant_dtype};
+use crate::ops::{Cost, Fill, ValueId, arithmetic_dtype};
 use crate::pipeline::train::TrainConfig;
 use crate::pipeline::{PipelineError, write_whole};
 use crate::tensor::{DType, HostTensor, TensorDesc};
@@ -51,6 +51,8 @@ pub struct NetworkBench {
     pub shape: Option<[usize; 3]>,
     /// Samples.
     pub batch: usize,
+    /// Element type of a forward pass's activations.
+    pub dtype: DType,
     /// Which kernel variants.
     pub tuning: Arc<Tuning>,
     /// How long.
@@ -98,7 +100,7 @@ impl Built {
         match bench.direction {
             NetworkDirection::Forward => {
                 let (folded, tensors) = fold_for_inference(&model.description, &model.tensors);
-                Self::forward(&folded, &tensors, shape, batch)
+                Self::forward(&folded, &tensors, shape, batch, bench.dtype)
             }
             NetworkDirection::Train => Self::training(model, shape, batch),
         }
@@ -109,8 +111,9 @@ impl Built {
         tensors: &Tensors,
         shape: [usize; 3],
         batch: usize,
+        dtype: DType,
     ) -> Result<Self, PipelineError> {
-        let network = build(description, batch, shape, Mode::Inference)?;
+        let network = build(description, batch, shape, Mode::Inference(dtype))?;
         let feeds = feeds(&network.graph, tensors);
         Ok(Self { graph: network.graph, feeds, compared: vec![network.logits] })
     }
@@ -167,7 +170,7 @@ fn feeds(graph: &Graph, tensors: &Tensors) -> HashMap<ValueId, HostTensor> {
 const CHECK_SHAPE: [usize; 3] = [16, 16, 32];
 /// Relative error of logits, loss and gradient norm that rounding explains: a few hundred units in the last place.
 const ALLOWED: f64 = 1e-4;
-/// The same with kernels in f16.
+/// The same with activations in f16.
 const ALLOWED_F16: f64 = 2e-2;
 
 fn check(gpu: &Arc<Gpu>, model: &Model, bench: &NetworkBench) -> Result<Error, PipelineError> {
@@ -175,7 +178,7 @@ fn check(gpu: &Arc<Gpu>, model: &Model, bench: &NetworkBench) -> Result<Error, P
     let executor = small.executor(gpu, &bench.tuning)?;
     executor.run()?;
     let want = small.graph.evaluate_reference(&small.feeds)?;
-    let f16 = executor.variants().iter().any(|variant| variant_dtype(variant) == "f16");
+    let f16 = bench.dtype == DType::F16;
     let mut all: Option<Comparison> = None;
     for &value in &small.compared {
         let got: Vec<f32> = executor.read(value)?;
@@ -224,9 +227,9 @@ pub fn measure_network(
     }
     let submissions = (gpu.submissions() - submissions) / seconds.len() as u64;
     let (mut flops, mut shortest) = (0.0, 0.0);
-    for (cost, variant) in costs(&executor.graph).iter().zip(executor.variants()) {
-        flops += cost.0;
-        shortest += peak.shortest_seconds(variant_dtype(variant), cost.0, cost.1);
+    for (dtype, cost) in costs(&executor.graph) {
+        flops += cost.flops;
+        shortest += peak.shortest_seconds(dtype, cost.flops, cost.bytes);
     }
     let ms = Milliseconds::of(&seconds);
     let mut input = vec![bench.batch, 1];
@@ -234,6 +237,7 @@ pub fn measure_network(
     let total = Total {
         name: model.description.name.clone(),
         direction: bench.direction.name().to_owned(),
+        dtype: bench.dtype.name().to_owned(),
         shape: input,
         ms,
         samples: seconds.len(),
@@ -252,11 +256,14 @@ pub fn measure_network(
     Ok(result)
 }
 
-/// Flops and bytes of every node.
-fn costs(graph: &Graph) -> Vec<(f64, f64)> {
+/// Element type of the arithmetic and cost of every node.
+fn costs(graph: &Graph) -> Vec<(DType, Cost)> {
     let descs = |values: &[ValueId]| values.iter().map(|&v| graph.desc(v).clone()).collect::<Vec<_>>();
-    let cost = |node: &crate::graph::Node| node.op.cost(&descs(&node.inputs), &descs(&node.outputs));
-    graph.nodes.iter().map(cost).map(|cost| (cost.flops, cost.bytes)).collect()
+    let cost = |node: &crate::graph::Node| {
+        let (inputs, outputs) = (descs(&node.inputs), descs(&node.outputs));
+        (arithmetic_dtype(inputs.iter().chain(&outputs)), node.op.cost(&inputs, &outputs))
+    };
+    graph.nodes.iter().map(cost).collect()
 }
 
 impl NetworkResult {
@@ -300,11 +307,11 @@ impl NetworkResult {
         }
         let text = |values: &[ValueId]| values.iter().map(|&v| graph.desc(v).to_string()).collect();
         let mut bounds: HashMap<&str, (f64, f64)> = HashMap::new();
-        for (ix, ((node, (flops, bytes)), &(seconds, longest))) in
+        for (ix, ((node, (dtype, Cost { flops, bytes })), &(seconds, longest))) in
             graph.nodes.iter().zip(costs(graph)).zip(&nodes).enumerate()
         {
             let variant = executor.variants()[ix];
-            let shortest = peak.shortest_seconds(variant_dtype(variant), flops, bytes);
+            let shortest = peak.shortest_seconds(dtype, flops, bytes);
             if seconds > 0.0 {
                 let bound = bounds.entry(runs[0][longest].kernel).or_default();
                 *bound = (bound.0 + shortest, bound.1 + seconds);

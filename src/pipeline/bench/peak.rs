@@ -10,7 +10,7 @@ use super::timing::{Budget, race};
 use crate::gpu::{Caps, DeviceClass, Dispatch, Gpu, GpuError, GpuTensor, KernelKey, Params, Slot};
 use crate::ops::FLAT;
 use crate::pipeline::PipelineError;
-use crate::tensor::TensorDesc;
+use crate::tensor::{DType, TensorDesc};
 
 const FMA: &str = "peak/fma.wgsl";
 const COPY: &str = "peak/copy.wgsl";
@@ -33,16 +33,16 @@ pub struct Peak {
 
 impl Peak {
     /// The highest rate of arithmetic for an element type.
-    pub fn gflops(&self, dtype: &str) -> f64 {
+    pub fn gflops(&self, dtype: DType) -> f64 {
         let f16 = [self.fma_f16_gflops, self.matrix_f16_gflops];
         match dtype {
-            "f16" => f16.into_iter().flatten().fold(self.fma_gflops, f64::max),
+            DType::F16 => f16.into_iter().flatten().fold(self.fma_gflops, f64::max),
             _ => self.fma_gflops,
         }
     }
 
     /// The shortest time that this roofline allows work of `flops` that moves `bytes`, in seconds.
-    pub fn shortest_seconds(&self, dtype: &str, flops: f64, bytes: f64) -> f64 {
+    pub fn shortest_seconds(&self, dtype: DType, flops: f64, bytes: f64) -> f64 {
         f64::max(flops / (self.gflops(dtype) * 1e9), bytes / (self.copy_gbps * 1e9))
     }
 }

@@ -16,7 +16,7 @@ use crate::ops::Fill;
 use crate::ops::resample::{AxisOrder, Edge, Interpolation, Resample, grid_matrix, index_matrix};
 use crate::pipeline::PipelineError;
 use crate::pipeline::bias::{N4Options, Region, factors, n4};
-use crate::tensor::TensorDesc;
+use crate::tensor::{DType, TensorDesc};
 
 /// Largest error of the field's logarithm that passes. N4 does not find a field exactly, whatever it runs on; what
 /// this catches is a field that has nothing to do with the image's.
@@ -62,6 +62,7 @@ pub fn measure_n4(
     Ok(Total {
         name: format!("n4, shrink {}", factors(&options.shrink)),
         direction: "n4".to_owned(),
+        dtype: DType::F32.name().to_owned(),
         shape: shape.to_vec(),
         ms: Milliseconds::of(&seconds),
         samples: seconds.len(),

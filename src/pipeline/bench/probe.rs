@@ -20,7 +20,7 @@ const PATCH: [usize; 3] = [2, 4, 12];
 /// Multiplications that all samples may take.
 const WORK: f64 = 3e8;
 
-/// Samples of the first output of `op` on these inputs (f32, as the device has them); `None` for operators without
+/// Samples of the first output of `op` on these inputs (what the device has, as f32); `None` for operators without
 /// such parts.
 pub(super) fn sample(
     op: &dyn Operator,
@@ -55,7 +55,7 @@ impl Whole<'_> {
     fn cut(&self, input: usize, ranges: &[Range<usize>]) -> HostTensor {
         let desc = &self.descs[input];
         let shape: Vec<usize> = ranges.iter().map(Range::len).collect();
-        let mut part = HostTensor::zeros(TensorDesc { shape, dtype: desc.dtype });
+        let mut part = HostTensor::zeros(desc.with_shape(&shape));
         let parts = part.desc.clone();
         for (ix, value) in part.data.iter_mut().enumerate() {
             let at = coordinates(&parts, ix);

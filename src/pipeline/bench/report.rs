@@ -9,6 +9,7 @@ use super::peak::Peak;
 use super::timing::{Clock, Milliseconds};
 use crate::gpu::Gpu;
 use crate::pipeline::{PipelineError, write_whole};
+use crate::tensor::DType;
 
 /// All results of a run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -148,6 +149,9 @@ pub struct Total {
     pub name: String,
     /// forward, train, or the name of the pipeline.
     pub direction: String,
+    /// Element type of the activations.
+    #[serde(default = "single_precision")]
+    pub dtype: String,
     /// Extents of the input.
     pub shape: Vec<usize>,
     /// Wall time of a run, submission to completion.
@@ -172,6 +176,11 @@ pub struct Total {
     pub host_ms: Option<Milliseconds>,
     /// How results compare with the f64 reference.
     pub error: Error,
+}
+
+/// What reports without an element type were measured in.
+fn single_precision() -> String {
+    DType::F32.name().to_owned()
 }
 
 /// A kernel's part in a network.

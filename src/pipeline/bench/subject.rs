@@ -51,6 +51,18 @@ impl Subject {
         (name, "forward")
     }
 
+    /// The same with activations in half precision; `None` for operators that know no f16.
+    pub fn in_f16(mut self) -> Option<Self> {
+        let activations = self.op.activations().min(self.inputs.len());
+        self.inputs[..activations].iter_mut().for_each(|(desc, _)| desc.dtype = DType::F16);
+        (activations > 0 && check_shapes(&self).is_ok()).then_some(self)
+    }
+
+    /// Element type of the arithmetic.
+    pub fn dtype(&self) -> DType {
+        ops::arithmetic_dtype(self.inputs.iter().map(|(desc, _)| desc))
+    }
+
     /// Useful arithmetic of a run.
     pub fn flops(&self) -> f64 {
         let descs = self.descs();
@@ -103,7 +115,9 @@ pub fn convolution(
 }
 
 fn check_shapes(subject: &Subject) -> Result<(), PipelineError> {
-    subject.op.infer(&subject.descs()).map(|_| ()).map_err(|e| PipelineError::Check(e.to_string()))
+    ops::infer(subject.op.as_ref(), &subject.descs())
+        .map(|_| ())
+        .map_err(|e| PipelineError::Check(e.to_string()))
 }
 
 /// The operator's first test case with its main shape replaced: the inputs that share the first input's shape, and
@@ -122,7 +136,7 @@ pub fn at_shape(def: &OpDef, shape: &[usize]) -> Result<Subject, PipelineError> 
                 [n] if first.shape.get(1) == Some(n) => vec![*shape.get(1).unwrap_or(n)],
                 other => other.to_vec(),
             };
-            TensorDesc { shape: replaced, dtype: desc.dtype }
+            desc.with_shape(&replaced)
         };
         let inputs = case.inputs.iter().map(|(desc, fill)| (resize(desc), *fill)).collect();
         let subject = Subject::new(op, &format!("{} at {}", case.name, TensorDesc::f32(shape)), inputs);
@@ -187,7 +201,7 @@ fn graphs_of(name: &str, config: &TrainConfig) -> Vec<(&'static str, Graph)> {
     let mut graphs = Vec::new();
     if let Ok(model) = load(name) {
         let (folded, _) = fold_for_inference(&model.description, &model.tensors);
-        if let Ok(network) = build(&folded, 1, folded.input.shape, Mode::Inference) {
+        if let Ok(network) = build(&folded, 1, folded.input.shape, Mode::Inference(DType::F32)) {
             graphs.push(("forward", network.graph));
         }
         let shape = config.crop.unwrap_or(model.description.input.shape);
@@ -215,7 +229,7 @@ pub fn nodes_of(graph: &Graph, case: &str) -> Vec<Subject> {
 fn fills_like(op: &dyn Operator, descs: &[TensorDesc]) -> Option<Vec<Fill>> {
     let def = ops::find(op.name())?;
     let types = |descs: &[TensorDesc]| descs.iter().map(|d| d.dtype).collect::<Vec<DType>>();
-    (def.cases)().into_iter().find_map(|case| {
+    def.cases_by_dtype().into_iter().find_map(|case| {
         let own: Vec<TensorDesc> = case.inputs.iter().map(|(desc, _)| desc.clone()).collect();
         (types(&own) == types(descs)).then(|| case.inputs.iter().map(|(_, fill)| *fill).collect())
     })
