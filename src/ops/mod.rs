@@ -87,8 +87,8 @@ impl Precision {
     }
 
     /// Absolute tolerance for an output of this type whose largest magnitude is `scale`: `8 * epsilon *
-    /// sqrt(reduction) * scale` for sums in f32, which those of f16 tensors are too; [`HALF_UNITS`] for storing f16;
-    /// integers are exact.
+    /// sqrt(reduction) * scale` for sums in f32, which those of f16 tensors are too, and 4 times f16's epsilon for
+    /// storing f16; integers are exact.
     pub fn tolerance(&self, scale: f64, output: DType) -> f64 {
         let scale = scale.max(f64::MIN_POSITIVE);
         let sum = 8.0 * self.epsilon * (self.reduction.max(1) as f64).sqrt() * scale;
