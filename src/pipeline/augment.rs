@@ -41,12 +41,12 @@ impl Default for Augmentation {
             rotation: 0.2,
             scale: 0.15,
             shift_mm: 10.0,
-            elastic_mm: 3.0,
-            gamma: 0.35,
-            invert: 0.2,
-            curve: 0.25,
+            elastic_mm: 0.0,
+            gamma: 0.4,
+            invert: 0.3,
+            curve: 0.0,
             bias: 0.3,
-            field_of_view: 0.5,
+            field_of_view: 0.15,
             noise: 0.08,
         }
     }
