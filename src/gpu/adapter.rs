@@ -117,7 +117,7 @@ fn enumerate() -> Vec<(wgpu::Adapter, AdapterSummary)> {
 fn summarise(adapter: &wgpu::Adapter) -> AdapterSummary {
     let info = adapter.get_info();
     let limits = adapter.limits();
-    let features = adapter.features();
+    let features = optional_features(adapter);
     AdapterSummary {
         index: 0,
         backend: info.backend.to_string(),
@@ -174,6 +174,16 @@ pub(super) fn choose(wanted: Option<&str>) -> Result<(wgpu::Adapter, AdapterSumm
     }
 }
 
+/// The optional features that Trephine uses and the adapter offers.
+fn optional_features(adapter: &wgpu::Adapter) -> wgpu::Features {
+    let wanted = OPTIONAL.iter().fold(wgpu::Features::empty(), |all, (flag, _)| all | *flag);
+    let mut features = adapter.features() & wanted;
+    if cooperative_tile(adapter, features).is_none() {
+        features.remove(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX);
+    }
+    features
+}
+
 /// Edge of the largest square tile that the adapter multiplies from f16 into f32.
 fn cooperative_tile(adapter: &wgpu::Adapter, features: wgpu::Features) -> Option<u32> {
     let needed = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX
@@ -182,6 +192,7 @@ fn cooperative_tile(adapter: &wgpu::Adapter, features: wgpu::Features) -> Option
     if !features.contains(needed) {
         return None;
     }
+    let info = adapter.get_info();
     adapter
         .cooperative_matrix_properties()
         .iter()
@@ -191,6 +202,9 @@ fn cooperative_tile(adapter: &wgpu::Adapter, features: wgpu::Features) -> Option
         .map(|p| p.m_size)
         // The tiles that WGSL has types for.
         .filter(|size| matches!(size, 8 | 16))
+        // Mesa's llvmpipe lists matrices of edge 8 whatever its vectors hold, and ends the process with a segmentation
+        // fault when a kernel uses them on 16 lanes (Mesa 26.1 with AVX-512).
+        .filter(|&size| info.device_type != wgpu::DeviceType::Cpu || info.subgroup_max_size <= size)
         .max()
 }
 
@@ -199,12 +213,8 @@ pub(super) fn request_device(
     adapter: &wgpu::Adapter,
     summary: &AdapterSummary,
 ) -> Result<(wgpu::Device, wgpu::Queue, Caps), GpuError> {
-    let wanted = OPTIONAL.iter().fold(wgpu::Features::empty(), |all, (flag, _)| all | *flag);
-    let mut features = adapter.features() & wanted;
+    let features = optional_features(adapter);
     let cooperative_tile = cooperative_tile(adapter, features);
-    if cooperative_tile.is_none() {
-        features.remove(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX);
-    }
     let limits = adapter.limits();
     let info = adapter.get_info();
     let caps = Caps {
