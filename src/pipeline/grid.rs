@@ -168,33 +168,47 @@ const SEARCH_MM: f64 = 4.0;
 
 impl HeadBox {
     /// Looks for the head: the largest component above Otsu's threshold of the volume, already averaged to
-    /// a network's voxels, sampled every 4 mm. A volume without contrast counts as head throughout.
+    /// a network's voxels, sampled every 4 mm; its faces lie where the intensity between samples crosses the threshold. A
+    /// volume without contrast counts as head throughout.
     ///
     /// # Errors
     /// When the device fails.
     pub fn find(gpu: &Gpu, volume: &PlacedVolume) -> Result<Self, GraphError> {
         let (low, high) = world_bounds(volume);
-        let shape = ((high - low) / SEARCH_MM).ceil().to_array().map(|n| (n as usize).clamp(1, 512));
-        let grid = Grid::centred(shape, DVec3::splat(SEARCH_MM), (low + high) / 2.0);
+        // At multiples of the spacing in the world, so that one head stored on another grid is sampled at the same places.
+        let (first, last) = ((low / SEARCH_MM).floor(), (high / SEARCH_MM).ceil());
+        let shape = (last - first).to_array().map(|n| (n as usize + 1).clamp(1, 512));
+        let grid = Grid::centred(shape, DVec3::splat(SEARCH_MM), (first + last) / 2.0 * SEARCH_MM);
         let coarse = volume.interpolated(gpu, &grid, AxisOrder::Zyx, Interpolation::Linear)?;
         let values: Vec<f32> = gpu.download(&coarse.tensor)?;
         let whole = Self { low, high };
         let Some(threshold) = otsu(&values) else { return Ok(whole) };
         let mask: Vec<u8> = values.iter().map(|&v| u8::from(v > threshold)).collect();
         let Ok(head) = components::largest(&mask, shape) else { return Ok(whole) };
-        let (mut first, mut last) = ([usize::MAX; 3], [0; 3]);
+        let (mut least, mut most) = (DVec3::INFINITY, DVec3::NEG_INFINITY);
+        let strides = [1, shape[0], shape[0] * shape[1]];
         for ix in (0..head.len()).filter(|&ix| head[ix] != 0) {
-            let at = [ix % shape[0], ix / shape[0] % shape[1], ix / (shape[0] * shape[1])];
             for a in 0..3 {
-                first[a] = first[a].min(at[a]);
-                last[a] = last[a].max(at[a]);
+                let at = ix / strides[a] % shape[a];
+                // How far from the sample the intensity falls to the threshold: continuous, so that noise moves a face
+                // by a little and not by a whole step.
+                let reach = |next: Option<usize>| match next {
+                    None => 0.5,
+                    Some(next) if head[next] != 0 => 1.0,
+                    Some(next) => {
+                        f64::from((values[ix] - threshold) / (values[ix] - values[next])).clamp(0.0, 1.0)
+                    }
+                };
+                let below = reach((at > 0).then(|| ix - strides[a]));
+                let above = reach((at + 1 < shape[a]).then(|| ix + strides[a]));
+                least[a] = least[a].min(at as f64 - below);
+                most[a] = most[a].max(at as f64 + above);
             }
         }
-        if first[0] == usize::MAX {
+        if least.x > most.x {
             return Ok(whole);
         }
-        let world = |at: [f64; 3]| grid.affine.transform_point3(DVec3::from_array(at));
-        Ok(Self { low: world(first.map(|v| v as f64 - 0.5)), high: world(last.map(|v| v as f64 + 0.5)) })
+        Ok(Self { low: grid.affine.transform_point3(least), high: grid.affine.transform_point3(most) })
     }
 }
 
