@@ -21,7 +21,7 @@ pub struct Augmentation {
     pub elastic_mm: f64,
     /// Standard deviation of the logarithm of gamma.
     pub gamma: f64,
-    /// Probability of an inverted contrast (dark stays dark outside the head).
+    /// Probability of an inverted contrast; in half of these the dark outside the head stays dark.
     pub invert: f64,
     /// Probability of a random tone curve.
     pub curve: f64,
@@ -160,10 +160,12 @@ impl Draw {
     }
 }
 
-/// Values that intensities 0 to 1 take. Background stays dark whatever happens to tissue.
+/// Values that intensities 0 to 1 take. Background stays dark, but for half of the inversions: those turn it bright too,
+/// so that a network looks for edges and cannot count layers in from the dark.
 fn tone_curve(a: &Augmentation, rng: &mut ChaCha8Rng) -> Vec<f32> {
     let gamma = (normal(rng) * a.gamma).exp();
     let invert = rng.random::<f64>() < a.invert;
+    let whole = rng.random::<f64>() < 0.5;
     let random = rng.random::<f64>() < a.curve;
     // Where background ends: intensities below fade to 0 in inverted and random curves.
     let foot = rng.random_range(0.04..0.15);
@@ -172,7 +174,7 @@ fn tone_curve(a: &Augmentation, rng: &mut ChaCha8Rng) -> Vec<f32> {
     (0..CURVE_KNOTS)
         .map(|knot| {
             let v = knot as f64 / (CURVE_KNOTS - 1) as f64;
-            let ramp = (v / foot).min(1.0);
+            let ramp = if invert && whole && !random { 1.0 } else { (v / foot).min(1.0) };
             let toned = if random {
                 let position = v * (levels.len() - 1) as f64;
                 let below = (position as usize).min(levels.len() - 2);
