@@ -8,7 +8,7 @@ use trephine::gpu::{Gpu, GpuOptions, GpuTensor};
 use trephine::graph::{run_op, run_op_variant};
 use trephine::ops::activation_kind::Activation;
 use trephine::ops::cast::Cast;
-use trephine::ops::conv3d::{Conv3d, Window};
+use trephine::ops::conv3d::{Conv3d, Conv3dGradInput, Conv3dGradWeight, Window};
 use trephine::ops::norm::{BatchNormInference, Norm, NormGradInput, NormGradReduce, NormKind};
 use trephine::ops::pool::{MaxPool3d, MaxPool3dGrad};
 use trephine::ops::upsample::{Upsample, UpsampleGrad, UpsampleMode, UpsampleTo};
@@ -53,6 +53,50 @@ fn slabs_of_a_volume_change_nothing() {
         gpu.download::<u32>(&y[0]).expect("download")
     };
     assert_eq!(run(&whole), run(&slabs));
+}
+
+/// A sample larger than a binding goes through the variants that bind it by sets of channels.
+#[test]
+fn sets_of_channels_change_nothing() {
+    let Some(whole) = gpu() else { return };
+    let shape = [16, 32, 64];
+    let tensor = |channels: usize| TensorDesc::f32(&[1, channels, shape[0], shape[1], shape[2]]);
+    let (x, dy, weight) = (tensor(4), tensor(5), TensorDesc::f32(&[5, 4, 3, 3, 3]));
+    let sets = limited(&whole, x.bytes() / 2);
+    let window = Window::same([3; 3]);
+    let forward = Conv3d::new(window, true);
+    let by_input = Conv3dGradInput { window, input: shape, channels: 0..4 };
+    let by_weight = Conv3dGradWeight { window, two_inputs: false, kernel: [3; 3] };
+    let operators: [(&dyn Operator, Vec<TensorDesc>); 3] = [
+        (&forward, vec![x.clone(), weight.clone(), TensorDesc::f32(&[5])]),
+        (&by_input, vec![dy.clone(), weight]),
+        (&by_weight, vec![x, dy]),
+    ];
+    for (op, inputs) in operators {
+        for variant in op.variants(&inputs, &sets.caps) {
+            let run = |gpu: &Gpu| {
+                let mut rng = rng(op.name());
+                let tensors: Vec<GpuTensor> = inputs
+                    .iter()
+                    .map(|desc| {
+                        let words = random(&mut rng, desc, Fill::Normal(1.0)).to_words();
+                        gpu.upload(desc, &words).expect("upload")
+                    })
+                    .collect();
+                let y = run_op_variant(gpu, op, &tensors.iter().collect::<Vec<_>>(), variant, |_| Ok(()))
+                    .expect("runs");
+                gpu.download::<f32>(&y[0]).expect("download")
+            };
+            let (want, got) = (run(&whole), run(&sets));
+            let norm =
+                |values: &mut dyn Iterator<Item = f32>| values.map(|v| f64::from(v).powi(2)).sum::<f64>();
+            let difference =
+                norm(&mut want.iter().zip(&got).map(|(a, b)| a - b)) / norm(&mut want.iter().copied());
+            // The gradient by the weights adds up other slabs.
+            let tolerance = if op.name() == "conv3d_grad_weight" { 1e-5 } else { 0.0 };
+            assert!(difference.sqrt() <= tolerance, "{} {variant}: {difference}", op.name());
+        }
+    }
 }
 
 #[test]

@@ -1,10 +1,10 @@
 // First of the three kernels of conv3d by Winograd's F(2x2x2, 3x3x3): transforms 4x4x4 windows of the input.
 //   v[p][ci][t] = sum_{i,j,k} B[a][i] B[b][j] B[c][k] x[ci, 2 td + i - pd, 2 th + j - ph, 2 tw + k - pw], p = (a 4 + b) 4 + c
 // B has the rows (1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1): Lavin and Gray 2016.
-// Input: x [N, c_in, D, H, W] Element, of which the channels from first_channel on: a sample.
-// Output: v [64][c_in][stride] f32, for the windows first .. first + count, which may be fewer than `stride`; the rest is
-// set to zero.
-// Threads: global x (folded on to y) = window; workgroup z = input channel. No workgroup memory.
+// Input: x [..., D, H, W] Element, of which the channels from first_plane on.
+// Output: v [64][channels][stride] f32, its channels from first_channel on, for the windows first .. first + count, which
+// may be fewer than `stride`; the rest is set to zero.
+// Threads: global x (folded on to y) = window; workgroup z = channel. No workgroup memory.
 // Cost: 144 additions and 64 loads a window and channel; writes 8 values for each voxel of the input.
 #import "lib/element.wgsl"
 #import "lib/index.wgsl"
@@ -22,8 +22,9 @@ struct Params {
     first: u32,
     count: u32,
     stride: u32,
-    c_in: u32,
+    channels: u32,
     first_channel: u32,
+    first_plane: u32,
 }
 
 @group(0) @binding(0) var<storage, read> x: array<Element>;
@@ -84,8 +85,8 @@ fn main(
     if local >= params.stride {
         return;
     }
-    let step = params.c_in * params.stride;
-    let at = group.z * params.stride + local;
+    let step = params.channels * params.stride;
+    let at = (params.first_channel + group.z) * params.stride + local;
     if local >= params.count {
         for (var p = 0u; p < 64u; p++) {
             v[at + p * step] = 0.0;
@@ -96,7 +97,7 @@ fn main(
     let id = i32(tile / (params.tiles_h * params.tiles_w)) * 2 - params.pad_d;
     let ih = i32(tile / params.tiles_w % params.tiles_h) * 2 - params.pad_h;
     let iw = i32(tile % params.tiles_w) * 2 - params.pad_w;
-    let channel = i32(params.first_channel + group.z);
+    let channel = i32(params.first_plane + group.z);
     let p0 = plane(channel, id, ih, iw);
     let p1 = plane(channel, id + 1, ih, iw);
     let p2 = plane(channel, id + 2, ih, iw);

@@ -1,8 +1,8 @@
 // Last of the three kernels of conv3d by Winograd's F(2x2x2, 3x3x3): transforms the 64 points back to 2x2x2 voxels.
 //   y[co, 2 td + i, 2 th + j, 2 tw + k] = act(bias[co] + sum_{a,b,c} A[i][a] A[j][b] A[k][c] m[(a 4 + b) 4 + c][co][t])
 // A has the rows (1, 1, 1, 0), (0, 1, -1, -1): Lavin and Gray 2016.
-// Input: m [64][channels][stride] f32, for the windows first .. first + count. Output:
-// y [N, c_out, OD, OH, OW] Element, of which the channels from first_channel on: a sample.
+// Input: m [64][channels][stride] f32, its channels from first_channel on, for the windows first .. first + count.
+// Output: y [..., OD, OH, OW] Element, of which the channels from first_plane on.
 // ACCUMULATE adds to y (second input of a two-input convolution).
 // Threads: global x (folded on to y) = window; workgroup z = output channel. No workgroup memory.
 // Cost: 84 additions and 64 loads for 8 voxels.
@@ -21,6 +21,7 @@ struct Params {
     stride: u32,
     channels: u32,
     first_channel: u32,
+    first_plane: u32,
     negative_slope: f32,
 }
 
@@ -60,10 +61,10 @@ fn store(channel: u32, d: u32, h: u32, w: u32, points: vec4<f32>) {
     if d >= params.out_d || h >= params.out_h {
         return;
     }
-    let at = (((params.first_channel + channel) * params.out_d + d) * params.out_h + h) * params.out_w + w;
+    let at = (((params.first_plane + channel) * params.out_d + d) * params.out_h + h) * params.out_w + w;
     var voxels = vec2<f32>(points.x + points.y + points.z, points.y - points.z - points.w);
 #ifdef BIAS
-    voxels += bias[channel];
+    voxels += bias[params.first_channel + channel];
 #endif
     for (var k = 0u; k < min(2u, params.out_w - w); k++) {
         var sum = voxels[k];
@@ -85,7 +86,7 @@ fn main(
         return;
     }
     let step = params.channels * params.stride;
-    let at = group.z * params.stride + local;
+    let at = (params.first_channel + group.z) * params.stride + local;
     let p0 = plane(at, step);
     let p1 = plane(at + 16u * step, step);
     let p2 = plane(at + 32u * step, step);

@@ -7,9 +7,10 @@
 use std::ops::Range;
 
 use super::activation_kind::Activation;
+use super::winograd::{self, WINOGRAD_3D, WINOGRAD_HW};
 use super::{
     Case, Cost, FLAT, Fill, GradientBuilder, NodeIo, OpDef, OpError, Operator, Precision, ValueId,
-    batch_pieces, element_kernel, expect_ncdhw, sample_range, winograd,
+    batch_pieces, element_kernel, expect_ncdhw, sample_range,
 };
 use crate::gpu::{Caps, DeviceClass, Dispatch, KernelKey, Lowered, Params, Slot};
 use crate::tensor::{DType, HostTensor, TensorDesc};
@@ -43,12 +44,15 @@ const SHADERS: &[&str] = &[
     TILE,
     GEMM,
     WINOGRAD_W4,
-    winograd::INPUT,
-    winograd::MULTIPLY,
-    winograd::OUTPUT,
     PACK,
     PACK_WINOGRAD_W4,
-    winograd::PACK,
+    winograd::MULTIPLY,
+    winograd::PACK_3D,
+    winograd::INPUT_3D,
+    winograd::OUTPUT_3D,
+    winograd::PACK_HW,
+    winograd::INPUT_HW,
+    winograd::OUTPUT_HW,
     COOP,
     PACK_COOP,
 ];
@@ -280,8 +284,10 @@ pub(crate) struct Pass<'a> {
     pub accumulate: bool,
 }
 
-/// Numbers of the temporaries that the passes of a convolution share: packed weights, and two of `winograd_3d`.
+/// Numbers of the temporaries that the passes of a convolution share: packed weights, and those of `winograd_3d`; its
+/// gradient by the weights packs none.
 const PACKED: usize = 0;
+pub(super) const EXPANDED: usize = PACKED;
 pub(super) const TRANSFORMED: usize = 1;
 pub(super) const PRODUCTS: usize = 2;
 
@@ -308,11 +314,14 @@ pub(crate) fn direct_variants(
                 offer("tile", !software && n_out > 8);
             }
         }
+        if kernel[1..] == [3; 2] {
+            // Loads and stores cost a processor more than multiplications, and this variant needs fewest of all, once
+            // its transforms serve enough channels and windows.
+            let pays = n_in.min(n_out) >= 16 && winograd::windows(output) >= 128;
+            offer(WINOGRAD_HW, software && pays);
+        }
         if kernel == [3; 3] {
-            // Without AVX-512 (lanes of 8) loads cost as much as multiplications, and this variant needs fewest of
-            // both, once its transforms serve enough channels and windows.
-            let pays = n_in.min(n_out) >= 16 && winograd::windows(output) >= 64;
-            offer("winograd_3d", software && caps.lanes() == Some(8) && pays);
+            offer(WINOGRAD_3D, false);
         }
     }
     if window.is_dense() {
@@ -391,8 +400,10 @@ pub(crate) fn lower_pass(lowered: &mut Lowered, pass: Pass<'_>, caps: &Caps, var
     let (x_slot, x) = pass.x;
     let (y_slot, y) = pass.y;
     let (weight, packing) = &pass.weight;
-    if variant == "winograd_3d" {
-        return winograd::lower(lowered, &pass, caps);
+    match variant {
+        WINOGRAD_3D => return winograd::lower_3d(lowered, &pass, caps),
+        WINOGRAD_HW => return winograd::lower_hw(lowered, &pass, caps),
+        _ => {}
     }
     let (input, output) = (spatial(&x.shape), spatial(&y.shape));
     let [kd, kh, kw] = packing.kernel;
@@ -645,6 +656,9 @@ impl Operator for Conv3d {
             let first = filled && caps.class != DeviceClass::Software;
             variants.insert(if first { 0 } else { variants.len() - 1 }, "coop");
         }
+        let sources = inputs[..self.sources()].iter();
+        let y = self.infer(inputs).unwrap_or_default();
+        winograd::retain_bindable(&mut variants, &sources.chain(&y).collect::<Vec<_>>(), caps);
         variants
     }
 
@@ -892,7 +906,15 @@ impl Operator for Conv3dGradInput {
     fn variants(&self, inputs: &[TensorDesc], caps: &Caps) -> Vec<&'static str> {
         if self.window.stride == [1; 3] {
             let channels = [inputs[0].shape[1], self.channels.len()];
-            direct_variants(&self.window, spatial(&inputs[1].shape), channels, self.input, caps)
+            let mut variants =
+                direct_variants(&self.window, spatial(&inputs[1].shape), channels, self.input, caps);
+            let dx = self.infer(inputs).unwrap_or_default();
+            winograd::retain_bindable(
+                &mut variants,
+                &inputs[..1].iter().chain(&dx).collect::<Vec<_>>(),
+                caps,
+            );
+            variants
         } else {
             vec!["naive"]
         }
@@ -969,7 +991,16 @@ pub struct Conv3dGradWeight {
 pub static CONV3D_GRAD_WEIGHT: OpDef = OpDef {
     name: "conv3d_grad_weight",
     summary: "gradient of conv3d by its weights; deterministic split reduction",
-    shaders: &[CHANNELS_LAST, GRAD_WEIGHT, GRAD_WEIGHT_NAIVE, REDUCE],
+    shaders: &[
+        CHANNELS_LAST,
+        GRAD_WEIGHT,
+        GRAD_WEIGHT_NAIVE,
+        REDUCE,
+        winograd::INPUT_HW,
+        winograd::EXPAND_HW,
+        winograd::CORRELATE_HW,
+        winograd::WEIGHT_HW,
+    ],
     cases: || {
         let case = |name: &str, window: Window, kernel, x: [usize; 5], c2: usize, dy: [usize; 5]| {
             let op = Conv3dGradWeight { window, two_inputs: c2 > 0, kernel };
@@ -1097,6 +1128,33 @@ impl Conv3dGradWeight {
         lowered
     }
 
+    /// What was measured on which adapter stands in docs/kernels.md.
+    fn prefers_winograd(&self, inputs: &[TensorDesc], caps: &Caps) -> bool {
+        let dy = &inputs[self.sources()];
+        caps.class == DeviceClass::Software
+            && dy.shape[1].min(inputs[0].shape[1]) >= 32
+            && winograd::windows(spatial(&dy.shape)) >= 128
+    }
+
+    fn lower_winograd(&self, inputs: &[TensorDesc], outputs: &[TensorDesc], caps: &Caps) -> Lowered {
+        let mut lowered = Lowered::default();
+        let sources = self.sources();
+        let pad = self.window.padding.map(|p| p[0] as i32);
+        let mut first = 0;
+        for (source, x) in inputs[..sources].iter().enumerate() {
+            winograd::lower_grad_weight(
+                &mut lowered,
+                (Slot::Input(source), x),
+                (Slot::Input(sources), &inputs[sources]),
+                (Slot::Output(0), outputs[0].shape[1], first),
+                (self.kernel[0], pad),
+                caps,
+            );
+            first += x.shape[1];
+        }
+        lowered
+    }
+
     fn lower_naive(&self, inputs: &[TensorDesc], outputs: &[TensorDesc], caps: &Caps) -> Lowered {
         let mut lowered = Lowered::default();
         let sources = self.sources();
@@ -1151,13 +1209,19 @@ impl Operator for Conv3dGradWeight {
         Ok(vec![TensorDesc::f32(&[dy[1], c_in, kd, kh, kw])])
     }
 
-    fn variants(&self, _: &[TensorDesc], _: &Caps) -> Vec<&'static str> {
-        vec!["split", "naive"]
+    fn variants(&self, inputs: &[TensorDesc], caps: &Caps) -> Vec<&'static str> {
+        let mut variants = vec!["split", "naive"];
+        if self.window.is_dense() && self.kernel[1..] == [3; 2] {
+            variants.insert(usize::from(!self.prefers_winograd(inputs, caps)), WINOGRAD_HW);
+        }
+        winograd::retain_bindable(&mut variants, &inputs.iter().collect::<Vec<_>>(), caps);
+        variants
     }
 
     fn lower(&self, inputs: &[TensorDesc], outputs: &[TensorDesc], caps: &Caps, variant: &str) -> Lowered {
         match variant {
             "split" => self.lower_split(inputs, outputs, caps),
+            WINOGRAD_HW => self.lower_winograd(inputs, outputs, caps),
             _ => self.lower_naive(inputs, outputs, caps),
         }
     }

@@ -415,6 +415,41 @@ pub fn sample_range(desc: &TensorDesc, piece: &Range<usize>) -> Range<u64> {
     piece.start as u64 * bytes..(piece.end as u64 * bytes).next_multiple_of(4)
 }
 
+/// Channels of one sample that a kernel sees in one binding.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Planes {
+    /// The bytes to bind.
+    pub bytes: Range<u64>,
+    /// Number of the first channel in the binding, counted over samples.
+    pub first_plane: usize,
+    /// The channels of the sample.
+    pub channels: Range<usize>,
+}
+
+/// Splits sample `n` of a tensor `[N, C, ...]` by channels so that every binding stays within the adapter's limit: all
+/// channels in one where the tensor or the sample fits.
+pub fn sample_planes(desc: &TensorDesc, n: usize, caps: &Caps) -> Vec<Planes> {
+    let channels = desc.shape[1];
+    let sample = sample_bytes(desc);
+    let plane = sample / channels.max(1) as u64;
+    let fits = |bytes: u64| bytes <= caps.max_binding;
+    let aligned = |bytes: u64| bytes.is_multiple_of(caps.offset_alignment);
+    if fits(desc.bytes()) || !aligned(sample) || !(fits(sample) || (fits(plane) && aligned(plane))) {
+        let whole = Planes { bytes: 0..desc.bytes(), first_plane: n * channels, channels: 0..channels };
+        return vec![whole];
+    }
+    let most = ((caps.max_binding / plane.max(1)) as usize).min(channels);
+    let base = n as u64 * sample;
+    (0..channels)
+        .step_by(most)
+        .map(|first| {
+            let last = (first + most).min(channels);
+            let bytes = base + first as u64 * plane..(base + last as u64 * plane).next_multiple_of(4);
+            Planes { bytes, first_plane: 0, channels: first..last }
+        })
+        .collect()
+}
+
 /// The kernel in `path`, for activations of this element type (`lib/element.wgsl`).
 pub(crate) fn element_kernel(path: &'static str, activations: &TensorDesc) -> KernelKey {
     KernelKey::new(path).define("F16", (activations.dtype == DType::F16).into())

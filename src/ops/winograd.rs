@@ -1,52 +1,161 @@
-//! A variant of `conv3d`: Winograd's minimal filtering F(2x2x2, 3x3x3), 64 multiplications for 8 voxels instead of 216.
-//! Windows of the input are transformed, multiplied at 64 points, and transformed back (Lavin and Gray, *Fast
-//! Algorithms for Convolutional Neural Networks*, 2016).
+//! Variants of `conv3d` and of its gradients by Winograd's minimal filtering (Lavin and Gray, *Fast Algorithms for
+//! Convolutional Neural Networks*, 2016): windows of the input are transformed, multiplied point by point, and
+//! transformed back, in slabs that bound the temporaries.
+//!
+//! - `winograd_hw`, F(4x4, 3x3) along h and w: 36 multiplications a tap along d for 16 voxels instead of 144;
+//! - `winograd_3d`, F(2x2x2, 3x3x3): 64 for 8 voxels instead of 216.
 
-use super::conv3d::{PRODUCTS, Pass, TRANSFORMED, pack_with, spatial};
-use super::{FLAT, batch_pieces, element_kernel, sample_range};
-use crate::gpu::{Caps, DeviceClass, Dispatch, KernelKey, Lowered, Params};
+use super::conv3d::{EXPANDED, PRODUCTS, Packing, Pass, TRANSFORMED, pack_with, spatial};
+use super::{FLAT, element_kernel, sample_bytes, sample_planes};
+use crate::gpu::{Caps, DeviceClass, Dispatch, KernelKey, Lowered, Params, Slot};
+use crate::tensor::TensorDesc;
 
-pub(super) const PACK: &str = "conv3d/pack_winograd_3d.wgsl";
-pub(super) const INPUT: &str = "conv3d/winograd_3d_input.wgsl";
-pub(super) const MULTIPLY: &str = "conv3d/winograd_3d_multiply.wgsl";
-pub(super) const OUTPUT: &str = "conv3d/winograd_3d_output.wgsl";
+pub(super) const MULTIPLY: &str = "conv3d/winograd_multiply.wgsl";
+pub(super) const PACK_3D: &str = "conv3d/pack_winograd_3d.wgsl";
+pub(super) const INPUT_3D: &str = "conv3d/winograd_3d_input.wgsl";
+pub(super) const OUTPUT_3D: &str = "conv3d/winograd_3d_output.wgsl";
+pub(super) const PACK_HW: &str = "conv3d/pack_winograd_hw.wgsl";
+pub(super) const INPUT_HW: &str = "conv3d/winograd_hw_input.wgsl";
+pub(super) const OUTPUT_HW: &str = "conv3d/winograd_hw_output.wgsl";
+pub(super) const EXPAND_HW: &str = "conv3d/winograd_hw_expand.wgsl";
+pub(super) const CORRELATE_HW: &str = "conv3d/winograd_hw_correlate.wgsl";
+pub(super) const WEIGHT_HW: &str = "conv3d/winograd_hw_weight.wgsl";
 
-/// Points of the transformed domain.
-const POINTS: usize = 64;
+/// Name of the variant F(2x2x2, 3x3x3).
+pub(super) const WINOGRAD_3D: &str = "winograd_3d";
+/// Name of the variant F(4x4, 3x3) along h and w.
+pub(super) const WINOGRAD_HW: &str = "winograd_hw";
 
-/// Output channels that an invocation of the product computes.
+/// Points of the transformed domains.
+const POINTS_3D: usize = 64;
+const POINTS_HW: usize = 36;
+
+/// Channels that an invocation of the products computes.
 const TILE: usize = 16;
 
-/// Largest size in bytes of the transformed input, and of the products. For a whole volume they would take eight times
+/// Most planes of output in a slab of `winograd_hw` whose windows alone would fill it: the planes that the taps along d
+/// read beyond them are transformed once more for the next slab.
+const PLANES: usize = 8;
+
+/// Largest size in bytes of the transformed input, and of the products. For a whole volume they would take several times
 /// the tensor, and what fits a cache need not travel to memory; a GPU needs more windows at a time to be busy.
 fn slab_bytes(caps: &Caps) -> usize {
     let wanted = if caps.class == DeviceClass::Software { 2 << 20 } else { 32 << 20 };
     wanted.min(caps.max_binding as usize)
 }
 
-/// Windows of a volume of these extents.
-pub(super) fn windows(output: [usize; 3]) -> usize {
-    output.map(|n| n.div_ceil(2)).iter().product()
+/// Windows of `winograd_hw` in a volume of these extents.
+pub(super) fn windows([d, h, w]: [usize; 3]) -> usize {
+    d * h.div_ceil(4) * w.div_ceil(4)
 }
 
-/// Adds the launches of one pass with a dense 3x3x3 window: for each sample, slabs of windows that bound the
-/// temporaries.
-pub(super) fn lower(lowered: &mut Lowered, pass: &Pass<'_>, caps: &Caps) {
+/// Leaves these variants alone where a sample of a tensor exceeds a binding: no others bind sets of channels.
+pub(super) fn retain_bindable(variants: &mut Vec<&'static str>, tensors: &[&TensorDesc], caps: &Caps) {
+    let ours = [WINOGRAD_3D, WINOGRAD_HW];
+    let exceeds = tensors.iter().any(|tensor| sample_bytes(tensor) > caps.max_binding);
+    if exceeds && variants.iter().any(|variant| ours.contains(variant)) {
+        variants.retain(|variant| ours.contains(variant));
+    }
+}
+
+/// Adds the launches of a transform over sample `n` of `tensor`: one for each set of channels that fits a binding.
+fn transform(
+    lowered: &mut Lowered,
+    launch: &Dispatch,
+    (name, slot, tensor): (&'static str, Slot, &TensorDesc),
+    n: usize,
+    caps: &Caps,
+) {
+    for planes in sample_planes(tensor, n, caps) {
+        let mut dispatch = launch.clone().bind_range(name, slot, planes.bytes);
+        dispatch.params = dispatch
+            .params
+            .u32("first_channel", planes.channels.start)
+            .u32("first_plane", planes.first_plane);
+        dispatch.workgroups[2] = planes.channels.len() as u32;
+        lowered.push(dispatch);
+    }
+}
+
+/// The product of the transformed input with the packed weights at `points` points.
+struct Product {
+    points: usize,
+    /// Input and padded output channels.
+    channels: [usize; 2],
+    /// Taps along d, and quads of windows between two of them.
+    taps: usize,
+    shift: usize,
+    /// Quads of windows in a channel of the input and of the output.
+    quads: [usize; 2],
+}
+
+impl Product {
+    fn dispatch(&self, v: Slot, weight: Slot, m: Slot) -> Dispatch {
+        let mut dispatch = Dispatch::new(KernelKey::new(MULTIPLY))
+            .bind("v", v)
+            .bind("weight", weight)
+            .bind("m", m)
+            .params(
+                Params::new()
+                    .u32("c_in", self.channels[0])
+                    .u32("taps", self.taps)
+                    .u32("shift", self.shift)
+                    .u32("in_quads", self.quads[0])
+                    .u32("quads", self.quads[1])
+                    .u32("channel_tiles", self.channels[1] / TILE),
+            )
+            .flat(self.quads[1], FLAT);
+        dispatch.workgroups[2] = (self.points * self.channels[1] / TILE) as u32;
+        dispatch
+    }
+}
+
+fn extents(params: Params, prefix: &str, [d, h, w]: [usize; 3]) -> Params {
+    match prefix {
+        "in" => params.u32("in_d", d).u32("in_h", h).u32("in_w", w),
+        _ => params.u32("out_d", d).u32("out_h", h).u32("out_w", w),
+    }
+}
+
+fn padding(params: Params, pad: [i32; 3]) -> Params {
+    params.i32("pad_d", pad[0]).i32("pad_h", pad[1]).i32("pad_w", pad[2])
+}
+
+fn output_key(path: &'static str, pass: &Pass<'_>) -> KernelKey {
+    element_kernel(path, pass.y.1)
+        .define("BIAS", pass.bias.is_some().into())
+        .define("ACCUMULATE", pass.accumulate.into())
+}
+
+fn with_bias(dispatch: Dispatch, bias: Option<Slot>) -> Dispatch {
+    match bias {
+        Some(bias) => dispatch.bind("bias", bias),
+        None => dispatch,
+    }
+}
+
+/// Adds the launches of one pass of `winograd_3d`: a dense 3x3x3 window.
+pub(super) fn lower_3d(lowered: &mut Lowered, pass: &Pass<'_>, caps: &Caps) {
     let (x_slot, x) = pass.x;
     let (y_slot, y) = pass.y;
     let (weight, packing) = &pass.weight;
     let (input, output) = (spatial(&x.shape), spatial(&y.shape));
-    let packed = pack_with(lowered, PACK, *weight, packing, TILE, POINTS);
+    let packed = pack_with(lowered, PACK_3D, *weight, packing, TILE, POINTS_3D);
     let channels = packing.n_out.next_multiple_of(TILE);
     let tiles = output.map(|n| n.div_ceil(2));
-    let total = windows(output);
-    let bytes_per_window = POINTS * packing.n_in.max(channels) * 4;
+    let total: usize = tiles.iter().product();
+    let bytes_per_window = POINTS_3D * packing.n_in.max(channels) * 4;
     let stride = (slab_bytes(caps) / bytes_per_window / 4 * 4).clamp(4, total.next_multiple_of(4));
-    let transformed = lowered.shared_scratch(TRANSFORMED, (POINTS * packing.n_in * stride * 4) as u64);
-    let products = lowered.shared_scratch(PRODUCTS, (POINTS * channels * stride * 4) as u64);
-    let pieces = batch_pieces(&[x, y], caps);
-    let samples = pieces.iter().flat_map(|piece| (0..piece.len()).map(move |n| (piece, n)));
-    for (piece, n) in samples {
+    let transformed = lowered.shared_scratch(TRANSFORMED, (POINTS_3D * packing.n_in * stride * 4) as u64);
+    let products = lowered.shared_scratch(PRODUCTS, (POINTS_3D * channels * stride * 4) as u64);
+    let product = Product {
+        points: POINTS_3D,
+        channels: [packing.n_in, channels],
+        taps: 1,
+        shift: 0,
+        quads: [stride / 4; 2],
+    };
+    for n in 0..x.shape[0] {
         for first in (0..total).step_by(stride) {
             let slab = |params: Params| {
                 params
@@ -56,57 +165,222 @@ pub(super) fn lower(lowered: &mut Lowered, pass: &Pass<'_>, caps: &Caps) {
                     .u32("count", stride.min(total - first))
                     .u32("stride", stride)
             };
-            let mut dispatch = Dispatch::new(element_kernel(INPUT, x))
-                .bind_range("x", x_slot, sample_range(x, piece))
+            let params = slab(padding(extents(Params::new(), "in", input), pass.pad));
+            let launch = Dispatch::new(element_kernel(INPUT_3D, x))
                 .bind("v", transformed)
-                .params(
-                    slab(Params::new())
-                        .i32("in_d", input[0] as i32)
-                        .i32("in_h", input[1] as i32)
-                        .i32("in_w", input[2] as i32)
-                        .i32("pad_d", pass.pad[0])
-                        .i32("pad_h", pass.pad[1])
-                        .i32("pad_w", pass.pad[2])
-                        .u32("c_in", packing.n_in)
-                        .u32("first_channel", n * packing.n_in),
-                )
+                .params(params.u32("channels", packing.n_in))
                 .flat(stride, FLAT);
-            dispatch.workgroups[2] = packing.n_in as u32;
-            lowered.push(dispatch);
-            let mut dispatch = Dispatch::new(KernelKey::new(MULTIPLY))
-                .bind("v", transformed)
-                .bind("weight", packed)
+            transform(lowered, &launch, ("x", x_slot, x), n, caps);
+            lowered.push(product.dispatch(transformed, packed, products));
+            let params = slab(extents(Params::new(), "out", output))
+                .u32("channels", channels)
+                .f32("negative_slope", pass.negative_slope);
+            let launch = Dispatch::new(output_key(OUTPUT_3D, pass))
                 .bind("m", products)
-                .params(
-                    Params::new()
-                        .u32("c_in", packing.n_in)
-                        .u32("quads", stride / 4)
-                        .u32("channel_tiles", channels / TILE),
-                )
-                .flat(stride / 4, FLAT);
-            dispatch.workgroups[2] = (POINTS * channels / TILE) as u32;
-            lowered.push(dispatch);
-            let key = element_kernel(OUTPUT, y)
-                .define("BIAS", pass.bias.is_some().into())
-                .define("ACCUMULATE", pass.accumulate.into());
-            let mut dispatch = Dispatch::new(key)
-                .bind("m", products)
-                .bind_range("y", y_slot, sample_range(y, piece))
-                .params(
-                    slab(Params::new())
-                        .u32("out_d", output[0])
-                        .u32("out_h", output[1])
-                        .u32("out_w", output[2])
-                        .u32("channels", channels)
-                        .u32("first_channel", n * packing.n_out)
-                        .f32("negative_slope", pass.negative_slope),
-                )
+                .params(params)
                 .flat(stride, FLAT);
-            if let Some(bias) = pass.bias {
-                dispatch = dispatch.bind("bias", bias);
-            }
-            dispatch.workgroups[2] = packing.n_out as u32;
-            lowered.push(dispatch);
+            transform(lowered, &with_bias(launch, pass.bias), ("y", y_slot, y), n, caps);
         }
     }
+}
+
+/// Slabs of `winograd_hw`: `span` windows of each of `planes` planes of the output.
+struct Slabs {
+    /// Extents of the output, and windows of a plane along h and w.
+    output: [usize; 3],
+    tiles: [usize; 2],
+    /// Taps along d.
+    taps: usize,
+    planes: usize,
+    /// A multiple of 4.
+    span: usize,
+}
+
+impl Slabs {
+    /// Slabs whose transforms take up to `bytes` in so many channels.
+    fn new(output: [usize; 3], taps: usize, channels: usize, bytes: usize) -> Self {
+        let tiles = [output[1].div_ceil(4), output[2].div_ceil(4)];
+        let samples = bytes / (POINTS_HW * channels * 4);
+        let span = samples / (PLANES.min(output[0]) + taps - 1) / 4 * 4;
+        let span = span.clamp(4, (tiles[0] * tiles[1]).next_multiple_of(4));
+        let planes = (samples / span).saturating_sub(taps - 1).clamp(1, output[0]);
+        Self { output, tiles, taps, planes, span }
+    }
+
+    /// Samples of a transformed channel of the input.
+    fn in_stride(&self) -> usize {
+        (self.planes + self.taps - 1) * self.span
+    }
+
+    /// Samples of a transformed channel of the output.
+    fn out_stride(&self) -> usize {
+        self.planes * self.span
+    }
+
+    fn iter(&self) -> impl Iterator<Item = Slab<'_>> {
+        let firsts = (0..self.tiles[0] * self.tiles[1]).step_by(self.span);
+        firsts.flat_map(move |first| {
+            (0..self.output[0]).step_by(self.planes).map(move |first_d| Slab { slabs: self, first, first_d })
+        })
+    }
+}
+
+/// One of them.
+struct Slab<'a> {
+    slabs: &'a Slabs,
+    /// First window of each plane.
+    first: usize,
+    /// First plane.
+    first_d: usize,
+}
+
+impl Slab<'_> {
+    /// Samples of the output.
+    fn out_total(&self) -> usize {
+        self.slabs.planes.min(self.slabs.output[0] - self.first_d) * self.slabs.span
+    }
+
+    fn launch(&self, key: KernelKey, params: Params, total: usize) -> Dispatch {
+        let slabs = self.slabs;
+        let params = params
+            .u32("tiles_w", slabs.tiles[1])
+            .u32("first", self.first)
+            .u32("count", slabs.span.min(slabs.tiles[0] * slabs.tiles[1] - self.first))
+            .u32("span", slabs.span)
+            .u32("first_d", self.first_d)
+            .u32("total", total);
+        Dispatch::new(key).params(params).flat(total, FLAT)
+    }
+
+    /// Transforms the input into `channels` channels of `v`.
+    fn input(&self, key: KernelKey, input: [usize; 3], pad: [i32; 3], channels: usize, v: Slot) -> Dispatch {
+        let total = self.out_total() + (self.slabs.taps - 1) * self.slabs.span;
+        let params = padding(extents(Params::new(), "in", input), pad)
+            .u32("stride", self.slabs.in_stride())
+            .u32("channels", channels);
+        self.launch(key, params, total).bind("v", v)
+    }
+
+    /// Transforms to or from the output, which has `channels` channels in slot `name`, `stride` samples each.
+    fn output(
+        &self,
+        key: KernelKey,
+        stride: usize,
+        channels: usize,
+        (name, slot): (&'static str, Slot),
+    ) -> Dispatch {
+        let params =
+            extents(Params::new(), "out", self.slabs.output).u32("stride", stride).u32("channels", channels);
+        self.launch(key, params, self.out_total()).bind(name, slot)
+    }
+}
+
+/// Adds the launches of one pass of `winograd_hw`: a dense window with 3x3 taps along h and w.
+pub(super) fn lower_hw(lowered: &mut Lowered, pass: &Pass<'_>, caps: &Caps) {
+    let (x_slot, x) = pass.x;
+    let (y_slot, y) = pass.y;
+    let (weight, packing) = &pass.weight;
+    let &Packing { n_in, n_out, kernel: [taps, ..], .. } = packing;
+    let packed = pack_with(lowered, PACK_HW, *weight, packing, TILE, POINTS_HW * taps);
+    let channels = n_out.next_multiple_of(TILE);
+    let slabs = Slabs::new(spatial(&y.shape), taps, n_in.max(channels), slab_bytes(caps));
+    let bytes = |channels: usize, stride: usize| (POINTS_HW * channels * stride * 4) as u64;
+    let transformed = lowered.shared_scratch(TRANSFORMED, bytes(n_in, slabs.in_stride()));
+    let products = lowered.shared_scratch(PRODUCTS, bytes(channels, slabs.out_stride()));
+    for n in 0..x.shape[0] {
+        for slab in slabs.iter() {
+            let launch =
+                slab.input(element_kernel(INPUT_HW, x), spatial(&x.shape), pass.pad, n_in, transformed);
+            transform(lowered, &launch, ("x", x_slot, x), n, caps);
+            let product = Product {
+                points: POINTS_HW,
+                channels: [n_in, channels],
+                taps,
+                shift: slabs.span / 4,
+                quads: [slabs.in_stride() / 4, slab.out_total() / 4],
+            };
+            lowered.push(product.dispatch(transformed, packed, products));
+            let mut launch =
+                slab.output(output_key(OUTPUT_HW, pass), slab.out_total(), channels, ("m", products));
+            launch.params = launch.params.f32("negative_slope", pass.negative_slope);
+            transform(lowered, &with_bias(launch, pass.bias), ("y", y_slot, y), n, caps);
+        }
+    }
+}
+
+/// Adds the launches of the gradient by the weights of the input channels from `first_channel` on, `dweight [c_out,
+/// row_channels, kd, 3, 3]`, of a dense convolution of `x` whose output has the gradient `dy`.
+///
+/// Where `y = A'((G w) (B' x))` along an axis, the gradient is `G'(sum over windows of (A dy) (B' x))`: as many
+/// multiplications as the forward pass.
+pub(super) fn lower_grad_weight(
+    lowered: &mut Lowered,
+    (x_slot, x): (Slot, &TensorDesc),
+    (dy_slot, dy): (Slot, &TensorDesc),
+    (dweight, row_channels, first_channel): (Slot, usize, usize),
+    (taps, pad): (usize, [i32; 3]),
+    caps: &Caps,
+) {
+    let [c_in, c_out] = [x, dy].map(|tensor| tensor.shape[1].next_multiple_of(TILE));
+    // The sums stay in memory from slab to slab, and the windows of one point are read at a time: larger slabs pay.
+    let slab_bytes = (4 * slab_bytes(caps)).min(caps.max_binding as usize);
+    let slabs = Slabs::new(spatial(&dy.shape), taps, c_in.max(c_out), slab_bytes);
+    let bytes = |channels: usize, stride: usize| (POINTS_HW * channels * stride * 4) as u64;
+    let transformed = lowered.shared_scratch(TRANSFORMED, bytes(c_in, slabs.in_stride()));
+    let expanded = lowered.shared_scratch(EXPANDED, bytes(c_out, slabs.out_stride()));
+    let sums = lowered.shared_scratch(PRODUCTS, (taps * POINTS_HW * c_in * c_out * 4) as u64);
+    // Lanes take the side of more channels.
+    let swap = c_in > c_out;
+    let from_x = (transformed, c_in, slabs.in_stride(), slabs.span);
+    let from_dy = (expanded, c_out, slabs.out_stride(), 0);
+    let (left, right) = if swap { (from_dy, from_x) } else { (from_x, from_dy) };
+    let mut accumulate = false;
+    for n in 0..x.shape[0] {
+        for slab in slabs.iter() {
+            let key = KernelKey::new(INPUT_HW).define("F16", 0).define("TILED", 1);
+            let launch = slab.input(key, spatial(&x.shape), pad, c_in, transformed);
+            transform(lowered, &launch, ("x", x_slot, x), n, caps);
+            let key = KernelKey::new(EXPAND_HW).define("TILED", 1);
+            let launch = slab.output(key, slabs.out_stride(), c_out, ("v", expanded));
+            transform(lowered, &launch, ("dy", dy_slot, dy), n, caps);
+            let key = KernelKey::new(CORRELATE_HW).define("ACCUMULATE", accumulate.into());
+            let mut dispatch = Dispatch::new(key)
+                .bind("left", left.0)
+                .bind("right", right.0)
+                .bind("m", sums)
+                .params(
+                    Params::new()
+                        .u32("count", slab.out_total())
+                        .u32("taps", taps)
+                        .u32("left_stride", left.2)
+                        .u32("left_shift", left.3)
+                        .u32("left_tiles", left.1 / TILE)
+                        .u32("right_stride", right.2)
+                        .u32("right_shift", right.3)
+                        .u32("right_quads", right.1 / 4),
+                )
+                .flat(right.1 / 4, FLAT);
+            dispatch.workgroups[2] = (taps * POINTS_HW * left.1 / TILE) as u32;
+            lowered.push(dispatch);
+            accumulate = true;
+        }
+    }
+    let (ci_step, co_step) = if swap { (1, c_in) } else { (c_out, 1) };
+    lowered.push(
+        Dispatch::new(KernelKey::new(WEIGHT_HW))
+            .bind("m", sums)
+            .bind("dweight", dweight)
+            .params(
+                Params::new()
+                    .u32("c_in", x.shape[1])
+                    .u32("c_out", dy.shape[1])
+                    .u32("taps", taps)
+                    .u32("ci_step", ci_step)
+                    .u32("co_step", co_step)
+                    .u32("point_step", c_in * c_out)
+                    .u32("row_channels", row_channels)
+                    .u32("first_channel", first_channel),
+            )
+            .flat(x.shape[1] * dy.shape[1] * taps, FLAT),
+    );
 }
