@@ -36,14 +36,14 @@ pub(super) fn lower(lowered: &mut Lowered, pass: &Pass<'_>, caps: &Caps) {
     let (y_slot, y) = pass.y;
     let (weight, packing) = &pass.weight;
     let (input, output) = (spatial(&x.shape), spatial(&y.shape));
-    let packed = pack_with(lowered, PACK, *weight, packing, TILE, POINTS);
     let channels = packing.n_out.next_multiple_of(TILE);
+    let packed = pack_with(lowered, PACK, *weight, packing, TILE, &packing.packed(TILE, POINTS));
     let tiles = output.map(|n| n.div_ceil(2));
     let total = windows(output);
     let bytes_per_window = POINTS * packing.n_in.max(channels) * 4;
     let stride = (slab_bytes(caps) / bytes_per_window / 4 * 4).clamp(4, total.next_multiple_of(4));
-    let transformed = lowered.shared_scratch(TRANSFORMED, (POINTS * packing.n_in * stride * 4) as u64);
-    let products = lowered.shared_scratch(PRODUCTS, (POINTS * channels * stride * 4) as u64);
+    let transformed = lowered.pass_scratch(TRANSFORMED, (POINTS * packing.n_in * stride * 4) as u64);
+    let products = lowered.pass_scratch(PRODUCTS, (POINTS * channels * stride * 4) as u64);
     let pieces = batch_pieces(&[x, y], caps);
     let samples = pieces.iter().flat_map(|piece| (0..piece.len()).map(move |n| (piece, n)));
     for (piece, n) in samples {
@@ -86,10 +86,7 @@ pub(super) fn lower(lowered: &mut Lowered, pass: &Pass<'_>, caps: &Caps) {
                 .flat(stride / 4, FLAT);
             dispatch.workgroups[2] = (POINTS * channels / TILE) as u32;
             lowered.push(dispatch);
-            let key = element_kernel(OUTPUT, y)
-                .define("BIAS", pass.bias.is_some().into())
-                .define("ACCUMULATE", pass.accumulate.into());
-            let mut dispatch = Dispatch::new(key)
+            let mut dispatch = Dispatch::new(pass.kernel(OUTPUT))
                 .bind("m", products)
                 .bind_range("y", y_slot, sample_range(y, piece))
                 .params(
