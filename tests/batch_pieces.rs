@@ -3,7 +3,7 @@
 #[expect(dead_code, reason = "other tests also compare with tolerances")]
 mod common;
 
-use common::{gpu, random, rng};
+use common::{gpu, rng};
 use trephine::gpu::{Gpu, GpuOptions, GpuTensor};
 use trephine::graph::{run_op, run_op_variant};
 use trephine::ops::activation_kind::Activation;
@@ -19,7 +19,7 @@ fn run(gpu: &Gpu, op: &dyn Operator, inputs: &[TensorDesc]) -> Vec<Vec<u32>> {
     let mut rng = rng(op.name());
     let tensors: Vec<GpuTensor> = inputs
         .iter()
-        .map(|desc| gpu.upload(desc, &random(&mut rng, desc, Fill::Normal(1.0)).to_words()).expect("upload"))
+        .map(|desc| gpu.upload(desc, &Fill::Normal(1.0).sample(&mut rng, desc).to_words()).expect("upload"))
         .collect();
     let outputs = run_op(gpu, op, &tensors.iter().collect::<Vec<_>>()).expect("runs");
     outputs.iter().map(|tensor| gpu.download(tensor).expect("download")).collect()
@@ -46,7 +46,7 @@ fn slabs_of_a_volume_change_nothing() {
     let run = |gpu: &Gpu| {
         let mut rng = rng("slabs");
         let tensors = descs.each_ref().map(|desc| {
-            let words = random(&mut rng, desc, Fill::Normal(1.0)).to_words();
+            let words = Fill::Normal(1.0).sample(&mut rng, desc).to_words();
             gpu.upload(desc, &words).expect("upload")
         });
         let y = run_op_variant(gpu, &op, &tensors.each_ref(), "winograd_3d", |_| Ok(())).expect("runs");
@@ -79,7 +79,7 @@ fn sets_of_channels_change_nothing() {
                 let tensors: Vec<GpuTensor> = inputs
                     .iter()
                     .map(|desc| {
-                        let words = random(&mut rng, desc, Fill::Normal(1.0)).to_words();
+                        let words = Fill::Normal(1.0).sample(&mut rng, desc).to_words();
                         gpu.upload(desc, &words).expect("upload")
                     })
                     .collect();

@@ -1,7 +1,7 @@
 //! Whole networks against PyTorch in f64 (`tools/make_fixtures.py`): logits, loss, every gradient, three
 //! optimiser steps, running statistics, inference, and folding.
 
-#[expect(dead_code, reason = "other tests draw random tensors and compare with tolerances")]
+#[expect(dead_code, reason = "other tests also compare with tolerances")]
 mod common;
 
 use std::collections::BTreeMap;
@@ -14,7 +14,8 @@ use trephine::model::{
     Description, GridSpec, LayerKind, LossKind, Mode, OptimiserSpec, Tensors, TrainingGraph, article, build,
     fold_for_inference, residual_unet,
 };
-use trephine::tensor::DType;
+use trephine::ops::Fill;
+use trephine::tensor::{DType, TensorDesc};
 
 struct Golden(BTreeMap<String, (Vec<usize>, Vec<f32>)>);
 
@@ -180,10 +181,9 @@ fn reruns_of_a_training_step_are_bit_equal() {
             .load(&executor, &trephine::model::initialise(&description, 5).expect("initialises"))
             .expect("loads");
         let mut rng = common::rng("rerun");
-        let voxels = 8 * 12 * 16;
-        let noise: Vec<f32> = (0..voxels).map(|_| common::normal(&mut rng) as f32).collect();
-        let target: Vec<f32> = noise.iter().map(|v| f32::from(u8::from(*v > 0.5))).collect();
-        executor.write(training.input, &noise).expect("write");
+        let noise = Fill::Normal(1.0).sample(&mut rng, &TensorDesc::f32(&[8, 12, 16]));
+        let target: Vec<f32> = noise.data.iter().map(|v| f32::from(u8::from(*v > 0.5))).collect();
+        executor.write(training.input, &noise.to_words()).expect("write");
         executor.write(training.target, &target).expect("write");
         for step in 1..=3u32 {
             let state = optimiser.adam().step_state(step.into(), 1e-3, 1.0);

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{assert_close, gpu, random, rng};
+use common::{assert_close, gpu, rng};
 use trephine::gpu::Gpu;
 use trephine::graph::run_op;
 use trephine::ops::Fill;
@@ -26,7 +26,7 @@ fn methods_ignore_nan_and_keep_constants_finite() {
     let Some(gpu) = gpu() else { return };
     let shape = [9, 8, 7];
     let mut rng = rng("normalise");
-    let noise = random(&mut rng, &TensorDesc::f32(&shape), Fill::Normal(100.0));
+    let noise = Fill::Normal(100.0).sample(&mut rng, &TensorDesc::f32(&shape));
     let mut data: Vec<f32> = noise.data.iter().map(|&v| 300.0 + v as f32).collect();
     data[3] = f32::NAN;
     data[100] = f32::INFINITY;

@@ -4,9 +4,10 @@
 #[expect(dead_code, reason = "the operators' test uses the rest")]
 mod common;
 
-use common::{gpu, normal, rng};
+use common::{gpu, rng};
 use safetensors::SafeTensors;
 use trephine::gpu::{Gpu, GpuTensor};
+use trephine::ops::Fill;
 use trephine::pipeline::bias::{N4Error, N4Options, Region, correct, n4};
 use trephine::tensor::TensorDesc;
 
@@ -135,7 +136,8 @@ fn anisotropic_head_with_a_mask_of_255s_matches_simpleitk() {
 
 /// A ball of two tissues under a smooth field in an empty background: volume, mask, true log field.
 fn phantom(shape: [usize; 3]) -> (TensorDesc, Vec<f32>, Vec<f32>, Vec<f64>) {
-    let mut rng = rng("n4 phantom");
+    let desc = TensorDesc::f32(&shape);
+    let noise = Fill::Normal(2.0).sample(&mut rng("n4 phantom"), &desc);
     let [d, h, w] = shape;
     let (mut volume, mut mask, mut truth) = (Vec::new(), Vec::new(), Vec::new());
     for z in 0..d {
@@ -150,14 +152,14 @@ fn phantom(shape: [usize; 3]) -> (TensorDesc, Vec<f32>, Vec<f32>, Vec<f64>) {
                 } else {
                     100.0
                 };
-                let value = (tissue + 2.0 * normal(&mut rng)) * field.exp();
+                let value = (tissue + noise.data[truth.len()]) * field.exp();
                 volume.push(if inside { value as f32 } else { 0.0 });
                 mask.push(f32::from(u8::from(inside)));
                 truth.push(field);
             }
         }
     }
-    (TensorDesc::f32(&shape), volume, mask, truth)
+    (desc, volume, mask, truth)
 }
 
 fn upload(gpu: &Gpu, desc: &TensorDesc, data: &[f32]) -> GpuTensor {

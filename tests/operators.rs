@@ -5,10 +5,11 @@ mod common;
 
 use std::collections::{BTreeSet, HashMap};
 
-use common::{assert_close, gpu, random, rng};
+use common::{assert_close, gpu, rng};
+use rand::Rng;
 use trephine::gpu::{Caps, GpuTensor, KernelKey, Reflection, SHADERS, assemble, validate};
 use trephine::graph::{Executor, ExecutorOptions, Graph, run_op_variant};
-use trephine::ops::{Case, Fill, OPS, Operator, ValueId, arithmetic_dtype, infer};
+use trephine::ops::{Case, Fill, GradientBuilder, OPS, Operator, ValueId, arithmetic_dtype, infer};
 use trephine::tensor::{DType, HostTensor, TensorDesc};
 
 /// Bit pattern of a NaN that also is an absurd integer: what outputs hold before a kernel runs.
@@ -32,7 +33,7 @@ fn uses_f16(case: &Case) -> bool {
 
 fn inputs_of(name: &str, case: &Case) -> Vec<HostTensor> {
     let mut rng = rng(name);
-    case.inputs.iter().map(|(desc, fill)| random(&mut rng, desc, *fill)).collect()
+    case.inputs.iter().map(|(desc, fill)| fill.sample(&mut rng, desc)).collect()
 }
 
 /// Runs one variant on the device; returns the outputs.
@@ -98,6 +99,39 @@ fn weighted_sum(op: &dyn Operator, inputs: &[HostTensor], cotangent: &HostTensor
     output.data.iter().zip(&cotangent.data).map(|(y, c)| y * c).sum()
 }
 
+/// An operator with its backward in a graph, and what the graph is fed.
+struct Differentiated {
+    graph: Graph,
+    /// The operator's inputs.
+    values: Vec<ValueId>,
+    /// Gradients by those of them that have one.
+    grads: HashMap<ValueId, ValueId>,
+    /// The gradient by the output.
+    seed: ValueId,
+    /// The inputs and a random `seed`.
+    feeds: HashMap<ValueId, HostTensor>,
+}
+
+impl Differentiated {
+    fn new(op: Box<dyn Operator>, inputs: &[HostTensor], by: &[usize], rng: &mut impl Rng) -> Self {
+        let mut graph = Graph::new();
+        let values: Vec<ValueId> = inputs
+            .iter()
+            .enumerate()
+            .map(|(ix, t)| graph.input(&format!("input{ix}"), t.desc.clone()))
+            .collect();
+        let outputs = GradientBuilder::apply(&mut graph, op, &values).expect("shapes");
+        let out_desc = graph.desc(outputs[0]).clone();
+        let seed = graph.input("cotangent", out_desc.clone());
+        let wrt: Vec<ValueId> = by.iter().map(|&ix| values[ix]).collect();
+        let grads = graph.backward(outputs[0], seed, &wrt).expect("backward builds");
+        let mut feeds: HashMap<ValueId, HostTensor> =
+            values.iter().copied().zip(inputs.iter().cloned()).collect();
+        feeds.insert(seed, Fill::Normal(1.0).sample(rng, &out_desc));
+        Self { graph, values, grads, seed, feeds }
+    }
+}
+
 #[test]
 fn every_backward_matches_finite_differences() {
     for (name, case) in test_cases() {
@@ -106,27 +140,15 @@ fn every_backward_matches_finite_differences() {
         }
         let inputs = inputs_of(&name, &case);
         let mut rng = rng(&format!("{name} cotangent"));
-        let mut graph = Graph::new();
-        let values: Vec<ValueId> = inputs
-            .iter()
-            .enumerate()
-            .map(|(ix, t)| graph.input(&format!("input{ix}"), t.desc.clone()))
-            .collect();
         let op: Box<dyn Operator> =
             (OPS.iter().find(|d| d.name == case.op.name()).expect("registered").cases)()
                 .into_iter()
                 .find(|c| c.name == case.name)
                 .expect("same case")
                 .op;
-        let outputs = trephine::ops::GradientBuilder::apply(&mut graph, op, &values).expect("shapes");
-        let out_desc = graph.desc(outputs[0]).clone();
-        let seed = graph.input("cotangent", out_desc.clone());
-        let wrt: Vec<ValueId> = case.differentiable.iter().map(|&ix| values[ix]).collect();
-        let grads = graph.backward(outputs[0], seed, &wrt).expect("backward builds");
-        let cotangent = random(&mut rng, &out_desc, Fill::Normal(1.0));
-        let mut feeds: HashMap<ValueId, HostTensor> =
-            values.iter().copied().zip(inputs.iter().cloned()).collect();
-        feeds.insert(seed, cotangent.clone());
+        let Differentiated { graph, values, grads, seed, feeds } =
+            Differentiated::new(op, &inputs, &case.differentiable, &mut rng);
+        let cotangent = &feeds[&seed];
         let evaluated = graph.evaluate_reference(&feeds).expect("reference");
         for &ix in &case.differentiable {
             let grad = grads.get(&values[ix]).unwrap_or_else(|| panic!("{name}: no gradient for input {ix}"));
@@ -135,10 +157,10 @@ fn every_backward_matches_finite_differences() {
             // Directional derivatives along random directions, and a few single elements.
             for trial in 0..6 {
                 let direction: Vec<f64> = if trial < 3 {
-                    random(&mut rng, &inputs[ix].desc, Fill::Normal(1.0)).data
+                    Fill::Normal(1.0).sample(&mut rng, &inputs[ix].desc).data
                 } else {
                     let mut one = vec![0.0; inputs[ix].data.len()];
-                    let at = rand::Rng::random_range(&mut rng, 0..one.len());
+                    let at = rng.random_range(0..one.len());
                     one[at] = 1.0;
                     one
                 };
@@ -148,7 +170,7 @@ fn every_backward_matches_finite_differences() {
                     for (v, d) in moved[ix].data.iter_mut().zip(&direction) {
                         *v += sign * h * d;
                     }
-                    weighted_sum(case.op.as_ref(), &moved, &cotangent)
+                    weighted_sum(case.op.as_ref(), &moved, cotangent)
                 };
                 let numeric = (shifted(1.0) - shifted(-1.0)) / (2.0 * h);
                 let analytic: f64 = grad.data.iter().zip(&direction).map(|(g, d)| g * d).sum();
@@ -169,24 +191,12 @@ fn every_backward_on_the_device_matches_its_reference() {
         }
         let inputs = inputs_of(&name, &case);
         let mut rng = rng(&format!("{name} device"));
-        let mut graph = Graph::new();
-        let values: Vec<ValueId> = inputs
-            .iter()
-            .enumerate()
-            .map(|(ix, t)| graph.input(&format!("input{ix}"), t.desc.clone()))
-            .collect();
         let op_name = case.op.name();
-        let outputs = trephine::ops::GradientBuilder::apply(&mut graph, case.op, &values).expect("shapes");
-        let out_desc = graph.desc(outputs[0]).clone();
-        let seed = graph.input("cotangent", out_desc.clone());
-        let wrt: Vec<ValueId> = case.differentiable.iter().map(|&ix| values[ix]).collect();
-        let grads = graph.backward(outputs[0], seed, &wrt).expect("backward builds");
+        let Differentiated { mut graph, grads, feeds, .. } =
+            Differentiated::new(case.op, &inputs, &case.differentiable, &mut rng);
         for grad in grads.values() {
             graph.mark_output(*grad);
         }
-        let cotangent = random(&mut rng, &out_desc, Fill::Normal(1.0));
-        let mut feeds: HashMap<ValueId, HostTensor> = values.iter().copied().zip(inputs).collect();
-        feeds.insert(seed, cotangent);
         let want = graph.evaluate_reference(&feeds).expect("reference");
         // Errors pile up along the chain of gradient nodes: the longest reduction of any of them bounds each.
         let tolerance_of = |scale: f64| {

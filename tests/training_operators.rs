@@ -5,7 +5,7 @@ mod common;
 
 use std::sync::Arc;
 
-use common::{assert_close, gpu, random, rng};
+use common::{assert_close, gpu, rng};
 use trephine::gpu::{Gpu, GpuOptions, GpuTensor};
 use trephine::graph::run_op;
 use trephine::ops::activation::Activate;
@@ -46,13 +46,13 @@ fn pieces_of_a_batch_agree_with_the_whole() {
     if let Loss::DiceBce { per_sample, .. } = &mut batch_wise {
         *per_sample = false;
     }
-    let z = random(&mut rng, &flat, Fill::Normal(3.0));
-    let y = random(&mut rng, &flat, Fill::Uniform(0.0, 1.0));
+    let z = Fill::Normal(3.0).sample(&mut rng, &flat);
+    let y = Fill::Uniform(0.0, 1.0).sample(&mut rng, &flat);
     let sums = |rows| HostTensor::new(TensorDesc::f32(&[rows, 4]), (0..rows * 4).map(|v| v as f64).collect());
     let one = HostTensor::new(TensorDesc::f32(&[1]), vec![1.5]);
     let wide = TensorDesc::f32(&[3, 2, 8, 8, 8]);
-    let a = random(&mut rng, &wide, Fill::Normal(1.0));
-    let b = random(&mut rng, &wide, Fill::Normal(1.0));
+    let a = Fill::Normal(1.0).sample(&mut rng, &wide);
+    let b = Fill::Normal(1.0).sample(&mut rng, &wide);
     let seed = HostTensor::new(TensorDesc::u32(&[2]), vec![11.0, 12.0]);
     let cases: Vec<(Box<dyn Operator>, Vec<&HostTensor>)> = vec![
         (Box::new(TRAINING_LOSS), vec![&z, &y]),
@@ -85,8 +85,8 @@ fn sums_over_two_million_voxels_stay_accurate() {
     let Some(gpu) = gpu() else { return };
     let desc = TensorDesc::f32(&[1, 1, 96, 128, 160]);
     let mut rng = rng("two million voxels");
-    let z = random(&mut rng, &desc, Fill::Normal(3.0));
-    let y = random(&mut rng, &desc, Fill::Uniform(0.0, 1.0));
+    let z = Fill::Normal(3.0).sample(&mut rng, &desc);
+    let y = Fill::Uniform(0.0, 1.0).sample(&mut rng, &desc);
     let (z_gpu, y_gpu) = (upload(&gpu, &z), upload(&gpu, &y));
     for op in [&TRAINING_LOSS as &dyn Operator, &OverlapCounts { threshold: 0.5 }] {
         let got = run_op(&gpu, op, &[&z_gpu, &y_gpu]).expect("runs");
@@ -107,7 +107,7 @@ fn adam_clips_and_survives_gradients_that_are_not_finite() {
     let mut rng = rng("adam");
     let adam = Adam { beta1: 0.9, beta2: 0.999, epsilon: 1e-7, weight_decay: 0.01, form: AdamForm::PyTorch };
     let mut state: Vec<HostTensor> = vec![
-        random(&mut rng, &desc, Fill::Normal(1.0)),
+        Fill::Normal(1.0).sample(&mut rng, &desc),
         HostTensor::zeros(desc.clone()),
         HostTensor::zeros(desc.clone()),
     ];
@@ -128,7 +128,7 @@ fn adam_clips_and_survives_gradients_that_are_not_finite() {
         HostTensor::new(TensorDesc::f32(&[8]), words.map(f64::from).to_vec())
     };
     for t in 1..=3 {
-        let grads = [random(&mut rng, &desc, Fill::Normal(1.0)), random(&mut rng, &desc, Fill::Normal(2.0))];
+        let grads = [Fill::Normal(1.0).sample(&mut rng, &desc), Fill::Normal(2.0).sample(&mut rng, &desc)];
         let on_device = grads.each_ref().map(|g| upload(&gpu, g));
         let (clip, _) = factor_of(&[&on_device[0], &on_device[1]]);
         let norm = grads.iter().flat_map(|g| &g.data).map(|g| g * g).sum::<f64>().sqrt();

@@ -12,43 +12,10 @@
 // Why: matrix units multiply several times as fast as the others; a load of 4 + GROUPS matrices feeds 4 GROUPS products.
 // Defines: TILE8 or TILE16, GROUPS 1 or 2 (WIDE2), SUBGROUP.
 // Cost: 2 ceil16(c_in) KD KH KW flops a voxel and channel; registers hold 4 TILE GROUPS TILE sums a subgroup.
-#import "lib/element.wgsl"
-enable wgpu_cooperative_matrix;
+#import "lib/conv_dense.wgsl"
+#import "lib/coop.wgsl"
 
-#ifdef TILE16
-const TILE: u32 = 16u;
-alias left_tile = coop_mat16x16<f16, A>;
-alias right_tile = coop_mat16x16<f16, B>;
-alias sum_tile = coop_mat16x16<f32, C>;
-#else
-const TILE: u32 = 8u;
-alias left_tile = coop_mat8x8<f16, A>;
-alias right_tile = coop_mat8x8<f16, B>;
-alias sum_tile = coop_mat8x8<f32, C>;
-#endif
-
-struct Params {
-    c_in: u32,
-    c_out: u32,
-    in_d: i32,
-    in_h: i32,
-    in_w: i32,
-    out_d: i32,
-    out_h: i32,
-    out_w: i32,
-    pad_d: i32,
-    pad_h: i32,
-    pad_w: i32,
-    negative_slope: f32,
-}
-
-@group(0) @binding(0) var<storage, read> x: array<Element>;
 @group(0) @binding(1) var<storage, read> weight: array<f16>;
-#ifdef BIAS
-@group(0) @binding(2) var<storage, read> bias: array<f32>;
-#endif
-@group(0) @binding(3) var<storage, read_write> y: array<Element>;
-@group(0) @binding(4) var<uniform> params: Params;
 
 const TILE_D: u32 = 2u;
 const TILE_H: u32 = 4u;
@@ -98,16 +65,7 @@ fn store(sums: sum_tile, part: u32, local: u32, m: u32, column: u32, place: Plac
         let at = place.first + vec3<i32>(run_start(i / AREA * 4u + m)) + vec3<i32>(0, 0, i32(i % TILE));
         let channel = place.channel + column + i / TILE % TILE;
         if channel < params.c_out && at.x < params.out_d && at.y < params.out_h && at.z < params.out_w {
-            let to = (place.n * params.c_out + channel) * volume
-                + u32((at.x * params.out_h + at.y) * params.out_w + at.z);
-            var sum = wg_y[i];
-#ifdef BIAS
-            sum += bias[channel];
-#endif
-#ifdef ACCUMULATE
-            sum += f32(y[to]);
-#endif
-            y[to] = Element(max(sum, 0.0) + params.negative_slope * min(sum, 0.0));
+            store_voxel(channel, row_base(place.n, at) + channel * volume, wg_y[i]);
         }
     }
     workgroupBarrier();

@@ -4,58 +4,16 @@
 // Output: y [N, c_out, OD, OH, OW] Element. ACCUMULATE adds to y (second input of a two-input convolution).
 // Threads: global x (folded on to y) = voxel; workgroup z = n * (c_out / T) + channel tile. No workgroup memory.
 // Cost: 2 c_in kd kh kw flops a voxel and channel.
-#import "lib/element.wgsl"
+#import "lib/conv_window.wgsl"
 #import "lib/index.wgsl"
 
-struct Params {
-    c_in: u32,
-    c_out: u32,
-    in_d: i32,
-    in_h: i32,
-    in_w: i32,
-    out_d: i32,
-    out_h: i32,
-    out_w: i32,
-    pad_d: i32,
-    pad_h: i32,
-    pad_w: i32,
-    stride_d: i32,
-    stride_h: i32,
-    stride_w: i32,
-    dilation_d: i32,
-    dilation_h: i32,
-    dilation_w: i32,
-    kd: i32,
-    kh: i32,
-    kw: i32,
-    negative_slope: f32,
-}
-
-@group(0) @binding(0) var<storage, read> x: array<Element>;
 @group(0) @binding(1) var<storage, read> weight: array<vec4<f32>>;
-#ifdef BIAS
-@group(0) @binding(2) var<storage, read> bias: array<f32>;
-#endif
-@group(0) @binding(3) var<storage, read_write> y: array<Element>;
-@group(0) @binding(4) var<uniform> params: Params;
-
-fn activate(value: f32) -> f32 {
-    return max(value, 0.0) + params.negative_slope * min(value, 0.0);
-}
 
 // Writes one voxel of 4 consecutive channels.
 fn store(channel: u32, base: u32, volume: u32, value: vec4<f32>) {
     for (var c = 0u; c < 4u; c++) {
         if channel + c < params.c_out {
-            let at = base + (channel + c) * volume;
-            var sum = value[c];
-#ifdef BIAS
-            sum += bias[channel + c];
-#endif
-#ifdef ACCUMULATE
-            sum += f32(y[at]);
-#endif
-            y[at] = Element(activate(sum));
+            store_voxel(channel + c, base + (channel + c) * volume, value[c]);
         }
     }
 }
@@ -71,9 +29,7 @@ fn main(
     if voxel >= out_volume {
         return;
     }
-    let ow = i32(voxel) % params.out_w;
-    let oh = i32(voxel) / params.out_w % params.out_h;
-    let od = i32(voxel) / (params.out_w * params.out_h);
+    let place = place_of(voxel);
     let channel_tiles = (params.c_out + 4u * GROUPS - 1u) / (4u * GROUPS);
     let n = group.z / channel_tiles;
     let channel_tile = group.z % channel_tiles;
@@ -89,13 +45,13 @@ fn main(
     var at = channel_tile * params.c_in * u32(params.kd * params.kh * params.kw) * GROUPS;
     for (var ci = 0u; ci < params.c_in; ci++) {
         for (var kd = 0; kd < params.kd; kd++) {
-            let id = od * params.stride_d + kd * params.dilation_d - params.pad_d;
+            let id = place.x * params.stride_d + kd * params.dilation_d - params.pad_d;
             let in_d = id >= 0 && id < params.in_d;
             for (var kh = 0; kh < params.kh; kh++) {
-                let ih = oh * params.stride_h + kh * params.dilation_h - params.pad_h;
+                let ih = place.y * params.stride_h + kh * params.dilation_h - params.pad_h;
                 let in_h = in_d && ih >= 0 && ih < params.in_h;
                 for (var kw = 0; kw < params.kw; kw++) {
-                    let iw = ow * params.stride_w + kw * params.dilation_w - params.pad_w;
+                    let iw = place.z * params.stride_w + kw * params.dilation_w - params.pad_w;
                     let inside = in_h && iw >= 0 && iw < params.in_w;
                     let offset = u32(select(0, (id * params.in_h + ih) * params.in_w + iw, inside));
                     let value = vec4<f32>(select(0.0, f32(x[channel_base + offset]), inside));

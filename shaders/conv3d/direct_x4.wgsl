@@ -6,55 +6,10 @@
 // Threads: global x (folded on to y) = tile of 4 voxels; workgroup z = n * (c_out / T) + channel tile, so that the
 // weight address is the same for the whole workgroup. No workgroup memory.
 // Cost: 2 c_in KD KH KW flops a voxel and channel; registers hold 16 GROUPS sums.
-#import "lib/element.wgsl"
+#import "lib/conv_dense.wgsl"
 #import "lib/index.wgsl"
 
-struct Params {
-    c_in: u32,
-    c_out: u32,
-    in_d: i32,
-    in_h: i32,
-    in_w: i32,
-    out_d: i32,
-    out_h: i32,
-    out_w: i32,
-    pad_d: i32,
-    pad_h: i32,
-    pad_w: i32,
-    negative_slope: f32,
-}
-
-@group(0) @binding(0) var<storage, read> x: array<Element>;
 @group(0) @binding(1) var<storage, read> weight: array<vec4<f32>>;
-#ifdef BIAS
-@group(0) @binding(2) var<storage, read> bias: array<f32>;
-#endif
-@group(0) @binding(3) var<storage, read_write> y: array<Element>;
-@group(0) @binding(4) var<uniform> params: Params;
-
-fn activate(value: f32) -> f32 {
-    return max(value, 0.0) + params.negative_slope * min(value, 0.0);
-}
-
-// Writes 4 voxels of one channel.
-fn store(channel: u32, base: u32, count: i32, value: vec4<f32>) {
-    if channel >= params.c_out {
-        return;
-    }
-    let volume = u32(params.out_d * params.out_h * params.out_w);
-    let at = base + channel * volume;
-    var v = value;
-#ifdef BIAS
-    v += bias[channel];
-#endif
-    for (var j = 0; j < count; j++) {
-        var sum = v[j];
-#ifdef ACCUMULATE
-        sum += f32(y[at + u32(j)]);
-#endif
-        y[at + u32(j)] = Element(activate(sum));
-    }
-}
 
 @compute @workgroup_size(64)
 fn main(
@@ -62,15 +17,10 @@ fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
 ) {
-    let tile = flat_index(global, groups, 64u);
-    let tiles_w = u32(params.out_w + 3) / 4u;
-    let out_h = u32(params.out_h);
-    let od = i32(tile / (tiles_w * out_h));
-    if od >= params.out_d {
+    let first = tile_start(flat_index(global, groups, 64u), 4u);
+    if first.x >= params.out_d {
         return;
     }
-    let oh = i32(tile / tiles_w % out_h);
-    let ow = i32(tile % tiles_w) * 4;
     let channel_tiles = (params.c_out + 4u * GROUPS - 1u) / (4u * GROUPS);
     let n = group.z / channel_tiles;
     let channel_tile = group.z % channel_tiles;
@@ -97,7 +47,7 @@ fn main(
 #endif
 
     // Columns of the input window: clamped, so that every load is in bounds, with a flag for the real ones.
-    let iw = ow - params.pad_w;
+    let iw = first.z - params.pad_w;
     let last = params.in_w - 1;
     let i0 = u32(clamp(iw + 0, 0, last));
     let in0 = iw + 0 >= 0 && iw + 0 <= last;
@@ -119,11 +69,11 @@ fn main(
     var at = channel_tile * params.c_in * (KD * KH * KW * GROUPS);
     for (var ci = 0u; ci < params.c_in; ci++) {
         for (var kd = 0; kd < i32(KD); kd++) {
-            let id = od + kd - params.pad_d;
+            let id = first.x + kd - params.pad_d;
             let in_d = id >= 0 && id < params.in_d;
             let plane = clamp(id, 0, params.in_d - 1) * params.in_h;
             for (var kh = 0; kh < i32(KH); kh++) {
-                let ih = oh + kh - params.pad_h;
+                let ih = first.y + kh - params.pad_h;
                 let in_row = in_d && ih >= 0 && ih < params.in_h;
                 let row = channel_base + u32((plane + clamp(ih, 0, params.in_h - 1)) * params.in_w);
                 let x0 = select(0.0, f32(x[row + i0]), in_row && in0);
@@ -214,28 +164,27 @@ fn main(
         channel_base += in_volume;
     }
 
-    let count = min(4, params.out_w - ow);
-    let out_volume = u32(params.out_d * params.out_h * params.out_w);
-    let base = n * params.c_out * out_volume + u32((od * params.out_h + oh) * params.out_w + ow);
+    let count = params.out_w - first.z;
+    let base = row_base(n, first);
     let channel = channel_tile * 4u * GROUPS;
-    store(channel + 0u, base, count, vec4<f32>(a00.x, a10.x, a20.x, a30.x));
-    store(channel + 1u, base, count, vec4<f32>(a00.y, a10.y, a20.y, a30.y));
-    store(channel + 2u, base, count, vec4<f32>(a00.z, a10.z, a20.z, a30.z));
-    store(channel + 3u, base, count, vec4<f32>(a00.w, a10.w, a20.w, a30.w));
+    store_row(channel + 0u, base, count, vec4<f32>(a00.x, a10.x, a20.x, a30.x));
+    store_row(channel + 1u, base, count, vec4<f32>(a00.y, a10.y, a20.y, a30.y));
+    store_row(channel + 2u, base, count, vec4<f32>(a00.z, a10.z, a20.z, a30.z));
+    store_row(channel + 3u, base, count, vec4<f32>(a00.w, a10.w, a20.w, a30.w));
 #ifdef WIDE2
-    store(channel + 4u, base, count, vec4<f32>(a01.x, a11.x, a21.x, a31.x));
-    store(channel + 5u, base, count, vec4<f32>(a01.y, a11.y, a21.y, a31.y));
-    store(channel + 6u, base, count, vec4<f32>(a01.z, a11.z, a21.z, a31.z));
-    store(channel + 7u, base, count, vec4<f32>(a01.w, a11.w, a21.w, a31.w));
+    store_row(channel + 4u, base, count, vec4<f32>(a01.x, a11.x, a21.x, a31.x));
+    store_row(channel + 5u, base, count, vec4<f32>(a01.y, a11.y, a21.y, a31.y));
+    store_row(channel + 6u, base, count, vec4<f32>(a01.z, a11.z, a21.z, a31.z));
+    store_row(channel + 7u, base, count, vec4<f32>(a01.w, a11.w, a21.w, a31.w));
 #endif
 #ifdef WIDE4
-    store(channel + 8u, base, count, vec4<f32>(a02.x, a12.x, a22.x, a32.x));
-    store(channel + 9u, base, count, vec4<f32>(a02.y, a12.y, a22.y, a32.y));
-    store(channel + 10u, base, count, vec4<f32>(a02.z, a12.z, a22.z, a32.z));
-    store(channel + 11u, base, count, vec4<f32>(a02.w, a12.w, a22.w, a32.w));
-    store(channel + 12u, base, count, vec4<f32>(a03.x, a13.x, a23.x, a33.x));
-    store(channel + 13u, base, count, vec4<f32>(a03.y, a13.y, a23.y, a33.y));
-    store(channel + 14u, base, count, vec4<f32>(a03.z, a13.z, a23.z, a33.z));
-    store(channel + 15u, base, count, vec4<f32>(a03.w, a13.w, a23.w, a33.w));
+    store_row(channel + 8u, base, count, vec4<f32>(a02.x, a12.x, a22.x, a32.x));
+    store_row(channel + 9u, base, count, vec4<f32>(a02.y, a12.y, a22.y, a32.y));
+    store_row(channel + 10u, base, count, vec4<f32>(a02.z, a12.z, a22.z, a32.z));
+    store_row(channel + 11u, base, count, vec4<f32>(a02.w, a12.w, a22.w, a32.w));
+    store_row(channel + 12u, base, count, vec4<f32>(a03.x, a13.x, a23.x, a33.x));
+    store_row(channel + 13u, base, count, vec4<f32>(a03.y, a13.y, a23.y, a33.y));
+    store_row(channel + 14u, base, count, vec4<f32>(a03.z, a13.z, a23.z, a33.z));
+    store_row(channel + 15u, base, count, vec4<f32>(a03.w, a13.w, a23.w, a33.w));
 #endif
 }

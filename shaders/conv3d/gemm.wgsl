@@ -10,39 +10,9 @@
 // Why: for GPUs and many channels: 64 multiply-adds follow 4 reads of quads from workgroup memory. Software Vulkan is
 // slow at this.
 // Cost: 2 c_in KD KH KW flops a voxel and channel; registers hold 64 sums.
-#import "lib/element.wgsl"
+#import "lib/conv_window.wgsl"
 
-struct Params {
-    c_in: u32,
-    c_out: u32,
-    in_d: i32,
-    in_h: i32,
-    in_w: i32,
-    out_d: i32,
-    out_h: i32,
-    out_w: i32,
-    pad_d: i32,
-    pad_h: i32,
-    pad_w: i32,
-    stride_d: i32,
-    stride_h: i32,
-    stride_w: i32,
-    dilation_d: i32,
-    dilation_h: i32,
-    dilation_w: i32,
-    kd: i32,
-    kh: i32,
-    kw: i32,
-    negative_slope: f32,
-}
-
-@group(0) @binding(0) var<storage, read> x: array<Element>;
 @group(0) @binding(1) var<storage, read> weight: array<vec4<f32>>;
-#ifdef BIAS
-@group(0) @binding(2) var<storage, read> bias: array<f32>;
-#endif
-@group(0) @binding(3) var<storage, read_write> y: array<Element>;
-@group(0) @binding(4) var<uniform> params: Params;
 
 // Terms of the sum a round.
 const STEP: u32 = 8u;
@@ -51,14 +21,14 @@ const STEP: u32 = 8u;
 var<workgroup> wg_x: array<f32, STEP * 128u>;
 var<workgroup> wg_weight: array<vec4<f32>, STEP * 16u>;
 
-// x at the voxel that output voxel (od, oh, ow) reads for term k; 0 outside and past the last term.
-fn gather(sample: u32, k: u32, od: i32, oh: i32, ow: i32) -> f32 {
+// x at the voxel that output voxel `place` (d, h, w) reads for term k; 0 outside and past the last term.
+fn gather(sample: u32, k: u32, place: vec3<i32>) -> f32 {
     let taps = u32(params.kd * params.kh * params.kw);
     let ci = k / taps;
     let tap = i32(k % taps);
-    let id = od * params.stride_d + tap / (params.kh * params.kw) * params.dilation_d - params.pad_d;
-    let ih = oh * params.stride_h + tap / params.kw % params.kh * params.dilation_h - params.pad_h;
-    let iw = ow * params.stride_w + tap % params.kw * params.dilation_w - params.pad_w;
+    let id = place.x * params.stride_d + tap / (params.kh * params.kw) * params.dilation_d - params.pad_d;
+    let ih = place.y * params.stride_h + tap / params.kw % params.kh * params.dilation_h - params.pad_h;
+    let iw = place.z * params.stride_w + tap % params.kw * params.dilation_w - params.pad_w;
     if ci >= params.c_in || id < 0 || id >= params.in_d || ih < 0 || ih >= params.in_h || iw < 0
         || iw >= params.in_w {
         return 0.0;
@@ -73,21 +43,10 @@ fn voxels(at: u32) -> vec4<f32> {
 
 // Writes 4 consecutive voxels of one channel.
 fn store(channel: u32, sample: u32, voxel: u32, value: vec4<f32>) {
-    let volume = u32(params.out_d * params.out_h * params.out_w);
-    if channel >= params.c_out {
-        return;
-    }
-    let at = (sample * params.c_out + channel) * volume + voxel;
-    var v = value;
-#ifdef BIAS
-    v += bias[channel];
-#endif
-    for (var j = 0u; j < 4u && voxel + j < volume; j++) {
-        var sum = v[j];
-#ifdef ACCUMULATE
-        sum += f32(y[at + j]);
-#endif
-        y[at + j] = Element(max(sum, 0.0) + params.negative_slope * min(sum, 0.0));
+    if channel < params.c_out {
+        let volume = u32(params.out_d * params.out_h * params.out_w);
+        let at = (sample * params.c_out + channel) * volume + voxel;
+        store_voxels(channel, at, i32(volume) - i32(voxel), value);
     }
 }
 
@@ -106,9 +65,7 @@ fn main(
     // The voxel this invocation gathers, and those it computes: quads `m` and `m + 16` of voxels, `c` and `c + 8` of
     // channels.
     let voxel = min(first + local, u32(params.out_d * params.out_h * params.out_w) - 1u);
-    let ow = i32(voxel) % params.out_w;
-    let oh = i32(voxel) / params.out_w % params.out_h;
-    let od = i32(voxel) / (params.out_w * params.out_h);
+    let place = place_of(voxel);
     let m = local % 16u;
     let c = local / 16u;
 
@@ -121,7 +78,7 @@ fn main(
     for (var k0 = 0u; k0 < terms; k0 += STEP) {
         workgroupBarrier();
         for (var k = 0u; k < STEP; k++) {
-            wg_x[k * 128u + local] = gather(sample, k0 + k, od, oh, ow);
+            wg_x[k * 128u + local] = gather(sample, k0 + k, place);
         }
         // The packed weights of a channel tile are [k][64]; past the last term X is 0 and any finite weight does.
         let k = min(k0 + local / 16u, terms - 1u);

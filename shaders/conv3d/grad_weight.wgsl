@@ -6,49 +6,17 @@
 // workgroup y = tile of 4 GROUPS output channels; workgroup z = chunk of rows (n, od, oh). The address of dy is the
 // same for the whole workgroup. KW taps (1 to 7 by loop, 3 unrolled with a sliding window when SLIDE).
 // Cost: 2 flops per weight and output voxel; sums stay in registers, no atomics, so that reruns are bit-equal.
-
-struct Params {
-    c_in: u32,
-    c_out: u32,
-    batch: u32,
-    in_d: i32,
-    in_h: i32,
-    in_w: i32,
-    out_d: i32,
-    out_h: i32,
-    out_w: i32,
-    pad_d: i32,
-    pad_h: i32,
-    pad_w: i32,
-    stride_d: i32,
-    stride_h: i32,
-    stride_w: i32,
-    dilation_d: i32,
-    dilation_h: i32,
-    dilation_w: i32,
-    kd: u32,
-    kh: u32,
-    kw: u32,
-    rows_per_chunk: u32,
-    first_chunk: u32,
-    row_channels: u32,
-    first_channel: u32,
-    weights: u32,
-}
+#import "lib/conv_grad_weight.wgsl"
 
 @group(0) @binding(0) var<storage, read> x: array<f32>;
 @group(0) @binding(1) var<storage, read> dy: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read_write> sums: array<f32>;
-@group(0) @binding(3) var<uniform> params: Params;
 
 // Writes the sums of 4 output channels for one tap.
 fn store(chunk: u32, channel: u32, ci: u32, tap: u32, value: vec4<f32>) {
-    let taps = params.kd * params.kh * params.kw;
     for (var c = 0u; c < 4u; c++) {
-        let co = channel + c;
-        if co < params.c_out {
-            let at = (co * params.row_channels + params.first_channel + ci) * taps + tap;
-            sums[chunk * params.weights + at] = value[c];
+        if channel + c < params.c_out {
+            sums[chunk * params.weights + weight_at(channel + c, ci, tap)] = value[c];
         }
     }
 }

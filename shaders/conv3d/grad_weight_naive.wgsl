@@ -3,38 +3,12 @@
 // Inputs: x [N, c_in, D, H, W], dy [N, c_out, OD, OH, OW] f32. Output: dweight [c_out, row_channels, taps] f32.
 // ACCUMULATE adds to dweight (later samples of a split batch).
 // Threads: global x (folded on to y) = (co, ci, tap).
+#import "lib/conv_grad_weight.wgsl"
 #import "lib/index.wgsl"
-
-struct Params {
-    c_in: u32,
-    c_out: u32,
-    batch: u32,
-    in_d: i32,
-    in_h: i32,
-    in_w: i32,
-    out_d: i32,
-    out_h: i32,
-    out_w: i32,
-    pad_d: i32,
-    pad_h: i32,
-    pad_w: i32,
-    stride_d: i32,
-    stride_h: i32,
-    stride_w: i32,
-    dilation_d: i32,
-    dilation_h: i32,
-    dilation_w: i32,
-    kd: u32,
-    kh: u32,
-    kw: u32,
-    row_channels: u32,
-    first_channel: u32,
-}
 
 @group(0) @binding(0) var<storage, read> x: array<f32>;
 @group(0) @binding(1) var<storage, read> dy: array<f32>;
 @group(0) @binding(2) var<storage, read_write> dweight: array<f32>;
-@group(0) @binding(3) var<uniform> params: Params;
 
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) global: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
@@ -74,7 +48,7 @@ fn main(@builtin(global_invocation_id) global: vec3<u32>, @builtin(num_workgroup
             }
         }
     }
-    let at = (co * params.row_channels + params.first_channel + ci) * taps + tap;
+    let at = weight_at(co, ci, tap);
 #ifdef ACCUMULATE
     sum += dweight[at];
 #endif

@@ -10,52 +10,12 @@
 // one load brings L neighbours of a row, and each of them is broadcast to all lanes, which the compiler does with a
 // shuffle. Weights are the only other loads, one by lane a tap and channel group.
 // Cost: 2 c_in KD KH KW flops a voxel and channel; registers hold 12 GROUPS sums.
-#import "lib/element.wgsl"
+#import "lib/conv_dense.wgsl"
 
-struct Params {
-    c_in: u32,
-    c_out: u32,
-    in_d: i32,
-    in_h: i32,
-    in_w: i32,
-    out_d: i32,
-    out_h: i32,
-    out_w: i32,
-    pad_d: i32,
-    pad_h: i32,
-    pad_w: i32,
-    negative_slope: f32,
-}
-
-@group(0) @binding(0) var<storage, read> x: array<Element>;
 @group(0) @binding(1) var<storage, read> weight: array<f32>;
-#ifdef BIAS
-@group(0) @binding(2) var<storage, read> bias: array<f32>;
-#endif
-@group(0) @binding(3) var<storage, read_write> y: array<Element>;
-@group(0) @binding(4) var<uniform> params: Params;
 
 // Voxels 8 to 13 of a row's window lie in the second load of a subgroup of 8, in the first of a larger one.
 const SECOND: u32 = select(0u, 8u, L == 8u);
-
-// Writes up to 4 voxels of one channel, of the `count` that the tile has left.
-fn store(channel: u32, base: u32, count: i32, value: vec4<f32>) {
-    if channel >= params.c_out {
-        return;
-    }
-    let at = base + channel * u32(params.out_d * params.out_h * params.out_w);
-    var v = value;
-#ifdef BIAS
-    v += bias[channel];
-#endif
-    for (var j = 0; j < min(count, 4); j++) {
-        var sum = v[j];
-#ifdef ACCUMULATE
-        sum += f32(y[at + u32(j)]);
-#endif
-        y[at + u32(j)] = Element(max(sum, 0.0) + params.negative_slope * min(sum, 0.0));
-    }
-}
 
 @compute @workgroup_size(64)
 fn main(
@@ -65,14 +25,10 @@ fn main(
     @builtin(subgroup_invocation_id) lane: u32,
 ) {
     let tile = (group.y * groups.x + group.x) * (64u / L) + subgroup;
-    let tiles_w = u32(params.out_w + 11) / 12u;
-    let out_h = u32(params.out_h);
-    let od = i32(tile / (tiles_w * out_h));
-    if od >= params.out_d {
+    let first = tile_start(tile, 12u);
+    if first.x >= params.out_d {
         return;
     }
-    let oh = i32(tile / tiles_w % out_h);
-    let ow = i32(tile % tiles_w) * 12;
     let channel_tiles = (params.c_out + L * GROUPS - 1u) / (L * GROUPS);
     let n = group.z / channel_tiles;
     let channel_tile = group.z % channel_tiles;
@@ -88,7 +44,7 @@ fn main(
 #endif
 
     // Columns of the window that this lane loads: clamped, so that every load is in bounds, with a flag for the real ones.
-    let iw = ow - params.pad_w + i32(lane);
+    let iw = first.z - params.pad_w + i32(lane);
     let last = params.in_w - 1;
     let i0 = u32(clamp(iw, 0, last));
     let in0 = iw >= 0 && iw <= last;
@@ -100,11 +56,11 @@ fn main(
     var at = channel_tile * params.c_in * (KD * KH * KW * L * GROUPS) + lane;
     for (var ci = 0u; ci < params.c_in; ci++) {
         for (var kd = 0; kd < i32(KD); kd++) {
-            let id = od + kd - params.pad_d;
+            let id = first.x + kd - params.pad_d;
             let in_d = id >= 0 && id < params.in_d;
             let plane = clamp(id, 0, params.in_d - 1) * params.in_h;
             for (var kh = 0; kh < i32(KH); kh++) {
-                let ih = oh + kh - params.pad_h;
+                let ih = first.y + kh - params.pad_h;
                 let in_row = in_d && ih >= 0 && ih < params.in_h;
                 let row = channel_base + u32((plane + clamp(ih, 0, params.in_h - 1)) * params.in_w);
                 let low = select(0.0, f32(x[row + i0]), in_row && in0);
@@ -155,16 +111,15 @@ fn main(
         channel_base += in_volume;
     }
 
-    let count = min(12, params.out_w - ow);
-    let out_volume = u32(params.out_d * params.out_h * params.out_w);
-    let base = n * params.c_out * out_volume + u32((od * params.out_h + oh) * params.out_w + ow);
+    let count = params.out_w - first.z;
+    let base = row_base(n, first);
     let channel = channel_tile * L * GROUPS + lane;
-    store(channel, base, count, a0);
-    store(channel, base + 4u, count - 4, a1);
-    store(channel, base + 8u, count - 8, a2);
+    store_row(channel, base, count, a0);
+    store_row(channel, base + 4u, count - 4, a1);
+    store_row(channel, base + 8u, count - 8, a2);
 #ifdef WIDE2
-    store(channel + L, base, count, b0);
-    store(channel + L, base + 4u, count - 4, b1);
-    store(channel + L, base + 8u, count - 8, b2);
+    store_row(channel + L, base, count, b0);
+    store_row(channel + L, base + 4u, count - 4, b1);
+    store_row(channel + L, base + 8u, count - 8, b2);
 #endif
 }

@@ -6,22 +6,7 @@
 // Input: weight [rows, row_channels, 27] f32. Output: packed [64][ceil(n_out/T)][n_in][T] f32.
 // One invocation a packed element. Cost: 112 bytes read, 4 written an element; the 64 elements of a pair of channels
 // share what they read.
-#import "lib/index.wgsl"
-
-struct Params {
-    n_out: u32,
-    n_in: u32,
-    taps: u32,
-    tile: u32,
-    row_channels: u32,
-    first: u32,
-    flip: u32,
-    total: u32,
-}
-
-@group(0) @binding(0) var<storage, read> weight: array<f32>;
-@group(0) @binding(1) var<storage, read_write> packed: array<f32>;
-@group(0) @binding(2) var<uniform> params: Params;
+#import "lib/pack.wgsl"
 
 // Row u of G.
 fn g_row(u: u32) -> vec3<f32> {
@@ -46,11 +31,7 @@ fn main(@builtin(global_invocation_id) global: vec3<u32>, @builtin(num_workgroup
     let p = index / (params.tile * params.n_in * channel_tiles);
     var value = 0.0;
     if o < params.n_out {
-#ifdef SWAP
-        let at = (i * params.row_channels + params.first + o) * 27u;
-#else
-        let at = (o * params.row_channels + params.first + i) * 27u;
-#endif
+        let at = first_tap(o, i);
         let along_d = g_row(p / 16u);
         let along_h = g_row(p / 4u % 4u);
         let along_w = g_row(p % 4u);
@@ -58,7 +39,7 @@ fn main(@builtin(global_invocation_id) global: vec3<u32>, @builtin(num_workgroup
             var sum = 0.0;
             for (var kw = 0u; kw < 3u; kw++) {
                 let tap = row * 3u + kw;
-                sum += along_w[kw] * weight[at + select(tap, 26u - tap, params.flip == 1u)];
+                sum += along_w[kw] * weight[at + source_tap(tap, 27u)];
             }
             value += along_d[row / 3u] * along_h[row % 3u] * sum;
         }

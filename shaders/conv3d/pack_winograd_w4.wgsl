@@ -5,22 +5,7 @@
 // G has the rows (1/4, 0, 0), -(1, 1, 1)/6, -(1, -1, 1)/6, (1, 2, 4)/24, (1, -2, 4)/24, (0, 0, 1): Lavin and Gray 2016.
 // Input: weight [rows, row_channels, taps] f32, taps = 3 KD KH. Output: packed [ceil(n_out/T)][n_in][KD KH][6][T] f32.
 // One invocation a packed element. Cost: 16 bytes an element.
-#import "lib/index.wgsl"
-
-struct Params {
-    n_out: u32,
-    n_in: u32,
-    taps: u32,
-    tile: u32,
-    row_channels: u32,
-    first: u32,
-    flip: u32,
-    total: u32,
-}
-
-@group(0) @binding(0) var<storage, read> weight: array<f32>;
-@group(0) @binding(1) var<storage, read_write> packed: array<f32>;
-@group(0) @binding(2) var<uniform> params: Params;
+#import "lib/pack.wgsl"
 
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) global: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
@@ -36,12 +21,8 @@ fn main(@builtin(global_invocation_id) global: vec3<u32>, @builtin(num_workgroup
     let o = index / (params.tile * 6u * rows * params.n_in) * params.tile + lane;
     var value = 0.0;
     if o < params.n_out {
-#ifdef SWAP
-        let at = (i * params.row_channels + params.first + o) * params.taps;
-#else
-        let at = (o * params.row_channels + params.first + i) * params.taps;
-#endif
-        let source_row = select(row, rows - 1u - row, params.flip == 1u);
+        let at = first_tap(o, i);
+        let source_row = source_tap(row, rows);
         let left = weight[at + source_row * 3u];
         let middle = weight[at + source_row * 3u + 1u];
         let right = weight[at + source_row * 3u + 2u];

@@ -6,31 +6,10 @@
 // Threads: global x (folded on to y) = tile of 4 voxels; workgroup z = n * c_out + co. No workgroup memory.
 // Why: the other kernels compute channels by 4 or more, three quarters of them for nothing here; and 3 + KW loads serve
 // 4 KW taps. Cost: 2 c_in KD KH KW flops a voxel; bound by memory where the kernel is small.
-#import "lib/element.wgsl"
+#import "lib/conv_dense.wgsl"
 #import "lib/index.wgsl"
 
-struct Params {
-    c_in: u32,
-    c_out: u32,
-    in_d: i32,
-    in_h: i32,
-    in_w: i32,
-    out_d: i32,
-    out_h: i32,
-    out_w: i32,
-    pad_d: i32,
-    pad_h: i32,
-    pad_w: i32,
-    negative_slope: f32,
-}
-
-@group(0) @binding(0) var<storage, read> x: array<Element>;
 @group(0) @binding(1) var<storage, read> weight: array<f32>;
-#ifdef BIAS
-@group(0) @binding(2) var<storage, read> bias: array<f32>;
-#endif
-@group(0) @binding(3) var<storage, read_write> y: array<Element>;
-@group(0) @binding(4) var<uniform> params: Params;
 
 @compute @workgroup_size(64)
 fn main(
@@ -38,15 +17,10 @@ fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
 ) {
-    let tile = flat_index(global, groups, 64u);
-    let tiles_w = u32(params.out_w + 3) / 4u;
-    let out_h = u32(params.out_h);
-    let od = i32(tile / (tiles_w * out_h));
-    if od >= params.out_d {
+    let first = tile_start(flat_index(global, groups, 64u), 4u);
+    if first.x >= params.out_d {
         return;
     }
-    let oh = i32(tile / tiles_w % out_h);
-    let ow = i32(tile % tiles_w) * 4;
     let n = group.z / params.c_out;
     let co = group.z % params.c_out;
 
@@ -56,16 +30,16 @@ fn main(
     var sums = vec4<f32>(0.0);
     for (var ci = 0u; ci < params.c_in; ci++) {
         for (var kd = 0; kd < i32(KD); kd++) {
-            let id = od + kd - params.pad_d;
+            let id = first.x + kd - params.pad_d;
             let plane = clamp(id, 0, params.in_d - 1) * params.in_h;
             for (var kh = 0; kh < i32(KH); kh++) {
-                let ih = oh + kh - params.pad_h;
+                let ih = first.y + kh - params.pad_h;
                 let in_row = id >= 0 && id < params.in_d && ih >= 0 && ih < params.in_h;
                 let row = channel_base + (plane + clamp(ih, 0, params.in_h - 1)) * params.in_w;
                 // Loads are clamped, so that every one is in bounds, and zeroed outside.
                 var window: array<f32, 3u + KW>;
                 for (var j = 0; j < i32(3u + KW); j++) {
-                    let iw = ow + j - params.pad_w;
+                    let iw = first.z + j - params.pad_w;
                     let value = f32(x[row + clamp(iw, 0, params.in_w - 1)]);
                     window[j] = select(0.0, value, in_row && iw >= 0 && iw < params.in_w);
                 }
@@ -79,16 +53,5 @@ fn main(
         channel_base += in_volume;
     }
 
-#ifdef BIAS
-    sums += bias[co];
-#endif
-    let out_volume = params.out_d * params.out_h * params.out_w;
-    let base = i32(group.z) * out_volume + (od * params.out_h + oh) * params.out_w + ow;
-    for (var j = 0; j < min(4, params.out_w - ow); j++) {
-        var sum = sums[j];
-#ifdef ACCUMULATE
-        sum += f32(y[base + j]);
-#endif
-        y[base + j] = Element(max(sum, 0.0) + params.negative_slope * min(sum, 0.0));
-    }
+    store_row(co, row_base(n, first), params.out_w - first.z, sums);
 }

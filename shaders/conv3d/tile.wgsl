@@ -10,30 +10,9 @@
 // Why: for GPUs, where workgroup memory is fast: a voxel is fetched once for 27 taps x 16 channels, and 96 multiply-adds
 // follow 12 reads. Software Vulkan is slow at this.
 // Cost: 2 c_in KD KH 3 flops a voxel and channel; registers hold 32 sums.
-#import "lib/element.wgsl"
+#import "lib/conv_dense.wgsl"
 
-struct Params {
-    c_in: u32,
-    c_out: u32,
-    in_d: i32,
-    in_h: i32,
-    in_w: i32,
-    out_d: i32,
-    out_h: i32,
-    out_w: i32,
-    pad_d: i32,
-    pad_h: i32,
-    pad_w: i32,
-    negative_slope: f32,
-}
-
-@group(0) @binding(0) var<storage, read> x: array<Element>;
 @group(0) @binding(1) var<storage, read> weight: array<vec4<f32>>;
-#ifdef BIAS
-@group(0) @binding(2) var<storage, read> bias: array<f32>;
-#endif
-@group(0) @binding(3) var<storage, read_write> y: array<Element>;
-@group(0) @binding(4) var<uniform> params: Params;
 
 const TILE_D: u32 = 4u;
 const TILE_H: u32 = 4u;
@@ -49,25 +28,6 @@ const QUADS: u32 = KD * KH * 3u * 4u;
 
 var<workgroup> wg_x: array<f32, DEPTH * HALO>;
 var<workgroup> wg_weight: array<vec4<f32>, DEPTH * QUADS>;
-
-// Writes 4 voxels of one channel.
-fn store(channel: u32, base: u32, count: i32, value: vec4<f32>) {
-    if channel >= params.c_out {
-        return;
-    }
-    let at = base + channel * u32(params.out_d * params.out_h * params.out_w);
-    var v = value;
-#ifdef BIAS
-    v += bias[channel];
-#endif
-    for (var j = 0; j < count; j++) {
-        var sum = v[j];
-#ifdef ACCUMULATE
-        sum += f32(y[at + u32(j)]);
-#endif
-        y[at + u32(j)] = Element(max(sum, 0.0) + params.negative_slope * min(sum, 0.0));
-    }
-}
 
 @compute @workgroup_size(256)
 fn main(
@@ -168,21 +128,18 @@ fn main(
         }
     }
 
-    let od = first_d + i32(d);
-    let oh = first_h + i32(h);
-    let ow = first_w + i32(quad_w * 4u);
-    if od < params.out_d && oh < params.out_h && ow < params.out_w {
-        let count = min(4, params.out_w - ow);
-        let base = n * params.c_out * u32(params.out_d * params.out_h * params.out_w)
-            + u32((od * params.out_h + oh) * params.out_w + ow);
+    let first = vec3<i32>(first_d, first_h, first_w) + vec3<i32>(vec3<u32>(d, h, quad_w * 4u));
+    if first.x < params.out_d && first.y < params.out_h && first.z < params.out_w {
+        let count = params.out_w - first.z;
+        let base = row_base(n, first);
         let channel = channel_tile * 16u + half * 8u;
-        store(channel + 0u, base, count, vec4<f32>(a00.x, a10.x, a20.x, a30.x));
-        store(channel + 1u, base, count, vec4<f32>(a00.y, a10.y, a20.y, a30.y));
-        store(channel + 2u, base, count, vec4<f32>(a00.z, a10.z, a20.z, a30.z));
-        store(channel + 3u, base, count, vec4<f32>(a00.w, a10.w, a20.w, a30.w));
-        store(channel + 4u, base, count, vec4<f32>(a01.x, a11.x, a21.x, a31.x));
-        store(channel + 5u, base, count, vec4<f32>(a01.y, a11.y, a21.y, a31.y));
-        store(channel + 6u, base, count, vec4<f32>(a01.z, a11.z, a21.z, a31.z));
-        store(channel + 7u, base, count, vec4<f32>(a01.w, a11.w, a21.w, a31.w));
+        store_row(channel + 0u, base, count, vec4<f32>(a00.x, a10.x, a20.x, a30.x));
+        store_row(channel + 1u, base, count, vec4<f32>(a00.y, a10.y, a20.y, a30.y));
+        store_row(channel + 2u, base, count, vec4<f32>(a00.z, a10.z, a20.z, a30.z));
+        store_row(channel + 3u, base, count, vec4<f32>(a00.w, a10.w, a20.w, a30.w));
+        store_row(channel + 4u, base, count, vec4<f32>(a01.x, a11.x, a21.x, a31.x));
+        store_row(channel + 5u, base, count, vec4<f32>(a01.y, a11.y, a21.y, a31.y));
+        store_row(channel + 6u, base, count, vec4<f32>(a01.z, a11.z, a21.z, a31.z));
+        store_row(channel + 7u, base, count, vec4<f32>(a01.w, a11.w, a21.w, a31.w));
     }
 }

@@ -6,7 +6,7 @@
 // ACCUMULATE adds to y (second input of a two-input convolution).
 // Threads: global x (folded on to y) = window; workgroup z = output channel. No workgroup memory.
 // Cost: 84 additions and 64 loads for 8 voxels.
-#import "lib/element.wgsl"
+#import "lib/conv_output.wgsl"
 #import "lib/index.wgsl"
 #import "lib/quad.wgsl"
 
@@ -26,11 +26,6 @@ struct Params {
 }
 
 @group(0) @binding(0) var<storage, read> m: array<f32>;
-#ifdef BIAS
-@group(0) @binding(1) var<storage, read> bias: array<f32>;
-#endif
-@group(0) @binding(2) var<storage, read_write> y: array<Element>;
-@group(0) @binding(3) var<uniform> params: Params;
 
 // A along the axis that the four vectors lie on: both outputs.
 struct Pair {
@@ -62,16 +57,9 @@ fn store(channel: u32, d: u32, h: u32, w: u32, points: vec4<f32>) {
         return;
     }
     let at = (((params.first_plane + channel) * params.out_d + d) * params.out_h + h) * params.out_w + w;
-    var voxels = vec2<f32>(points.x + points.y + points.z, points.y - points.z - points.w);
-#ifdef BIAS
-    voxels += bias[params.first_channel + channel];
-#endif
-    for (var k = 0u; k < min(2u, params.out_w - w); k++) {
-        var sum = voxels[k];
-#ifdef ACCUMULATE
-        sum += f32(y[at + k]);
-#endif
-        y[at + k] = Element(max(sum, 0.0) + params.negative_slope * min(sum, 0.0));
+    store_voxel(params.first_channel + channel, at, points.x + points.y + points.z);
+    if w + 1u < params.out_w {
+        store_voxel(params.first_channel + channel, at + 1u, points.y - points.z - points.w);
     }
 }
 

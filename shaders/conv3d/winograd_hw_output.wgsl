@@ -6,7 +6,7 @@
 // first_plane on. ACCUMULATE adds to y (second input of a two-input convolution).
 // Threads: global x (folded on to y) = t < total; workgroup z = output channel. No workgroup memory.
 // Cost: 36 loads and about 140 flops for 16 voxels.
-#import "lib/element.wgsl"
+#import "lib/conv_output.wgsl"
 #import "lib/index.wgsl"
 
 struct Params {
@@ -27,12 +27,6 @@ struct Params {
 }
 
 @group(0) @binding(0) var<storage, read> m: array<f32>;
-#ifdef BIAS
-@group(0) @binding(1) var<storage, read> bias: array<f32>;
-#endif
-@group(0) @binding(2) var<storage, read_write> y: array<Element>;
-@group(0) @binding(3) var<uniform> params: Params;
-
 // Four rows of three points along w.
 struct Rows {
     a: vec3<f32>,
@@ -69,23 +63,14 @@ fn store(channel: u32, d: u32, h: u32, w: u32, low: vec3<f32>, high: vec3<f32>) 
     let near_odd = low.y - low.z;
     let far = high.x + high.y;
     let far_odd = high.x - high.y;
-    var voxels = vec4<f32>(
+    let voxels = vec4<f32>(
         low.x + near + far,
         near_odd + 2.0 * far_odd,
         near + 4.0 * far,
         near_odd + 8.0 * far_odd + high.z,
     );
-#ifdef BIAS
-    voxels += bias[params.first_channel + channel];
-#endif
     let at = (((params.first_plane + channel) * params.out_d + d) * params.out_h + h) * params.out_w + w;
-    for (var k = 0u; k < min(4u, params.out_w - w); k++) {
-        var sum = voxels[k];
-#ifdef ACCUMULATE
-        sum += f32(y[at + k]);
-#endif
-        y[at + k] = Element(max(sum, 0.0) + params.negative_slope * min(sum, 0.0));
-    }
+    store_voxels(params.first_channel + channel, at, i32(params.out_w - w), voxels);
 }
 
 @compute @workgroup_size(64)

@@ -9,31 +9,10 @@
 // Threads: global x (folded on to y) = tile of 4 voxels; workgroup z = n * (c_out / T) + channel tile, so that the
 // weight address is the same for the whole workgroup. No workgroup memory.
 // Cost: the sums stay in the transformed domain, 24 GROUPS registers, and are transformed back once.
-#import "lib/element.wgsl"
+#import "lib/conv_dense.wgsl"
 #import "lib/index.wgsl"
 
-struct Params {
-    c_in: u32,
-    c_out: u32,
-    in_d: i32,
-    in_h: i32,
-    in_w: i32,
-    out_d: i32,
-    out_h: i32,
-    out_w: i32,
-    pad_d: i32,
-    pad_h: i32,
-    pad_w: i32,
-    negative_slope: f32,
-}
-
-@group(0) @binding(0) var<storage, read> x: array<Element>;
 @group(0) @binding(1) var<storage, read> weight: array<vec4<f32>>;
-#ifdef BIAS
-@group(0) @binding(2) var<storage, read> bias: array<f32>;
-#endif
-@group(0) @binding(3) var<storage, read_write> y: array<Element>;
-@group(0) @binding(4) var<uniform> params: Params;
 
 // Writes 4 voxels of 4 channels from their sums in the transformed domain.
 fn store(
@@ -51,20 +30,8 @@ fn store(
         fma(vec4<f32>(4.0), sum34, sum12),
         fma(vec4<f32>(8.0), dif34, dif12) + m5,
     ));
-    let volume = u32(params.out_d * params.out_h * params.out_w);
-    for (var c = 0u; c < 4u && channel + c < params.c_out; c++) {
-        let at = base + (channel + c) * volume;
-        var v = out[c];
-#ifdef BIAS
-        v += bias[channel + c];
-#endif
-        for (var j = 0; j < count; j++) {
-            var sum = v[j];
-#ifdef ACCUMULATE
-            sum += f32(y[at + u32(j)]);
-#endif
-            y[at + u32(j)] = Element(max(sum, 0.0) + params.negative_slope * min(sum, 0.0));
-        }
+    for (var c = 0u; c < 4u; c++) {
+        store_row(channel + c, base, count, out[c]);
     }
 }
 
@@ -74,15 +41,10 @@ fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
 ) {
-    let tile = flat_index(global, groups, 64u);
-    let tiles_w = u32(params.out_w + 3) / 4u;
-    let out_h = u32(params.out_h);
-    let od = i32(tile / (tiles_w * out_h));
-    if od >= params.out_d {
+    let first = tile_start(flat_index(global, groups, 64u), 4u);
+    if first.x >= params.out_d {
         return;
     }
-    let oh = i32(tile / tiles_w % out_h);
-    let ow = i32(tile % tiles_w) * 4;
     let channel_tiles = (params.c_out + 4u * GROUPS - 1u) / (4u * GROUPS);
     let n = group.z / channel_tiles;
     let channel_tile = group.z % channel_tiles;
@@ -103,7 +65,7 @@ fn main(
 #endif
 
     // Columns of the input window: clamped, so that every load is in bounds, with a flag for the real ones.
-    let iw = ow - params.pad_w;
+    let iw = first.z - params.pad_w;
     let last = params.in_w - 1;
     let i0 = u32(clamp(iw + 0, 0, last));
     let in0 = iw + 0 >= 0 && iw + 0 <= last;
@@ -123,11 +85,11 @@ fn main(
     var at = channel_tile * params.c_in * (KD * KH * 6u * GROUPS);
     for (var ci = 0u; ci < params.c_in; ci++) {
         for (var kd = 0; kd < i32(KD); kd++) {
-            let id = od + kd - params.pad_d;
+            let id = first.x + kd - params.pad_d;
             let in_d = id >= 0 && id < params.in_d;
             let plane = clamp(id, 0, params.in_d - 1) * params.in_h;
             for (var kh = 0; kh < i32(KH); kh++) {
-                let ih = oh + kh - params.pad_h;
+                let ih = first.y + kh - params.pad_h;
                 let in_row = in_d && ih >= 0 && ih < params.in_h;
                 let row = channel_base + u32((plane + clamp(ih, 0, params.in_h - 1)) * params.in_w);
                 let x0 = select(0.0, f32(x[row + i0]), in_row && in0);
@@ -167,9 +129,8 @@ fn main(
         channel_base += in_volume;
     }
 
-    let count = min(4, params.out_w - ow);
-    let out_volume = u32(params.out_d * params.out_h * params.out_w);
-    let base = n * params.c_out * out_volume + u32((od * params.out_h + oh) * params.out_w + ow);
+    let count = params.out_w - first.z;
+    let base = row_base(n, first);
     let channel = channel_tile * 4u * GROUPS;
     store(channel, base, count, a0, a1, a2, a3, a4, a5);
 #ifdef WIDE2

@@ -6,7 +6,7 @@
 // Output: y [N, c_out, OD, OH, OW] Element, OD <= 2 D + 1 and so on.
 // Threads: global x (folded on to y) = cell; workgroup z = n * (c_out / 4) + channel quad. No workgroup memory.
 // Cost: 2 c_in K^3 / 8 flops an output element.
-#import "lib/element.wgsl"
+#import "lib/conv_output.wgsl"
 #import "lib/index.wgsl"
 
 struct Params {
@@ -23,11 +23,6 @@ struct Params {
 
 @group(0) @binding(0) var<storage, read> x: array<Element>;
 @group(0) @binding(1) var<storage, read> weight: array<vec4<f32>>;
-#ifdef BIAS
-@group(0) @binding(2) var<storage, read> bias: array<f32>;
-#endif
-@group(0) @binding(3) var<storage, read_write> y: array<Element>;
-@group(0) @binding(4) var<uniform> params: Params;
 
 fn store(channel: u32, base: u32, d: i32, h: i32, w: i32, value: vec4<f32>) {
     if d >= params.out_d || h >= params.out_h || w >= params.out_w {
@@ -37,11 +32,7 @@ fn store(channel: u32, base: u32, d: i32, h: i32, w: i32, value: vec4<f32>) {
     let voxel = u32((d * params.out_h + h) * params.out_w + w);
     for (var c = 0u; c < 4u; c++) {
         if channel + c < params.c_out {
-            var sum = value[c];
-#ifdef BIAS
-            sum += bias[channel + c];
-#endif
-            y[base + (channel + c) * volume + voxel] = Element(max(sum, 0.0) + params.negative_slope * min(sum, 0.0));
+            store_voxel(channel + c, base + (channel + c) * volume + voxel, value[c]);
         }
     }
 }

@@ -4,40 +4,10 @@
 // Output: y [N, c_out, OD, OH, OW] Element.
 // Threads: global x (folded on to y) = element of one sample's output; workgroup z = n.
 // Cost: 2 c_in kd kh kw / (stride_d stride_h stride_w) flops an element.
-#import "lib/element.wgsl"
+#import "lib/conv_window.wgsl"
 #import "lib/index.wgsl"
 
-struct Params {
-    c_in: u32,
-    c_out: u32,
-    in_d: i32,
-    in_h: i32,
-    in_w: i32,
-    out_d: i32,
-    out_h: i32,
-    out_w: i32,
-    pad_d: i32,
-    pad_h: i32,
-    pad_w: i32,
-    stride_d: i32,
-    stride_h: i32,
-    stride_w: i32,
-    dilation_d: i32,
-    dilation_h: i32,
-    dilation_w: i32,
-    kd: i32,
-    kh: i32,
-    kw: i32,
-    negative_slope: f32,
-}
-
-@group(0) @binding(0) var<storage, read> x: array<Element>;
 @group(0) @binding(1) var<storage, read> weight: array<f32>;
-#ifdef BIAS
-@group(0) @binding(2) var<storage, read> bias: array<f32>;
-#endif
-@group(0) @binding(3) var<storage, read_write> y: array<Element>;
-@group(0) @binding(4) var<uniform> params: Params;
 
 // Input index that reaches output `o` through tap `k`, or -1.
 fn source(o: i32, k: i32, pad: i32, stride: i32, dilation: i32, extent: i32) -> i32 {
@@ -57,20 +27,17 @@ fn main(
     if element >= out_volume * params.c_out {
         return;
     }
-    let voxel = i32(element % out_volume);
+    let place = place_of(element % out_volume);
     let co = element / out_volume;
-    let ow = voxel % params.out_w;
-    let oh = voxel / params.out_w % params.out_h;
-    let od = voxel / (params.out_w * params.out_h);
     let in_volume = u32(params.in_d * params.in_h * params.in_w);
     let taps = u32(params.kd * params.kh * params.kw);
     var sum = 0.0;
     for (var kd = 0; kd < params.kd; kd++) {
-        let id = source(od, kd, params.pad_d, params.stride_d, params.dilation_d, params.in_d);
+        let id = source(place.x, kd, params.pad_d, params.stride_d, params.dilation_d, params.in_d);
         for (var kh = 0; kh < params.kh; kh++) {
-            let ih = source(oh, kh, params.pad_h, params.stride_h, params.dilation_h, params.in_h);
+            let ih = source(place.y, kh, params.pad_h, params.stride_h, params.dilation_h, params.in_h);
             for (var kw = 0; kw < params.kw; kw++) {
-                let iw = source(ow, kw, params.pad_w, params.stride_w, params.dilation_w, params.in_w);
+                let iw = source(place.z, kw, params.pad_w, params.stride_w, params.dilation_w, params.in_w);
                 if id < 0 || ih < 0 || iw < 0 {
                     continue;
                 }
@@ -83,8 +50,5 @@ fn main(
             }
         }
     }
-#ifdef BIAS
-    sum += bias[co];
-#endif
-    y[group.z * params.c_out * out_volume + element] = Element(max(sum, 0.0) + params.negative_slope * min(sum, 0.0));
+    store_voxel(co, group.z * params.c_out * out_volume + element, sum);
 }

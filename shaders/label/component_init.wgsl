@@ -1,8 +1,9 @@
 // First step of connected components: every member points to the first voxel of its run along w.
-// Members are voxels with mask != 0, with HOLES those with mask = 0; there a run that touches the border of
-// the volume points to node 0, the outside.
+// Members are those of lib/component_mask.wgsl; with HOLES a run that touches the border of the volume points to
+// node 0, the outside.
 // Input: mask [D, H, W] u32. Output: parent [D, H, W] u32 (lib/union_find.wgsl); others point to themselves.
 // One invocation a row. Cost: 8 bytes a voxel.
+#import "lib/component_mask.wgsl"
 #import "lib/index.wgsl"
 
 struct Params {
@@ -12,17 +13,8 @@ struct Params {
     n_w: u32,
 }
 
-@group(0) @binding(0) var<storage, read> mask: array<u32>;
 @group(0) @binding(1) var<storage, read_write> parent: array<u32>;
 @group(0) @binding(2) var<uniform> params: Params;
-
-fn member(i: u32) -> bool {
-#ifdef HOLES
-    return mask[i] == 0u;
-#else
-    return mask[i] != 0u;
-#endif
-}
 
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) global: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {

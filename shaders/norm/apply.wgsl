@@ -6,6 +6,7 @@
 // Cost: 4 flops and 2 elements moved an element.
 #import "lib/activation.wgsl"
 #import "lib/element.wgsl"
+#import "lib/norm_piece.wgsl"
 
 struct Params {
     n_rows: u32,
@@ -35,16 +36,10 @@ fn main(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let job = group.x + group.y * groups.x;
-    let row = job / params.n_chunks;
-    if row >= params.n_rows {
-        return;
-    }
-    let first = (job % params.n_chunks) * params.chunk;
-    let end = min(first + params.chunk, params.voxels);
-    let base = row * params.voxels;
-    let c = (params.row0 + row) % params.channels;
-    let g = ((params.row0 + row) / params.row_div) % params.n_groups;
+    let piece = piece_of(group, groups);
+    let row = params.row0 + piece.row;
+    let c = row % params.channels;
+    let g = row / params.row_div % params.n_groups;
 #ifdef FROM_VARIANCE
     let inv_std = 1.0 / sqrt(spread[g] + params.eps);
 #else
@@ -53,7 +48,7 @@ fn main(
     let center = mean[g];
     let scale = inv_std * gamma[c];
     let shift = beta[c];
-    for (var i = base + first + lane; i < base + end; i += 256u) {
+    for (var i = piece.first + lane; i < piece.end; i += 256u) {
         y[i] = Element(activate((f32(x[i]) - center) * scale + shift, params.activation, params.slope));
     }
 }

@@ -6,6 +6,7 @@
 // Workgroup memory: 3 KiB. Cost: about 5 flops an element, which is read once.
 #import "lib/element.wgsl"
 #import "lib/moments.wgsl"
+#import "lib/norm_piece.wgsl"
 
 struct Params {
     n_rows: u32,
@@ -25,29 +26,22 @@ fn main(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let job = group.x + group.y * groups.x;
-    let row = job / params.n_chunks;
-    let chunk_ix = job % params.n_chunks;
-    let first = chunk_ix * params.chunk;
-    // Workgroups beyond the last row, which a folded launch has, see an empty chunk.
-    let end = select(first, min(first + params.chunk, params.voxels), row < params.n_rows);
-    let base = row * params.voxels;
+    let piece = piece_of(group, groups);
     var total = Moments(0.0, 0.0, 0.0);
-    var i = first + lane;
-    for (; i + 1792u < end; i += 2048u) {
-        let at = base + i;
-        let a = vec4<f32>(f32(x[at]), f32(x[at + 256u]), f32(x[at + 512u]), f32(x[at + 768u]));
-        let b = vec4<f32>(f32(x[at + 1024u]), f32(x[at + 1280u]), f32(x[at + 1536u]), f32(x[at + 1792u]));
+    var i = piece.first + lane;
+    for (; i + 1792u < piece.end; i += 2048u) {
+        let a = vec4<f32>(f32(x[i]), f32(x[i + 256u]), f32(x[i + 512u]), f32(x[i + 768u]));
+        let b = vec4<f32>(f32(x[i + 1024u]), f32(x[i + 1280u]), f32(x[i + 1536u]), f32(x[i + 1792u]));
         let mean = dot(a + b, vec4<f32>(0.125));
         let da = a - mean;
         let db = b - mean;
         total = merge_moments(total, Moments(8.0, mean, dot(da, da) + dot(db, db)));
     }
-    for (; i < end; i += 256u) {
-        total = merge_moments(total, Moments(1.0, f32(x[base + i]), 0.0));
+    for (; i < piece.end; i += 256u) {
+        total = merge_moments(total, Moments(1.0, f32(x[i]), 0.0));
     }
     total = reduce_moments(total, lane);
-    if lane == 0u && row < params.n_rows {
-        parts[(params.row0 + row) * params.n_chunks + chunk_ix] = vec2<f32>(total.mean, total.m2);
+    if lane == 0u && piece.row < params.n_rows {
+        parts[(params.row0 + piece.row) * params.n_chunks + piece.chunk] = vec2<f32>(total.mean, total.m2);
     }
 }

@@ -3,20 +3,7 @@
 // Inputs: left [4, TILE, TILE] f16, right [TILE, TILE] f16, row-major. Output: y [workgroups, 4, TILE, TILE] f32.
 // Threads: one subgroup of SUBGROUP invocations a workgroup; workgroup x (folded on to y) = w. No workgroup memory.
 // Defines: TILE8 or TILE16, SUBGROUP. Cost: 8 TILE^3 flops a round and workgroup.
-enable f16;
-enable wgpu_cooperative_matrix;
-
-#ifdef TILE16
-const TILE: u32 = 16u;
-alias left_tile = coop_mat16x16<f16, A>;
-alias right_tile = coop_mat16x16<f16, B>;
-alias sum_tile = coop_mat16x16<f32, C>;
-#else
-const TILE: u32 = 8u;
-alias left_tile = coop_mat8x8<f16, A>;
-alias right_tile = coop_mat8x8<f16, B>;
-alias sum_tile = coop_mat8x8<f32, C>;
-#endif
+#import "lib/coop.wgsl"
 
 struct Params {
     n: u32,

@@ -3,6 +3,7 @@
 // One invocation an output element; the window is clipped to the input once, so that the loop has no
 // branch. Cost: kd * kh * kw comparisons an output; x is read once where windows do not overlap.
 #import "lib/element.wgsl"
+#import "lib/grid.wgsl"
 #import "lib/index.wgsl"
 
 struct Params {
@@ -28,17 +29,14 @@ fn main(@builtin(global_invocation_id) global: vec3<u32>, @builtin(num_workgroup
     }
     let n_in = params.in_shape.xyz;
     let n_out = params.out_shape.xyz;
-    let rest = i / n_out.z;
-    let row = rest / n_out.y / n_out.x;
-    let out = vec3<u32>(rest / n_out.y % n_out.x, rest % n_out.y, i % n_out.z);
-    let first = out * params.stride.xyz;
+    let place = place_of(i, n_out);
+    let first = place.xyz * params.stride.xyz;
     let begin = max(first, params.padding.xyz) - params.padding.xyz;
     let end = min(first + params.window.xyz - params.padding.xyz, n_in);
-    let base = row * n_in.x;
-    var best = x[((base + begin.x) * n_in.y + begin.y) * n_in.z + begin.z];
+    var best = x[element_at(place.w, begin, n_in)];
     for (var d = begin.x; d < end.x; d += 1u) {
         for (var h = begin.y; h < end.y; h += 1u) {
-            let line = ((base + d) * n_in.y + h) * n_in.z;
+            let line = element_at(place.w, vec3<u32>(d, h, 0u), n_in);
             for (var w = begin.z; w < end.z; w += 1u) {
                 best = max(best, x[line + w]);
             }

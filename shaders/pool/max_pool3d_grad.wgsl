@@ -3,6 +3,7 @@
 // Inputs: x [rows, in_d, in_h, in_w] f32, dy [rows, out_d, out_h, out_w] f32. Output: dx as x.
 // One invocation an input element: for each window that covers it, scan the window until an element beats
 // it. Cost: up to (k / stride)^3 * k^3 comparisons an element for windows of extent k.
+#import "lib/grid.wgsl"
 #import "lib/index.wgsl"
 
 struct Params {
@@ -21,8 +22,8 @@ struct Params {
 @group(0) @binding(2) var<storage, read_write> dx: array<f32>;
 @group(0) @binding(3) var<uniform> params: Params;
 
-// Whether element `at` is the first maximum of the window of output `out` in the rows from plane `base`.
-fn is_first_maximum(at: u32, out: vec3<u32>, base: u32) -> bool {
+// Whether element `at` is the first maximum of the window of output `out` of its row.
+fn is_first_maximum(at: u32, out: vec3<u32>, row: u32) -> bool {
     let n_in = params.in_shape.xyz;
     let first = out * params.stride.xyz;
     let begin = max(first, params.padding.xyz) - params.padding.xyz;
@@ -30,7 +31,7 @@ fn is_first_maximum(at: u32, out: vec3<u32>, base: u32) -> bool {
     let value = x[at];
     for (var d = begin.x; d < end.x; d += 1u) {
         for (var h = begin.y; h < end.y; h += 1u) {
-            let line = ((base + d) * n_in.y + h) * n_in.z;
+            let line = element_at(row, vec3<u32>(d, h, 0u), n_in);
             for (var w = begin.z; w < end.z; w += 1u) {
                 let other = x[line + w];
                 if other > value || (other == value && line + w < at) {
@@ -50,10 +51,9 @@ fn main(@builtin(global_invocation_id) global: vec3<u32>, @builtin(num_workgroup
     }
     let n_in = params.in_shape.xyz;
     let n_out = params.out_shape.xyz;
-    let rest = i / n_in.z;
-    let row = rest / n_in.y / n_in.x;
+    let place = place_of(i, n_in);
     // Position in the padded input, whose windows start at multiples of the stride.
-    let at = vec3<u32>(rest / n_in.y % n_in.x, rest % n_in.y, i % n_in.z) + params.padding.xyz;
+    let at = place.xyz + params.padding.xyz;
     // Outputs o with o * stride <= at < o * stride + window.
     let stride = params.stride.xyz;
     let begin = (max(at + stride, params.window.xyz) - params.window.xyz) / stride;
@@ -62,8 +62,9 @@ fn main(@builtin(global_invocation_id) global: vec3<u32>, @builtin(num_workgroup
     for (var d = begin.x; d < end.x; d += 1u) {
         for (var h = begin.y; h < end.y; h += 1u) {
             for (var w = begin.z; w < end.z; w += 1u) {
-                if is_first_maximum(i, vec3<u32>(d, h, w), row * n_in.x) {
-                    total += dy[((row * n_out.x + d) * n_out.y + h) * n_out.z + w];
+                let out = vec3<u32>(d, h, w);
+                if is_first_maximum(i, out, place.w) {
+                    total += dy[element_at(place.w, out, n_out)];
                 }
             }
         }

@@ -3,6 +3,7 @@
 // Inputs: x [rows, in_d, in_h, in_w] f32, dy [rows, out_d, out_h, out_w] f32. Output: dx as x.
 // One invocation a cell of 2 x 2 x 2 input elements, which only it writes; cells cut off by an odd extent
 // belong to no window and get 0. Cost: 8 comparisons and 68 bytes a cell.
+#import "lib/grid.wgsl"
 #import "lib/index.wgsl"
 
 struct Params {
@@ -27,10 +28,9 @@ fn main(@builtin(global_invocation_id) global: vec3<u32>, @builtin(num_workgroup
     }
     let n_in = params.in_shape.xyz;
     let n_out = params.out_shape.xyz;
-    let rest = i / params.cells.z;
-    let row = rest / params.cells.y / params.cells.x;
-    let cell = vec3<u32>(rest / params.cells.y % params.cells.x, rest % params.cells.y, i % params.cells.z);
-    let base = ((row * n_in.x + 2u * cell.x) * n_in.y + 2u * cell.y) * n_in.z + 2u * cell.z;
+    let place = place_of(i, params.cells.xyz);
+    let cell = place.xyz;
+    let base = element_at(place.w, 2u * cell, n_in);
     if all(cell < n_out) {
         var first = 0u;
         var best = x[base];
@@ -41,7 +41,7 @@ fn main(@builtin(global_invocation_id) global: vec3<u32>, @builtin(num_workgroup
                 first = k;
             }
         }
-        let grad = dy[((row * n_out.x + cell.x) * n_out.y + cell.y) * n_out.z + cell.z];
+        let grad = dy[element_at(place.w, cell, n_out)];
         for (var k = 0u; k < 8u; k += 1u) {
             let at = base + ((k >> 2u) * n_in.y + ((k >> 1u) & 1u)) * n_in.z + (k & 1u);
             dx[at] = select(0.0, grad, k == first);

@@ -2,6 +2,7 @@
 // Input: x [rows, in_d, in_h, in_w] Element. Output: y [rows, out_d, out_h, out_w] Element.
 // One invocation an output element. Cost: 7 comparisons and 9 elements moved an output.
 #import "lib/element.wgsl"
+#import "lib/grid.wgsl"
 #import "lib/index.wgsl"
 
 struct Params {
@@ -23,10 +24,8 @@ fn main(@builtin(global_invocation_id) global: vec3<u32>, @builtin(num_workgroup
     }
     let n_in = params.in_shape.xyz;
     let n_out = params.out_shape.xyz;
-    let rest = i / n_out.z;
-    let row = rest / n_out.y / n_out.x;
-    let cell = 2u * vec3<u32>(rest / n_out.y % n_out.x, rest % n_out.y, i % n_out.z);
-    let a = ((row * n_in.x + cell.x) * n_in.y + cell.y) * n_in.z + cell.z;
+    let place = place_of(i, n_out);
+    let a = element_at(place.w, 2u * place.xyz, n_in);
     let b = a + n_in.z;
     let c = a + n_in.y * n_in.z;
     let d = c + n_in.z;

@@ -2,6 +2,7 @@
 // Input: x [rows, in_d, in_h, in_w] Element. Output: y [rows, out_d, out_h, out_w] Element.
 // One invocation an output element. Cost: no flops; each input and output once.
 #import "lib/element.wgsl"
+#import "lib/grid.wgsl"
 #import "lib/index.wgsl"
 
 struct Params {
@@ -23,8 +24,6 @@ fn main(@builtin(global_invocation_id) global: vec3<u32>, @builtin(num_workgroup
     }
     let n_in = params.in_shape.xyz;
     let n_out = params.out_shape.xyz;
-    let rest = i / n_out.z;
-    let row = rest / n_out.y / n_out.x;
-    let at = vec3<u32>(rest / n_out.y % n_out.x, rest % n_out.y, i % n_out.z) * n_in / n_out;
-    y[i] = x[((row * n_in.x + at.x) * n_in.y + at.y) * n_in.z + at.z];
+    let place = place_of(i, n_out);
+    y[i] = x[element_at(place.w, place.xyz * n_in / n_out, n_in)];
 }

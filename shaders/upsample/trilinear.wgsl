@@ -3,6 +3,7 @@
 // Input: x [rows, in_d, in_h, in_w] Element. Output: y [rows, out_d, out_h, out_w] Element.
 // One invocation an output element. Cost: 14 flops an output and 8 reads, which caches serve.
 #import "lib/element.wgsl"
+#import "lib/grid.wgsl"
 #import "lib/index.wgsl"
 #import "lib/resample_axis.wgsl"
 
@@ -46,13 +47,12 @@ fn main(@builtin(global_invocation_id) global: vec3<u32>, @builtin(num_workgroup
     }
     let n_in = params.in_shape.xyz;
     let n_out = params.out_shape.xyz;
-    let rest = i / n_out.z;
-    let row = rest / n_out.y / n_out.x;
-    let d = neighbours(params.axis_d, rest / n_out.y % n_out.x);
-    let h = neighbours(params.axis_h, rest % n_out.y);
-    let w = neighbours(params.axis_w, i % n_out.z);
-    let plane_low = (row * n_in.x + d.low) * n_in.y;
-    let plane_high = (row * n_in.x + d.high) * n_in.y;
+    let place = place_of(i, n_out);
+    let d = neighbours(params.axis_d, place.x);
+    let h = neighbours(params.axis_h, place.y);
+    let w = neighbours(params.axis_w, place.z);
+    let plane_low = (place.w * n_in.x + d.low) * n_in.y;
+    let plane_high = (place.w * n_in.x + d.high) * n_in.y;
     let lines = vec4<u32>(plane_low + h.low, plane_low + h.high, plane_high + h.low, plane_high + h.high)
         * n_in.z;
     let at_low = lines + w.low;

@@ -2,6 +2,7 @@
 // along each axis of weight(i, o) * dy[o]. A gather with the forward's own weights: no atomics, exact.
 // Input: dy [rows, out_d, out_h, out_w] f32. Output: dx [rows, in_d, in_h, in_w] f32.
 // One invocation an input element. Cost: about 8 multiply-adds an output, in cached reads.
+#import "lib/grid.wgsl"
 #import "lib/index.wgsl"
 #import "lib/resample_axis.wgsl"
 
@@ -28,9 +29,8 @@ fn main(@builtin(global_invocation_id) global: vec3<u32>, @builtin(num_workgroup
     }
     let n_in = params.in_shape.xyz;
     let n_out = params.out_shape.xyz;
-    let rest = i / n_in.z;
-    let row = rest / n_in.y / n_in.x;
-    let at = vec3<u32>(rest / n_in.y % n_in.x, rest % n_in.y, i % n_in.z);
+    let place = place_of(i, n_in);
+    let at = place.xyz;
     let axis_d = bitcast<vec4<i32>>(params.axis_d);
     let axis_h = bitcast<vec4<i32>>(params.axis_h);
     let axis_w = bitcast<vec4<i32>>(params.axis_w);
@@ -41,7 +41,7 @@ fn main(@builtin(global_invocation_id) global: vec3<u32>, @builtin(num_workgroup
     for (var d = range_d.x; d < range_d.y; d += 1u) {
         let weight_d = hat_weight(axis_d, at.x, d);
         for (var h = range_h.x; h < range_h.y; h += 1u) {
-            let line = ((row * n_out.x + d) * n_out.y + h) * n_out.z;
+            let line = element_at(place.w, vec3<u32>(d, h, 0u), n_out);
             var along_w = 0.0;
             for (var w = range_w.x; w < range_w.y; w += 1u) {
                 along_w += hat_weight(axis_w, at.z, w) * dy[line + w];

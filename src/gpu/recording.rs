@@ -176,7 +176,7 @@ impl Lowered {
 
     /// The temporary number `ix` of those that passes over several inputs share: at least `bytes` large. Launches run
     /// in order, so a pass may overwrite what an earlier one has left.
-    pub fn shared_scratch(&mut self, ix: usize, bytes: u64) -> Slot {
+    pub fn pass_scratch(&mut self, ix: usize, bytes: u64) -> Slot {
         if self.scratch.len() <= ix {
             self.scratch.resize(ix + 1, 0);
         }

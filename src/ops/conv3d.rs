@@ -91,6 +91,11 @@ impl Window {
         Some(out)
     }
 
+    /// Zeros before each axis; for a transposed convolution what is cropped there.
+    pub(super) fn padding_before(&self) -> [i32; 3] {
+        self.padding.map(|[before, _]| before as i32)
+    }
+
     fn is_dense(&self) -> bool {
         self.stride == [1; 3] && self.dilation == [1; 3]
     }
@@ -102,7 +107,7 @@ pub(crate) fn spatial(shape: &[usize]) -> [usize; 3] {
 }
 
 /// Shape parameters that all convolution kernels share.
-pub(crate) fn shape_params(c_in: usize, c_out: usize, input: [usize; 3], output: [usize; 3]) -> Params {
+fn shape_params(c_in: usize, c_out: usize, input: [usize; 3], output: [usize; 3]) -> Params {
     Params::new()
         .u32("c_in", c_in)
         .u32("c_out", c_out)
@@ -118,7 +123,7 @@ fn pad_params(params: Params, pad: [i32; 3]) -> Params {
     params.i32("pad_d", pad[0]).i32("pad_h", pad[1]).i32("pad_w", pad[2])
 }
 
-pub(crate) fn window_params(params: Params, window: &Window, pad: [i32; 3]) -> Params {
+fn window_params(params: Params, window: &Window, pad: [i32; 3]) -> Params {
     let [sd, sh, sw] = window.stride.map(|v| v as i32);
     let [dd, dh, dw] = window.dilation.map(|v| v as i32);
     pad_params(params, pad)
@@ -148,28 +153,33 @@ pub(crate) struct Packing {
     pub flip: bool,
 }
 
-/// Adds a launch that lays the weights out in tiles of `tile` output channels.
-pub(crate) fn pack_weights(lowered: &mut Lowered, weight: Slot, packing: &Packing, tile: usize) -> Slot {
-    let taps: usize = packing.kernel.iter().product();
-    pack_with(lowered, PACK, weight, packing, tile, taps)
+impl Packing {
+    /// Weights packed in tiles of `tile` output channels, `values` for each pair of channels.
+    pub(super) fn packed(&self, tile: usize, values: usize) -> TensorDesc {
+        TensorDesc::f32(&[self.n_out.next_multiple_of(tile), self.n_in, values])
+    }
 }
 
-/// Adds a launch of the kernel `path` that lays the weights out in tiles of `tile` output channels, `values` for
-/// each pair of channels.
+/// Adds a launch that lays the weights out in tiles of `tile` output channels.
+pub(crate) fn pack_weights(lowered: &mut Lowered, weight: Slot, packing: &Packing, tile: usize) -> Slot {
+    let packed = packing.packed(tile, packing.kernel.iter().product());
+    pack_with(lowered, PACK, weight, packing, tile, &packed)
+}
+
+/// Adds a launch of the kernel `path` that lays the weights out as `packed`, in tiles of `tile` output channels.
 pub(super) fn pack_with(
     lowered: &mut Lowered,
     path: &'static str,
     weight: Slot,
     packing: &Packing,
     tile: usize,
-    values: usize,
+    packed: &TensorDesc,
 ) -> Slot {
-    let total = packing.n_out.next_multiple_of(tile) * packing.n_in * values;
-    let packed = lowered.shared_scratch(PACKED, total as u64 * 4);
+    let slot = lowered.pass_scratch(PACKED, packed.bytes());
     lowered.push(
-        Dispatch::new(KernelKey::new(path).define("SWAP", packing.swap.into()))
+        Dispatch::new(element_kernel(path, packed).define("SWAP", packing.swap.into()))
             .bind("weight", weight)
-            .bind("packed", packed)
+            .bind("packed", slot)
             .params(
                 Params::new()
                     .u32("n_out", packing.n_out)
@@ -179,35 +189,11 @@ pub(super) fn pack_with(
                     .u32("row_channels", packing.row_channels)
                     .u32("first", packing.first)
                     .u32("flip", packing.flip.into())
-                    .u32("total", total),
+                    .u32("total", packed.len()),
             )
-            .flat(total, FLAT),
+            .flat(packed.len(), FLAT),
     );
-    packed
-}
-
-/// Adds a launch that lays the weights out in f16 for [`Coop`], in tiles of `tile` output channels.
-fn pack_coop(lowered: &mut Lowered, weight: Slot, packing: &Packing, tile: usize) -> Slot {
-    let taps: usize = packing.kernel.iter().product();
-    let total = packing.n_out.next_multiple_of(tile) * packing.n_in.next_multiple_of(Coop::DEPTH) * taps;
-    let packed = lowered.shared_scratch(PACKED, total as u64 * DType::F16.bytes());
-    lowered.push(
-        Dispatch::new(KernelKey::new(PACK_COOP).define("F16", 1))
-            .bind("weight", weight)
-            .bind("packed", packed)
-            .params(
-                Params::new()
-                    .u32("n_out", packing.n_out)
-                    .u32("n_in", packing.n_in)
-                    .u32("taps", taps)
-                    .u32("tile", tile)
-                    .u32("row_channels", packing.row_channels)
-                    .u32("first", packing.first)
-                    .u32("total", total),
-            )
-            .flat(total, FLAT),
-    );
-    packed
+    slot
 }
 
 /// What the kernel on cooperative matrices is made for: the matrices that the adapter multiplies, and its subgroups.
@@ -284,8 +270,58 @@ pub(crate) struct Pass<'a> {
     pub accumulate: bool,
 }
 
-/// Numbers of the temporaries that the passes of a convolution share: packed weights, and those of `winograd_3d`; its
-/// gradient by the weights packs none.
+impl Pass<'_> {
+    /// The kernel in `path`, which writes its output by `lib/conv_output.wgsl`.
+    pub(super) fn kernel(&self, path: &'static str) -> KernelKey {
+        element_kernel(path, self.y.1)
+            .define("BIAS", self.bias.is_some().into())
+            .define("ACCUMULATE", self.accumulate.into())
+    }
+
+    /// Channels, extents and activation.
+    pub(super) fn shape_params(&self) -> Params {
+        let (_, packing) = &self.weight;
+        shape_params(packing.n_in, packing.n_out, spatial(&self.x.1.shape), spatial(&self.y.1.shape))
+            .f32("negative_slope", self.negative_slope)
+    }
+
+    /// Those, and the window: the parameters of `lib/conv_window.wgsl`.
+    pub(super) fn window_params(&self) -> Params {
+        let [kd, kh, kw] = self.weight.1.kernel.map(|k| k as i32);
+        window_params(self.shape_params(), &self.window, self.pad).i32("kd", kd).i32("kh", kh).i32("kw", kw)
+    }
+
+    /// Adds the launches of a kernel, one a piece of the batch: `invocations` in workgroups of `workgroup` for each
+    /// sample and tile of channels.
+    pub(super) fn launch(
+        &self,
+        lowered: &mut Lowered,
+        key: &KernelKey,
+        params: &Params,
+        packed: Slot,
+        [invocations, workgroup, channel_tiles]: [usize; 3],
+        caps: &Caps,
+    ) {
+        let (x_slot, x) = self.x;
+        let (y_slot, y) = self.y;
+        for piece in batch_pieces(&[x, y], caps) {
+            let mut dispatch = Dispatch::new(key.clone())
+                .bind_range("x", x_slot, sample_range(x, &piece))
+                .bind("weight", packed)
+                .bind_range("y", y_slot, sample_range(y, &piece))
+                .params(params.clone())
+                .flat(invocations, workgroup);
+            dispatch.workgroups[2] = (piece.len() * channel_tiles) as u32;
+            if let Some(bias) = self.bias {
+                dispatch = dispatch.bind("bias", bias);
+            }
+            lowered.push(dispatch);
+        }
+    }
+}
+
+/// Numbers of the temporaries that the passes of a convolution share: packed weights, and those of Winograd's variants,
+/// whose gradient by the weights packs none.
 const PACKED: usize = 0;
 pub(super) const EXPANDED: usize = PACKED;
 pub(super) const TRANSFORMED: usize = 1;
@@ -396,59 +432,43 @@ impl Form {
 }
 
 /// Adds the launches of one pass.
-pub(crate) fn lower_pass(lowered: &mut Lowered, pass: Pass<'_>, caps: &Caps, variant: &str) {
-    let (x_slot, x) = pass.x;
-    let (y_slot, y) = pass.y;
-    let (weight, packing) = &pass.weight;
+pub(crate) fn lower_pass(lowered: &mut Lowered, pass: &Pass<'_>, caps: &Caps, variant: &str) {
     match variant {
-        WINOGRAD_3D => return winograd::lower_3d(lowered, &pass, caps),
-        WINOGRAD_HW => return winograd::lower_hw(lowered, &pass, caps),
+        WINOGRAD_3D => return winograd::lower_3d(lowered, pass, caps),
+        WINOGRAD_HW => return winograd::lower_hw(lowered, pass, caps),
         _ => {}
     }
-    let (input, output) = (spatial(&x.shape), spatial(&y.shape));
+    let (weight, packing) = &pass.weight;
+    let form = Form::new(variant, packing.n_out, spatial(&pass.y.1.shape), caps);
     let [kd, kh, kw] = packing.kernel;
-    let form = Form::new(variant, packing.n_out, output, caps);
-    let packed = match form.path {
-        WINOGRAD_W4 => pack_with(lowered, PACK_WINOGRAD_W4, *weight, packing, form.tile, kd * kh * 6),
-        COOP => pack_coop(lowered, *weight, packing, form.tile),
-        _ => pack_weights(lowered, *weight, packing, form.tile),
+    let taps = kd * kh * kw;
+    let (pack, packed) = match form.path {
+        WINOGRAD_W4 => (PACK_WINOGRAD_W4, packing.packed(form.tile, kd * kh * 6)),
+        COOP => {
+            let n_out = packing.n_out.next_multiple_of(form.tile);
+            (PACK_COOP, TensorDesc::f16(&[n_out, packing.n_in.next_multiple_of(Coop::DEPTH), taps]))
+        }
+        _ => (PACK, packing.packed(form.tile, taps)),
     };
-    let mut key = element_kernel(form.path, x)
-        .define("BIAS", pass.bias.is_some().into())
-        .define("ACCUMULATE", pass.accumulate.into());
+    let packed = pack_with(lowered, pack, *weight, packing, form.tile, &packed);
+    let mut key = pass.kernel(form.path);
     for (name, value) in form.defines {
         key = key.define(name, value);
     }
-    let mut params = shape_params(packing.n_in, packing.n_out, input, output);
-    if form.general {
-        params = window_params(params, &pass.window, pass.pad)
-            .i32("kd", kd as i32)
-            .i32("kh", kh as i32)
-            .i32("kw", kw as i32);
+    let params = if form.general {
+        pass.window_params()
     } else {
         key = key
             .define("KD", kd as u32)
             .define("KH", kh as u32)
             .define("KW", kw as u32)
             .define("TAPS3", (kw == 3).into());
-        params = pad_params(params, pass.pad);
-    }
+        pad_params(pass.shape_params(), pass.pad)
+    };
     // The naive kernel has an invocation for each channel.
     let channel_tiles = if form.path == NAIVE { 1 } else { packing.n_out.div_ceil(form.tile) };
-    params = params.f32("negative_slope", pass.negative_slope);
-    for piece in batch_pieces(&[x, y], caps) {
-        let mut dispatch = Dispatch::new(key.clone())
-            .bind_range("x", x_slot, sample_range(x, &piece))
-            .bind("weight", packed)
-            .bind_range("y", y_slot, sample_range(y, &piece))
-            .params(params.clone())
-            .flat(form.invocations, form.workgroup);
-        dispatch.workgroups[2] = (piece.len() * channel_tiles) as u32;
-        if let Some(bias) = pass.bias {
-            dispatch = dispatch.bind("bias", bias);
-        }
-        lowered.push(dispatch);
-    }
+    let grid = [form.invocations, form.workgroup, channel_tiles];
+    pass.launch(lowered, &key, &params, packed, grid, caps);
 }
 
 /// `conv3d`: `y[n,co,o] = act(bias[co] + Σ x[n,ci,o·stride + k·dilation − pad] · weight[co,ci,k])`.
@@ -680,13 +700,13 @@ impl Operator for Conv3d {
             };
             lower_pass(
                 &mut lowered,
-                Pass {
+                &Pass {
                     x: (Slot::Input(source), &inputs[source]),
                     y: (Slot::Output(0), &outputs[0]),
                     weight: (Slot::Input(sources), packing),
                     bias: (last && self.bias).then_some(Slot::Input(sources + 1)),
                     window: self.window,
-                    pad: self.window.padding.map(|p| p[0] as i32),
+                    pad: self.window.padding_before(),
                     negative_slope: if last { self.activation.negative_slope() } else { 1.0 },
                     accumulate: source > 0,
                 },
@@ -933,16 +953,20 @@ impl Operator for Conv3dGradInput {
             swap: true,
             flip: flipped,
         };
-        let x = (Slot::Input(0), &inputs[0]);
-        let y = (Slot::Output(0), &outputs[0]);
-        let weight = (Slot::Input(1), packing);
+        let pass = Pass {
+            x: (Slot::Input(0), &inputs[0]),
+            y: (Slot::Output(0), &outputs[0]),
+            weight: (Slot::Input(1), packing),
+            bias: None,
+            window: self.window,
+            pad: if flipped { self.flipped_padding(kernel) } else { self.window.padding_before() },
+            negative_slope: 1.0,
+            accumulate: false,
+        };
         if flipped {
-            let pad = self.flipped_padding(kernel);
-            let window = self.window;
-            let pass = Pass { x, y, weight, bias: None, window, pad, negative_slope: 1.0, accumulate: false };
-            lower_pass(&mut lowered, pass, caps, variant);
+            lower_pass(&mut lowered, &pass, caps, variant);
         } else {
-            super::conv_transpose3d::lower_naive(&mut lowered, x, y, weight, None, &self.window, 1.0, caps);
+            super::conv_transpose3d::lower_naive(&mut lowered, &pass, caps);
         }
         lowered
     }
@@ -1038,10 +1062,12 @@ impl Conv3dGradWeight {
     }
 
     fn geometry(&self, x: &TensorDesc, dy: &TensorDesc) -> Params {
-        let pad = self.window.padding.map(|p| p[0] as i32);
         let [kd, kh, kw] = self.kernel;
         let params = shape_params(x.shape[1], dy.shape[1], spatial(&x.shape), spatial(&dy.shape));
-        window_params(params, &self.window, pad).u32("kd", kd).u32("kh", kh).u32("kw", kw)
+        window_params(params, &self.window, self.window.padding_before())
+            .u32("kd", kd)
+            .u32("kh", kh)
+            .u32("kw", kw)
     }
 
     fn lower_split(&self, inputs: &[TensorDesc], outputs: &[TensorDesc], caps: &Caps) -> Lowered {

@@ -2,14 +2,14 @@
 
 use super::activation_kind::Activation;
 use super::conv3d::{
-    Conv3d, Conv3dGradWeight, Packing, SumChannels, Window, conv_cost, for_each_tap, pack_weights,
-    shape_params, spatial, window_params,
+    Conv3d, Conv3dGradWeight, Packing, Pass, SumChannels, Window, conv_cost, for_each_tap, pack_weights,
+    spatial,
 };
 use super::{
     Case, Cost, FLAT, Fill, GradientBuilder, NodeIo, OpDef, OpError, Operator, Precision, ValueId,
-    batch_pieces, element_kernel, expect_ncdhw, sample_range,
+    expect_ncdhw,
 };
-use crate::gpu::{Caps, Dispatch, KernelKey, Lowered, Params, Slot};
+use crate::gpu::{Caps, Lowered, Slot};
 use crate::tensor::{HostTensor, TensorDesc};
 
 pub(super) const NAIVE: &str = "conv_transpose3d/naive.wgsl";
@@ -98,64 +98,11 @@ pub static CONV_TRANSPOSE3D: OpDef = OpDef {
 };
 
 /// Adds the launches of the kernel that serves any window.
-#[expect(clippy::too_many_arguments, reason = "each is one line of the caller's own state")]
-pub(super) fn lower_naive(
-    lowered: &mut Lowered,
-    (x_slot, x): (Slot, &TensorDesc),
-    (y_slot, y): (Slot, &TensorDesc),
-    (weight, packing): (Slot, Packing),
-    bias: Option<Slot>,
-    window: &Window,
-    negative_slope: f32,
-    caps: &Caps,
-) {
-    let packed = pack_weights(lowered, weight, &packing, 1);
-    let pad = window.padding.map(|p| p[0] as i32);
-    let [kd, kh, kw] = packing.kernel.map(|k| k as i32);
-    let params = shape_params(packing.n_in, packing.n_out, spatial(&x.shape), spatial(&y.shape));
-    let params = window_params(params, window, pad)
-        .i32("kd", kd)
-        .i32("kh", kh)
-        .i32("kw", kw)
-        .f32("negative_slope", negative_slope);
-    launch(
-        lowered,
-        element_kernel(NAIVE, x).define("BIAS", bias.is_some().into()),
-        params,
-        (x_slot, x),
-        (y_slot, y),
-        packed,
-        bias,
-        (packing.n_out * y.voxels(), 1),
-        caps,
-    );
-}
-
-#[expect(clippy::too_many_arguments, reason = "each is one line of the caller's own state")]
-fn launch(
-    lowered: &mut Lowered,
-    key: KernelKey,
-    params: Params,
-    (x_slot, x): (Slot, &TensorDesc),
-    (y_slot, y): (Slot, &TensorDesc),
-    packed: Slot,
-    bias: Option<Slot>,
-    (invocations, channel_tiles): (usize, usize),
-    caps: &Caps,
-) {
-    for piece in batch_pieces(&[x, y], caps) {
-        let mut dispatch = Dispatch::new(key.clone())
-            .bind_range("x", x_slot, sample_range(x, &piece))
-            .bind("weight", packed)
-            .bind_range("y", y_slot, sample_range(y, &piece))
-            .params(params.clone())
-            .flat(invocations, FLAT);
-        dispatch.workgroups[2] = (piece.len() * channel_tiles) as u32;
-        if let Some(bias) = bias {
-            dispatch = dispatch.bind("bias", bias);
-        }
-        lowered.push(dispatch);
-    }
+pub(super) fn lower_naive(lowered: &mut Lowered, pass: &Pass<'_>, caps: &Caps) {
+    let (weight, packing) = &pass.weight;
+    let packed = pack_weights(lowered, *weight, packing, 1);
+    let grid = [packing.n_out * pass.y.1.voxels(), FLAT, 1];
+    pass.launch(lowered, &pass.kernel(NAIVE), &pass.window_params(), packed, grid, caps);
 }
 
 impl Operator for ConvTranspose3d {
@@ -209,31 +156,24 @@ impl Operator for ConvTranspose3d {
             swap: true,
             flip: false,
         };
-        let x = (Slot::Input(0), &inputs[0]);
-        let y = (Slot::Output(0), &outputs[0]);
-        let bias = self.bias.then_some(Slot::Input(2));
+        let pass = Pass {
+            x: (Slot::Input(0), &inputs[0]),
+            y: (Slot::Output(0), &outputs[0]),
+            weight: (Slot::Input(1), packing),
+            bias: self.bias.then_some(Slot::Input(2)),
+            window: self.window,
+            pad: self.window.padding_before(),
+            negative_slope: self.activation.negative_slope(),
+            accumulate: false,
+        };
         if variant == "cell" {
-            let packed = pack_weights(&mut lowered, Slot::Input(1), &packing, 4);
-            let out = spatial(&outputs[0].shape);
-            let params = shape_params(c_in, c_out, spatial(&inputs[0].shape), out)
-                .f32("negative_slope", self.activation.negative_slope());
-            let key = element_kernel(CELL, x.1)
-                .define("BIAS", self.bias.into())
-                .define("K3", (kernel[0] == 3).into());
-            let cells = out.map(|n| n.div_ceil(2)).iter().product();
-            launch(&mut lowered, key, params, x, y, packed, bias, (cells, c_out.div_ceil(4)), caps);
+            let packed = pack_weights(&mut lowered, Slot::Input(1), &pass.weight.1, 4);
+            let key = pass.kernel(CELL).define("K3", (kernel[0] == 3).into());
+            let cells = spatial(&outputs[0].shape).map(|n| n.div_ceil(2)).iter().product();
+            let grid = [cells, FLAT, c_out.div_ceil(4)];
+            pass.launch(&mut lowered, &key, &pass.shape_params(), packed, grid, caps);
         } else {
-            let weight = (Slot::Input(1), packing);
-            lower_naive(
-                &mut lowered,
-                x,
-                y,
-                weight,
-                bias,
-                &self.window,
-                self.activation.negative_slope(),
-                caps,
-            );
+            lower_naive(&mut lowered, &pass, caps);
         }
         lowered
     }

@@ -221,8 +221,14 @@ fn dice_bce(per_sample: bool) -> Loss {
     Loss::DiceBce { smooth: 1.0, per_sample, dice_weight: 0.75, bce_weight: 1.5 }
 }
 
-fn focal_losses() -> [Loss; 2] {
-    [Loss::Focal { gamma: 2.0, alpha: 0.25 }, Loss::Focal { gamma: 1.5, alpha: 0.75 }]
+/// The cases that `of` makes of the usual focal loss, and of another.
+fn focal_cases(of: fn(&[Loss]) -> Vec<Case>) -> Vec<Case> {
+    let mut cases = of(&[Loss::Focal { gamma: 2.0, alpha: 0.25 }]);
+    for mut case in of(&[Loss::Focal { gamma: 1.5, alpha: 0.75 }]) {
+        case.name += ", gamma 1.5";
+        cases.push(case);
+    }
+    cases
 }
 
 /// Registry entry of [`Loss::SoftDice`].
@@ -262,15 +268,7 @@ pub static FOCAL_LOSS: OpDef = OpDef {
     name: "focal_loss",
     summary: "mean focal loss of logits",
     shaders: FORWARD_SHADERS,
-    cases: || {
-        let [usual, other] = focal_losses();
-        let mut cases = cases_for(&[usual]);
-        for mut case in cases_for(&[other]) {
-            case.name = format!("{}, gamma 1.5", case.name);
-            cases.push(case);
-        }
-        cases
-    },
+    cases: || focal_cases(cases_for),
 };
 
 /// Registry entry of the gradient of [`Loss::Focal`].
@@ -278,15 +276,7 @@ pub static FOCAL_LOSS_GRAD: OpDef = OpDef {
     name: "focal_loss_grad",
     summary: "gradient of focal_loss by the logits",
     shaders: GRAD_SHADERS,
-    cases: || {
-        let [usual, other] = focal_losses();
-        let mut cases = grad_cases(&[usual]);
-        for mut case in grad_cases(&[other]) {
-            case.name = format!("{}, gamma 1.5", case.name);
-            cases.push(case);
-        }
-        cases
-    },
+    cases: || focal_cases(grad_cases),
 };
 
 /// Registry entry of [`Loss::DiceBce`].

@@ -223,6 +223,17 @@ pub enum Fill {
     Values(&'static [f32]),
 }
 
+/// Makes those inputs half precision that are activations of `op`; `false` for operators that know no f16.
+pub fn halve_activations(op: &dyn Operator, inputs: &mut [(TensorDesc, Fill)]) -> bool {
+    let activations = op.activations().min(inputs.len());
+    for (desc, _) in &mut inputs[..activations] {
+        if desc.dtype == DType::F32 {
+            desc.dtype = DType::F16;
+        }
+    }
+    activations > 0
+}
+
 /// Shapes and attributes on which an operator is tested and timed.
 #[derive(Debug)]
 pub struct Case {
@@ -260,15 +271,10 @@ impl Case {
     /// The same with activations in half precision, without gradients; `None` for operators that know no f16.
     #[must_use]
     pub fn in_f16(mut self) -> Option<Self> {
-        let activations = self.op.activations().min(self.inputs.len());
-        for (desc, _) in &mut self.inputs[..activations] {
-            if desc.dtype == DType::F32 {
-                desc.dtype = DType::F16;
-            }
-        }
+        let halved = halve_activations(self.op.as_ref(), &mut self.inputs);
         self.name += ", f16";
         self.differentiable.clear();
-        (activations > 0).then_some(self)
+        halved.then_some(self)
     }
 
     /// For timing only.

@@ -121,12 +121,6 @@ fn padding(params: Params, pad: [i32; 3]) -> Params {
     params.i32("pad_d", pad[0]).i32("pad_h", pad[1]).i32("pad_w", pad[2])
 }
 
-fn output_key(path: &'static str, pass: &Pass<'_>) -> KernelKey {
-    element_kernel(path, pass.y.1)
-        .define("BIAS", pass.bias.is_some().into())
-        .define("ACCUMULATE", pass.accumulate.into())
-}
-
 fn with_bias(dispatch: Dispatch, bias: Option<Slot>) -> Dispatch {
     match bias {
         Some(bias) => dispatch.bind("bias", bias),
@@ -140,14 +134,14 @@ pub(super) fn lower_3d(lowered: &mut Lowered, pass: &Pass<'_>, caps: &Caps) {
     let (y_slot, y) = pass.y;
     let (weight, packing) = &pass.weight;
     let (input, output) = (spatial(&x.shape), spatial(&y.shape));
-    let packed = pack_with(lowered, PACK_3D, *weight, packing, TILE, POINTS_3D);
     let channels = packing.n_out.next_multiple_of(TILE);
+    let packed = pack_with(lowered, PACK_3D, *weight, packing, TILE, &packing.packed(TILE, POINTS_3D));
     let tiles = output.map(|n| n.div_ceil(2));
     let total: usize = tiles.iter().product();
     let bytes_per_window = POINTS_3D * packing.n_in.max(channels) * 4;
     let stride = (slab_bytes(caps) / bytes_per_window / 4 * 4).clamp(4, total.next_multiple_of(4));
-    let transformed = lowered.shared_scratch(TRANSFORMED, (POINTS_3D * packing.n_in * stride * 4) as u64);
-    let products = lowered.shared_scratch(PRODUCTS, (POINTS_3D * channels * stride * 4) as u64);
+    let transformed = lowered.pass_scratch(TRANSFORMED, (POINTS_3D * packing.n_in * stride * 4) as u64);
+    let products = lowered.pass_scratch(PRODUCTS, (POINTS_3D * channels * stride * 4) as u64);
     let product = Product {
         points: POINTS_3D,
         channels: [packing.n_in, channels],
@@ -175,10 +169,8 @@ pub(super) fn lower_3d(lowered: &mut Lowered, pass: &Pass<'_>, caps: &Caps) {
             let params = slab(extents(Params::new(), "out", output))
                 .u32("channels", channels)
                 .f32("negative_slope", pass.negative_slope);
-            let launch = Dispatch::new(output_key(OUTPUT_3D, pass))
-                .bind("m", products)
-                .params(params)
-                .flat(stride, FLAT);
+            let launch =
+                Dispatch::new(pass.kernel(OUTPUT_3D)).bind("m", products).params(params).flat(stride, FLAT);
             transform(lowered, &with_bias(launch, pass.bias), ("y", y_slot, y), n, caps);
         }
     }
@@ -281,12 +273,12 @@ pub(super) fn lower_hw(lowered: &mut Lowered, pass: &Pass<'_>, caps: &Caps) {
     let (y_slot, y) = pass.y;
     let (weight, packing) = &pass.weight;
     let &Packing { n_in, n_out, kernel: [taps, ..], .. } = packing;
-    let packed = pack_with(lowered, PACK_HW, *weight, packing, TILE, POINTS_HW * taps);
+    let packed = pack_with(lowered, PACK_HW, *weight, packing, TILE, &packing.packed(TILE, POINTS_HW * taps));
     let channels = n_out.next_multiple_of(TILE);
     let slabs = Slabs::new(spatial(&y.shape), taps, n_in.max(channels), slab_bytes(caps));
     let bytes = |channels: usize, stride: usize| (POINTS_HW * channels * stride * 4) as u64;
-    let transformed = lowered.shared_scratch(TRANSFORMED, bytes(n_in, slabs.in_stride()));
-    let products = lowered.shared_scratch(PRODUCTS, bytes(channels, slabs.out_stride()));
+    let transformed = lowered.pass_scratch(TRANSFORMED, bytes(n_in, slabs.in_stride()));
+    let products = lowered.pass_scratch(PRODUCTS, bytes(channels, slabs.out_stride()));
     for n in 0..x.shape[0] {
         for slab in slabs.iter() {
             let launch =
@@ -300,8 +292,7 @@ pub(super) fn lower_hw(lowered: &mut Lowered, pass: &Pass<'_>, caps: &Caps) {
                 quads: [slabs.in_stride() / 4, slab.out_total() / 4],
             };
             lowered.push(product.dispatch(transformed, packed, products));
-            let mut launch =
-                slab.output(output_key(OUTPUT_HW, pass), slab.out_total(), channels, ("m", products));
+            let mut launch = slab.output(pass.kernel(OUTPUT_HW), slab.out_total(), channels, ("m", products));
             launch.params = launch.params.f32("negative_slope", pass.negative_slope);
             transform(lowered, &with_bias(launch, pass.bias), ("y", y_slot, y), n, caps);
         }
@@ -326,9 +317,9 @@ pub(super) fn lower_grad_weight(
     let slab_bytes = (4 * slab_bytes(caps)).min(caps.max_binding as usize);
     let slabs = Slabs::new(spatial(&dy.shape), taps, c_in.max(c_out), slab_bytes);
     let bytes = |channels: usize, stride: usize| (POINTS_HW * channels * stride * 4) as u64;
-    let transformed = lowered.shared_scratch(TRANSFORMED, bytes(c_in, slabs.in_stride()));
-    let expanded = lowered.shared_scratch(EXPANDED, bytes(c_out, slabs.out_stride()));
-    let sums = lowered.shared_scratch(PRODUCTS, (taps * POINTS_HW * c_in * c_out * 4) as u64);
+    let transformed = lowered.pass_scratch(TRANSFORMED, bytes(c_in, slabs.in_stride()));
+    let expanded = lowered.pass_scratch(EXPANDED, bytes(c_out, slabs.out_stride()));
+    let sums = lowered.pass_scratch(PRODUCTS, (taps * POINTS_HW * c_in * c_out * 4) as u64);
     // Lanes take the side of more channels.
     let swap = c_in > c_out;
     let from_x = (transformed, c_in, slabs.in_stride(), slabs.span);

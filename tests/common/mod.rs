@@ -1,12 +1,10 @@
-//! What the integration tests share: the device, and random tensors from a case's description.
+//! What the integration tests share: the device, random generators, and a comparison of tensors.
 
 use std::sync::{Arc, OnceLock};
 
-use rand::{Rng, SeedableRng, seq::SliceRandom};
+use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use trephine::gpu::{Gpu, GpuOptions};
-use trephine::ops::Fill;
-use trephine::tensor::{HostTensor, TensorDesc};
 
 /// The device that tests run on, `None` when there is none and `REQUIRE_GPU` is not set.
 /// `TREPHINE_DEVICE` picks an adapter by number or name.
@@ -30,38 +28,6 @@ pub fn gpu() -> Option<Arc<Gpu>> {
 pub fn rng(name: &str) -> ChaCha8Rng {
     let seed = name.bytes().fold(17u64, |h, b| h.wrapping_mul(0x100_0000_01b3) ^ b as u64);
     ChaCha8Rng::seed_from_u64(seed)
-}
-
-/// A standard normal number (Box-Muller).
-pub fn normal(rng: &mut ChaCha8Rng) -> f64 {
-    let u: f64 = rng.random_range(f64::MIN_POSITIVE..1.0);
-    let v: f64 = rng.random();
-    (-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()
-}
-
-/// A random tensor, rounded to what the device stores.
-pub fn random(rng: &mut ChaCha8Rng, desc: &TensorDesc, fill: Fill) -> HostTensor {
-    let n = desc.len();
-    let data: Vec<f64> = match fill {
-        Fill::Normal(std) => (0..n).map(|_| normal(rng) * std as f64).collect(),
-        Fill::Uniform(low, high) => (0..n).map(|_| rng.random_range(low..high) as f64).collect(),
-        Fill::Binary(p) => (0..n).map(|_| f64::from(u8::from(rng.random::<f32>() < p))).collect(),
-        Fill::Integer(below) => (0..n).map(|_| f64::from(rng.random_range(0..below))).collect(),
-        Fill::Distinct => {
-            let mut order: Vec<usize> = (0..n).collect();
-            order.shuffle(rng);
-            order.into_iter().map(|ix| (ix as f64 - n as f64 / 2.0) * 0.01).collect()
-        }
-        Fill::Values(values) => values.iter().cycle().take(n).map(|&v| f64::from(v)).collect(),
-        Fill::AwayFromZero => (0..n)
-            .map(|_| {
-                let value = normal(rng);
-                value + 0.1 * value.signum()
-            })
-            .collect(),
-    };
-    let words = HostTensor::new(desc.clone(), data).to_words();
-    HostTensor::from_words(desc.clone(), &words)
 }
 
 /// Panics with the worst element when `got` differs from `want` by more than `tolerance`.

@@ -53,9 +53,8 @@ impl Subject {
 
     /// The same with activations in half precision; `None` for operators that know no f16.
     pub fn in_f16(mut self) -> Option<Self> {
-        let activations = self.op.activations().min(self.inputs.len());
-        self.inputs[..activations].iter_mut().for_each(|(desc, _)| desc.dtype = DType::F16);
-        (activations > 0 && check_shapes(&self).is_ok()).then_some(self)
+        let halved = ops::halve_activations(self.op.as_ref(), &mut self.inputs);
+        (halved && check_shapes(&self).is_ok()).then_some(self)
     }
 
     /// Element type of the arithmetic.
