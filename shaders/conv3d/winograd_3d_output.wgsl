@@ -3,7 +3,6 @@
 // A has the rows (1, 1, 1, 0), (0, 1, -1, -1): Lavin and Gray 2016.
 // Input: m [64][channels][stride] f32, its channels from first_channel on, for the windows first .. first + count.
 // Output: y [..., OD, OH, OW] Element, of which the channels from first_plane on.
-// ACCUMULATE adds to y (second input of a two-input convolution).
 // Threads: global x (folded on to y) = window; workgroup z = output channel. No workgroup memory.
 // Cost: 84 additions and 64 loads for 8 voxels.
 #import "lib/conv_output.wgsl"

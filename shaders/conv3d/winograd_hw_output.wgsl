@@ -3,7 +3,7 @@
 // A has the rows (1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1): Lavin and Gray 2016.
 // Input: m [36][channels][stride] f32, its channels from first_channel on; sample t is window first + t % span of plane
 // first_d + t / span, and windows from `count` on are none. Output: y [..., OD, OH, OW] Element, of which the channels from
-// first_plane on. ACCUMULATE adds to y (second input of a two-input convolution).
+// first_plane on.
 // Threads: global x (folded on to y) = t < total; workgroup z = output channel. No workgroup memory.
 // Cost: 36 loads and about 140 flops for 16 voxels.
 #import "lib/conv_output.wgsl"

@@ -250,10 +250,12 @@ impl Coop {
     }
 }
 
-/// One pass of a convolution kernel over one input tensor.
+/// One pass of a convolution kernel over one input tensor, or two.
 pub(crate) struct Pass<'a> {
     /// The tensor read and its description.
     pub x: (Slot, &'a TensorDesc),
+    /// A second one, whose channels follow; for Winograd's variants, others take a pass for each.
+    pub x2: Option<(Slot, &'a TensorDesc)>,
     /// The tensor written and its description.
     pub y: (Slot, &'a TensorDesc),
     /// The weights and how they are read.
@@ -687,11 +689,13 @@ impl Operator for Conv3d {
         let sources = self.sources();
         let weight = &inputs[sources];
         let (first, total) = self.channels(inputs);
-        for source in 0..sources {
-            let last = source + 1 == sources;
+        let at_once = winograd::takes_both(variant, [total, weight.shape[0]], weight.shape[2]);
+        let step = if at_once { sources } else { 1 };
+        for source in (0..sources).step_by(step) {
+            let last = source + step == sources;
             let packing = Packing {
                 n_out: weight.shape[0],
-                n_in: inputs[source].shape[1],
+                n_in: inputs[source..source + step].iter().map(|x| x.shape[1]).sum(),
                 kernel: spatial(&weight.shape),
                 row_channels: total,
                 first: first[source],
@@ -702,6 +706,7 @@ impl Operator for Conv3d {
                 &mut lowered,
                 &Pass {
                     x: (Slot::Input(source), &inputs[source]),
+                    x2: (step == 2).then(|| (Slot::Input(source + 1), &inputs[source + 1])),
                     y: (Slot::Output(0), &outputs[0]),
                     weight: (Slot::Input(sources), packing),
                     bias: (last && self.bias).then_some(Slot::Input(sources + 1)),
@@ -955,6 +960,7 @@ impl Operator for Conv3dGradInput {
         };
         let pass = Pass {
             x: (Slot::Input(0), &inputs[0]),
+            x2: None,
             y: (Slot::Output(0), &outputs[0]),
             weight: (Slot::Input(1), packing),
             bias: None,

@@ -158,6 +158,7 @@ impl Operator for ConvTranspose3d {
         };
         let pass = Pass {
             x: (Slot::Input(0), &inputs[0]),
+            x2: None,
             y: (Slot::Output(0), &outputs[0]),
             weight: (Slot::Input(1), packing),
             bias: self.bias.then_some(Slot::Input(2)),

@@ -49,6 +49,20 @@ pub(super) fn windows([d, h, w]: [usize; 3]) -> usize {
     d * h.div_ceil(4) * w.div_ceil(4)
 }
 
+/// Most bytes of packed weights for which a pass takes both inputs of a convolution.
+const MAX_PACKED_BYTES: usize = 8 << 20;
+
+/// Whether one pass takes both inputs of a convolution and adds them up before it transforms back. In deep layers, which
+/// are small, the memory for all packed weights would count for more than the time.
+pub(super) fn takes_both(variant: &str, [n_in, n_out]: [usize; 2], taps_d: usize) -> bool {
+    let values = match variant {
+        WINOGRAD_3D => POINTS_3D,
+        WINOGRAD_HW => POINTS_HW * taps_d,
+        _ => return false,
+    };
+    n_in * n_out.next_multiple_of(TILE) * values * 4 <= MAX_PACKED_BYTES
+}
+
 /// Leaves these variants alone where a sample of a tensor exceeds a binding: no others bind sets of channels.
 pub(super) fn retain_bindable(variants: &mut Vec<&'static str>, tensors: &[&TensorDesc], caps: &Caps) {
     let ours = [WINOGRAD_3D, WINOGRAD_HW];
@@ -58,22 +72,32 @@ pub(super) fn retain_bindable(variants: &mut Vec<&'static str>, tensors: &[&Tens
     }
 }
 
-/// Adds the launches of a transform over sample `n` of `tensor`: one for each set of channels that fits a binding.
+/// Adds the launches of a transform over sample `n` of `tensor`, whose channels are those from `first` on of the
+/// transformed one: one launch for each set of channels that fits a binding.
 fn transform(
     lowered: &mut Lowered,
     launch: &Dispatch,
     (name, slot, tensor): (&'static str, Slot, &TensorDesc),
-    n: usize,
+    (n, first): (usize, usize),
     caps: &Caps,
 ) {
     for planes in sample_planes(tensor, n, caps) {
         let mut dispatch = launch.clone().bind_range(name, slot, planes.bytes);
         dispatch.params = dispatch
             .params
-            .u32("first_channel", planes.channels.start)
+            .u32("first_channel", first + planes.channels.start)
             .u32("first_plane", planes.first_plane);
         dispatch.workgroups[2] = planes.channels.len() as u32;
         lowered.push(dispatch);
+    }
+}
+
+/// Adds the launches of a transform over sample `n` of a pass's input, or of both.
+fn transform_inputs(lowered: &mut Lowered, launch: &Dispatch, pass: &Pass<'_>, n: usize, caps: &Caps) {
+    let mut first = 0;
+    for (slot, x) in [pass.x].into_iter().chain(pass.x2) {
+        transform(lowered, launch, ("x", slot, x), (n, first), caps);
+        first += x.shape[1];
     }
 }
 
@@ -130,7 +154,7 @@ fn with_bias(dispatch: Dispatch, bias: Option<Slot>) -> Dispatch {
 
 /// Adds the launches of one pass of `winograd_3d`: a dense 3x3x3 window.
 pub(super) fn lower_3d(lowered: &mut Lowered, pass: &Pass<'_>, caps: &Caps) {
-    let (x_slot, x) = pass.x;
+    let (_, x) = pass.x;
     let (y_slot, y) = pass.y;
     let (weight, packing) = &pass.weight;
     let (input, output) = (spatial(&x.shape), spatial(&y.shape));
@@ -164,14 +188,14 @@ pub(super) fn lower_3d(lowered: &mut Lowered, pass: &Pass<'_>, caps: &Caps) {
                 .bind("v", transformed)
                 .params(params.u32("channels", packing.n_in))
                 .flat(stride, FLAT);
-            transform(lowered, &launch, ("x", x_slot, x), n, caps);
+            transform_inputs(lowered, &launch, pass, n, caps);
             lowered.push(product.dispatch(transformed, packed, products));
             let params = slab(extents(Params::new(), "out", output))
                 .u32("channels", channels)
                 .f32("negative_slope", pass.negative_slope);
             let launch =
                 Dispatch::new(pass.kernel(OUTPUT_3D)).bind("m", products).params(params).flat(stride, FLAT);
-            transform(lowered, &with_bias(launch, pass.bias), ("y", y_slot, y), n, caps);
+            transform(lowered, &with_bias(launch, pass.bias), ("y", y_slot, y), (n, 0), caps);
         }
     }
 }
@@ -269,7 +293,7 @@ impl Slab<'_> {
 
 /// Adds the launches of one pass of `winograd_hw`: a dense window with 3x3 taps along h and w.
 pub(super) fn lower_hw(lowered: &mut Lowered, pass: &Pass<'_>, caps: &Caps) {
-    let (x_slot, x) = pass.x;
+    let (_, x) = pass.x;
     let (y_slot, y) = pass.y;
     let (weight, packing) = &pass.weight;
     let &Packing { n_in, n_out, kernel: [taps, ..], .. } = packing;
@@ -283,7 +307,7 @@ pub(super) fn lower_hw(lowered: &mut Lowered, pass: &Pass<'_>, caps: &Caps) {
         for slab in slabs.iter() {
             let launch =
                 slab.input(element_kernel(INPUT_HW, x), spatial(&x.shape), pass.pad, n_in, transformed);
-            transform(lowered, &launch, ("x", x_slot, x), n, caps);
+            transform_inputs(lowered, &launch, pass, n, caps);
             let product = Product {
                 points: POINTS_HW,
                 channels: [n_in, channels],
@@ -294,7 +318,7 @@ pub(super) fn lower_hw(lowered: &mut Lowered, pass: &Pass<'_>, caps: &Caps) {
             lowered.push(product.dispatch(transformed, packed, products));
             let mut launch = slab.output(pass.kernel(OUTPUT_HW), slab.out_total(), channels, ("m", products));
             launch.params = launch.params.f32("negative_slope", pass.negative_slope);
-            transform(lowered, &with_bias(launch, pass.bias), ("y", y_slot, y), n, caps);
+            transform(lowered, &with_bias(launch, pass.bias), ("y", y_slot, y), (n, 0), caps);
         }
     }
 }
@@ -330,10 +354,10 @@ pub(super) fn lower_grad_weight(
         for slab in slabs.iter() {
             let key = KernelKey::new(INPUT_HW).define("F16", 0).define("TILED", 1);
             let launch = slab.input(key, spatial(&x.shape), pad, c_in, transformed);
-            transform(lowered, &launch, ("x", x_slot, x), n, caps);
+            transform(lowered, &launch, ("x", x_slot, x), (n, 0), caps);
             let key = KernelKey::new(EXPAND_HW).define("TILED", 1);
             let launch = slab.output(key, slabs.out_stride(), c_out, ("v", expanded));
-            transform(lowered, &launch, ("dy", dy_slot, dy), n, caps);
+            transform(lowered, &launch, ("dy", dy_slot, dy), (n, 0), caps);
             let key = KernelKey::new(CORRELATE_HW).define("ACCUMULATE", accumulate.into());
             let mut dispatch = Dispatch::new(key)
                 .bind("left", left.0)
