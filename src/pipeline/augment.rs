@@ -44,7 +44,7 @@ impl Default for Augmentation {
             elastic_mm: 0.0,
             gamma: 0.4,
             invert: 0.3,
-            curve: 0.0,
+            curve: 0.1,
             bias: 0.3,
             field_of_view: 0.15,
             noise: 0.08,

@@ -118,7 +118,7 @@ impl NetworkConfig {
 }
 
 impl TrainConfig {
-    /// The set-up behind the built-in `default` model: its first run (weights/default.1.toml).
+    /// The set-up behind the built-in `default` model, that of weights/default.toml.
     pub fn default_preset() -> Self {
         Self {
             network: NetworkConfig::ResidualUnet {
@@ -129,11 +129,11 @@ impl TrainConfig {
             },
             batch: 1,
             crop: None,
-            epochs: 12,
-            steps_per_epoch: 95,
-            validation_fraction: 0.04,
+            epochs: 22,
+            steps_per_epoch: 100,
+            validation_fraction: 0.03,
             seed: 1,
-            learning_rate: 1.5e-3,
+            learning_rate: 1.2e-3,
             warmup_steps: 50,
             cosine: true,
             loss: LossKind::DiceBce,
