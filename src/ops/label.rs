@@ -486,6 +486,11 @@ impl Operator for Distance {
         });
         vec![HostTensor::new(TensorDesc::f32(&mask.desc.shape), data.collect())]
     }
+
+    fn reference_flops(&self, inputs: &[TensorDesc], _: &[TensorDesc]) -> f64 {
+        // Every voxel looks at every other.
+        9.0 * (inputs[0].len() as f64).powi(2)
+    }
 }
 
 /// `apply_mask`: y = x where the mask is not 0, else `outside`; values inside keep every bit. Inputs: x f32;

@@ -192,6 +192,11 @@ pub trait Operator: Any + Debug + Send + Sync {
         Cost { flops: outputs.iter().map(|d| d.len() as f64).sum(), bytes }
     }
 
+    /// Flops of [`Operator::reference`], where it is not about the work of the kernels: a check chooses its size by them.
+    fn reference_flops(&self, inputs: &[TensorDesc], outputs: &[TensorDesc]) -> f64 {
+        self.cost(inputs, outputs).flops
+    }
+
     /// How exact the kernels are.
     fn precision(&self, _inputs: &[TensorDesc]) -> Precision {
         Precision::sum_of(1)

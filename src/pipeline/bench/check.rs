@@ -79,7 +79,7 @@ fn is_quick(subject: &Subject) -> bool {
     let descs = subject.descs();
     let Ok(outputs) = subject.op.infer(&descs) else { return false };
     let elements: usize = descs.iter().chain(&outputs).map(TensorDesc::len).sum();
-    elements <= WHOLE_ELEMENTS && subject.op.cost(&descs, &outputs).flops <= WHOLE_FLOPS
+    elements <= WHOLE_ELEMENTS && subject.op.reference_flops(&descs, &outputs) <= WHOLE_FLOPS
 }
 
 /// The same operator on a grid with a fraction of the extents.
