@@ -8,7 +8,8 @@
 // Threads: global x (folded on to y) = t < total; workgroup z = channel. No workgroup memory.
 // Cost: 16 loads, 36 stores and about 110 flops for 16 voxels.
 #import "lib/index.wgsl"
-#import "lib/points.wgsl"
+#import "lib/winograd_hw.wgsl"
+#import "lib/winograd_points.wgsl"
 
 struct Params {
     out_d: u32,
@@ -69,19 +70,16 @@ fn main(
     }
     let step = params.channels * params.stride;
     let at = place(params.first_channel + group.z, t, params.stride);
-    if t % params.span >= params.count {
+    if !is_window(t) {
         write_zeros(at, step);
         return;
     }
-    let tile = params.first + t % params.span;
-    let d = params.first_d + t / params.span;
-    let h = tile / params.tiles_w * 4u;
-    let w = tile % params.tiles_w * 4u;
-    let plane = ((params.first_plane + group.z) * params.out_d + d) * params.out_h * params.out_w;
-    let r0 = row(plane, h, w);
-    let r1 = row(plane, h + 1u, w);
-    let r2 = row(plane, h + 2u, w);
-    let r3 = row(plane, h + 3u, w);
+    let start = window_start(t);
+    let plane = ((params.first_plane + group.z) * params.out_d + start.x) * params.out_h * params.out_w;
+    let r0 = row(plane, start.y, start.z);
+    let r1 = row(plane, start.y + 1u, start.z);
+    let r2 = row(plane, start.y + 2u, start.z);
+    let r3 = row(plane, start.y + 3u, start.z);
     write_points(at, step, transform(r0[0], r1[0], r2[0], r3[0]));
     write_points(at + 3u * step, step, transform(r0[1], r1[1], r2[1], r3[1]));
 }

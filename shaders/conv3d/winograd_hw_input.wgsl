@@ -10,7 +10,8 @@
 // Cost: 36 loads, 36 stores and about 200 flops for 16 voxels.
 #import "lib/element.wgsl"
 #import "lib/index.wgsl"
-#import "lib/points.wgsl"
+#import "lib/winograd_hw.wgsl"
+#import "lib/winograd_points.wgsl"
 
 struct Params {
     in_d: i32,
@@ -81,14 +82,14 @@ fn main(
     }
     let step = params.channels * params.stride;
     let at = place(params.first_channel + group.z, t, params.stride);
-    if t % params.span >= params.count {
+    if !is_window(t) {
         write_zeros(at, step);
         return;
     }
-    let tile = params.first + t % params.span;
-    let id = i32(params.first_d + t / params.span) - params.pad_d;
-    let ih = i32(tile / params.tiles_w) * 4 - params.pad_h;
-    let iw = i32(tile % params.tiles_w) * 4 - params.pad_w;
+    let start = vec3<i32>(window_start(t));
+    let id = start.x - params.pad_d;
+    let ih = start.y - params.pad_h;
+    let iw = start.z - params.pad_w;
     let inside = id >= 0 && id < params.in_d;
     let channel = i32(params.first_plane + group.z);
     let plane = (channel * params.in_d + clamp(id, 0, params.in_d - 1)) * params.in_h * params.in_w;

@@ -8,6 +8,7 @@
 // Cost: 36 loads and about 140 flops for 16 voxels.
 #import "lib/conv_output.wgsl"
 #import "lib/index.wgsl"
+#import "lib/winograd_hw.wgsl"
 
 struct Params {
     out_d: u32,
@@ -54,9 +55,9 @@ fn rows(at: u32, step: u32) -> Rows {
     return Rows(m0 + near + far, near_odd + 2.0 * far_odd, near + 4.0 * far, near_odd + 8.0 * far_odd + m5);
 }
 
-// Writes four voxels of a row from its six points.
-fn store(channel: u32, d: u32, h: u32, w: u32, low: vec3<f32>, high: vec3<f32>) {
-    if h >= params.out_h {
+// Writes four voxels of a row, from (d, h, w) on, from its six points.
+fn store(channel: u32, start: vec3<u32>, low: vec3<f32>, high: vec3<f32>) {
+    if start.y >= params.out_h {
         return;
     }
     let near = low.y + low.z;
@@ -69,8 +70,8 @@ fn store(channel: u32, d: u32, h: u32, w: u32, low: vec3<f32>, high: vec3<f32>) 
         near + 4.0 * far,
         near_odd + 8.0 * far_odd + high.z,
     );
-    let at = (((params.first_plane + channel) * params.out_d + d) * params.out_h + h) * params.out_w + w;
-    store_voxels(params.first_channel + channel, at, i32(params.out_w - w), voxels);
+    let at = (((params.first_plane + channel) * params.out_d + start.x) * params.out_h + start.y) * params.out_w + start.z;
+    store_voxels(params.first_channel + channel, at, i32(params.out_w - start.z), voxels);
 }
 
 @compute @workgroup_size(64)
@@ -80,19 +81,16 @@ fn main(
     @builtin(num_workgroups) groups: vec3<u32>,
 ) {
     let t = flat_index(global, groups, 64u);
-    if t >= params.total || t % params.span >= params.count {
+    if t >= params.total || !is_window(t) {
         return;
     }
     let step = params.channels * params.stride;
     let at = (params.first_channel + group.z) * params.stride + t;
     let low = rows(at, step);
     let high = rows(at + 3u * step, step);
-    let tile = params.first + t % params.span;
-    let d = params.first_d + t / params.span;
-    let h = tile / params.tiles_w * 4u;
-    let w = tile % params.tiles_w * 4u;
-    store(group.z, d, h, w, low.a, high.a);
-    store(group.z, d, h + 1u, w, low.b, high.b);
-    store(group.z, d, h + 2u, w, low.c, high.c);
-    store(group.z, d, h + 3u, w, low.d, high.d);
+    let start = window_start(t);
+    store(group.z, start, low.a, high.a);
+    store(group.z, start + vec3<u32>(0u, 1u, 0u), low.b, high.b);
+    store(group.z, start + vec3<u32>(0u, 2u, 0u), low.c, high.c);
+    store(group.z, start + vec3<u32>(0u, 3u, 0u), low.d, high.d);
 }

@@ -1,21 +1,13 @@
-// Winograd's F(4x4, 3x3) along h and w: 36 points p = 6 a + b, a along h, b along w.
+// Where the windows of Winograd's F(4x4, 3x3) along h and w lie: sample t of a slab is window first + t % span of plane
+// first_d + t / span. The importing kernel's Params has these, `count` and `tiles_w`.
 
-// Six vectors that a transform along one axis gives.
-struct Six {
-    a: vec3<f32>,
-    b: vec3<f32>,
-    c: vec3<f32>,
-    d: vec3<f32>,
-    e: vec3<f32>,
-    f: vec3<f32>,
+// Whether sample t is a window, and not what fills the span.
+fn is_window(t: u32) -> bool {
+    return t % params.span < params.count;
 }
 
-// Where sample t of channel c lies among `channels` and `stride` samples: planar, or TILED by 16 channels for sums over
-// samples.
-fn place(channel: u32, t: u32, stride: u32) -> u32 {
-#ifdef TILED
-    return (channel / 16u * stride + t) * 16u + channel % 16u;
-#else
-    return channel * stride + t;
-#endif
+// First voxel (d, h, w) of sample t, before padding.
+fn window_start(t: u32) -> vec3<u32> {
+    let window = params.first + t % params.span;
+    return vec3<u32>(params.first_d + t / params.span, window / params.tiles_w * 4u, window % params.tiles_w * 4u);
 }

@@ -119,7 +119,7 @@ fn shape_params(c_in: usize, c_out: usize, input: [usize; 3], output: [usize; 3]
         .i32("out_w", output[2] as i32)
 }
 
-fn pad_params(params: Params, pad: [i32; 3]) -> Params {
+pub(super) fn pad_params(params: Params, pad: [i32; 3]) -> Params {
     params.i32("pad_d", pad[0]).i32("pad_h", pad[1]).i32("pad_w", pad[2])
 }
 
@@ -280,6 +280,14 @@ impl Pass<'_> {
             .define("ACCUMULATE", self.accumulate.into())
     }
 
+    /// Binds the bias, where there is one.
+    pub(super) fn with_bias(&self, dispatch: Dispatch) -> Dispatch {
+        match self.bias {
+            Some(bias) => dispatch.bind("bias", bias),
+            None => dispatch,
+        }
+    }
+
     /// Channels, extents and activation.
     pub(super) fn shape_params(&self) -> Params {
         let (_, packing) = &self.weight;
@@ -314,10 +322,7 @@ impl Pass<'_> {
                 .params(params.clone())
                 .flat(invocations, workgroup);
             dispatch.workgroups[2] = (piece.len() * channel_tiles) as u32;
-            if let Some(bias) = self.bias {
-                dispatch = dispatch.bind("bias", bias);
-            }
-            lowered.push(dispatch);
+            lowered.push(self.with_bias(dispatch));
         }
     }
 }

@@ -5,7 +5,7 @@
 //! - `winograd_hw`, F(4x4, 3x3) along h and w: 36 multiplications a tap along d for 16 voxels instead of 144;
 //! - `winograd_3d`, F(2x2x2, 3x3x3): 64 for 8 voxels instead of 216.
 
-use super::conv3d::{EXPANDED, PRODUCTS, Packing, Pass, TRANSFORMED, pack_with, spatial};
+use super::conv3d::{EXPANDED, PRODUCTS, Packing, Pass, TRANSFORMED, pack_with, pad_params, spatial};
 use super::{FLAT, element_kernel, sample_bytes, sample_planes};
 use crate::gpu::{Caps, DeviceClass, Dispatch, KernelKey, Lowered, Params, Slot};
 use crate::tensor::TensorDesc;
@@ -134,22 +134,12 @@ impl Product {
     }
 }
 
-fn extents(params: Params, prefix: &str, [d, h, w]: [usize; 3]) -> Params {
-    match prefix {
-        "in" => params.u32("in_d", d).u32("in_h", h).u32("in_w", w),
-        _ => params.u32("out_d", d).u32("out_h", h).u32("out_w", w),
-    }
+fn input_params([d, h, w]: [usize; 3], pad: [i32; 3]) -> Params {
+    pad_params(Params::new().u32("in_d", d).u32("in_h", h).u32("in_w", w), pad)
 }
 
-fn padding(params: Params, pad: [i32; 3]) -> Params {
-    params.i32("pad_d", pad[0]).i32("pad_h", pad[1]).i32("pad_w", pad[2])
-}
-
-fn with_bias(dispatch: Dispatch, bias: Option<Slot>) -> Dispatch {
-    match bias {
-        Some(bias) => dispatch.bind("bias", bias),
-        None => dispatch,
-    }
+fn output_params([d, h, w]: [usize; 3]) -> Params {
+    Params::new().u32("out_d", d).u32("out_h", h).u32("out_w", w)
 }
 
 /// Adds the launches of one pass of `winograd_3d`: a dense 3x3x3 window.
@@ -183,19 +173,19 @@ pub(super) fn lower_3d(lowered: &mut Lowered, pass: &Pass<'_>, caps: &Caps) {
                     .u32("count", stride.min(total - first))
                     .u32("stride", stride)
             };
-            let params = slab(padding(extents(Params::new(), "in", input), pass.pad));
+            let params = slab(input_params(input, pass.pad));
             let launch = Dispatch::new(element_kernel(INPUT_3D, x))
                 .bind("v", transformed)
                 .params(params.u32("channels", packing.n_in))
                 .flat(stride, FLAT);
             transform_inputs(lowered, &launch, pass, n, caps);
             lowered.push(product.dispatch(transformed, packed, products));
-            let params = slab(extents(Params::new(), "out", output))
+            let params = slab(output_params(output))
                 .u32("channels", channels)
                 .f32("negative_slope", pass.negative_slope);
             let launch =
                 Dispatch::new(pass.kernel(OUTPUT_3D)).bind("m", products).params(params).flat(stride, FLAT);
-            transform(lowered, &with_bias(launch, pass.bias), ("y", y_slot, y), (n, 0), caps);
+            transform(lowered, &pass.with_bias(launch), ("y", y_slot, y), (n, 0), caps);
         }
     }
 }
@@ -271,9 +261,7 @@ impl Slab<'_> {
     /// Transforms the input into `channels` channels of `v`.
     fn input(&self, key: KernelKey, input: [usize; 3], pad: [i32; 3], channels: usize, v: Slot) -> Dispatch {
         let total = self.out_total() + (self.slabs.taps - 1) * self.slabs.span;
-        let params = padding(extents(Params::new(), "in", input), pad)
-            .u32("stride", self.slabs.in_stride())
-            .u32("channels", channels);
+        let params = input_params(input, pad).u32("stride", self.slabs.in_stride()).u32("channels", channels);
         self.launch(key, params, total).bind("v", v)
     }
 
@@ -285,8 +273,7 @@ impl Slab<'_> {
         channels: usize,
         (name, slot): (&'static str, Slot),
     ) -> Dispatch {
-        let params =
-            extents(Params::new(), "out", self.slabs.output).u32("stride", stride).u32("channels", channels);
+        let params = output_params(self.slabs.output).u32("stride", stride).u32("channels", channels);
         self.launch(key, params, self.out_total()).bind(name, slot)
     }
 }
@@ -318,7 +305,7 @@ pub(super) fn lower_hw(lowered: &mut Lowered, pass: &Pass<'_>, caps: &Caps) {
             lowered.push(product.dispatch(transformed, packed, products));
             let mut launch = slab.output(pass.kernel(OUTPUT_HW), slab.out_total(), channels, ("m", products));
             launch.params = launch.params.f32("negative_slope", pass.negative_slope);
-            transform(lowered, &with_bias(launch, pass.bias), ("y", y_slot, y), (n, 0), caps);
+            transform(lowered, &pass.with_bias(launch), ("y", y_slot, y), (n, 0), caps);
         }
     }
 }

@@ -1,5 +1,25 @@
-// Stores to `v` of what a transform along h and w makes of a tile: values at 36 points, `step` apart.
-#import "lib/winograd_hw.wgsl"
+// Stores to `v` of what Winograd's F(4x4, 3x3) makes of a tile: values at 36 points p = 6 a + b, a along h, b along w,
+// `step` apart.
+
+// Six vectors that a transform along one axis gives.
+struct Six {
+    a: vec3<f32>,
+    b: vec3<f32>,
+    c: vec3<f32>,
+    d: vec3<f32>,
+    e: vec3<f32>,
+    f: vec3<f32>,
+}
+
+// Where sample t of channel c lies among `channels` and `stride` samples: planar, or TILED by 16 channels for sums over
+// samples.
+fn place(channel: u32, t: u32, stride: u32) -> u32 {
+#ifdef TILED
+    return (channel / 16u * stride + t) * 16u + channel % 16u;
+#else
+    return channel * stride + t;
+#endif
+}
 
 fn write_point(at: u32, step: u32, value: vec3<f32>) {
     v[at] = value.x;
