@@ -221,6 +221,12 @@ def table(folder):
         kind = own_type if own_type == their_type == "f32" else f"{own_type} / {their_type.replace('f16', half)}"
         other = f"{other:.2f}" if other else "-"
         print(f"{name:<12} {direction:<12} {kind:<22} {ms:>10.2f} {other:>10} {ratio:>7}  {variant} {rest}")
+    for name in ("n4-article", "n4-sitk"):
+        total = load(folder / f"{name}.json").get("total")
+        if total:
+            shape = " x ".join(str(n) for n in reversed(total["shape"]))
+            stages = ", ".join(f"{stage['name']} {stage['ms']['median']:.1f}" for stage in total["stages"])
+            print(f"\n{total['name']}, {shape} voxels, host to host: {total['ms']['median']:.1f} ms ({stages})")
     print("\nspeed: PyTorch's time by ours; above 1 ours is faster. Types: ours / PyTorch's.")
 
 

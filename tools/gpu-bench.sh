@@ -60,11 +60,13 @@ if [ -n "$quick" ]; then
   budget=(--seconds 0.2 --samples 3)
   shapes=('1,32,24,32,40:32' '1,64,12,16,20:64')
   grid=(--shape '32,32,48')
+  head=(--shape '48,64,64')
   bench check conv3d --check --variant all --shape 1,8,9,10,11 --out-channels 5
 else
   budget=(--seconds 2 --samples 7)
   shapes=('1,32,96,128,160:32' '1,64,48,64,80:64')
   grid=(--shape '96,128,160')
+  head=(--shape '192,256,256')
   bench check --check --variant all
   [ -z "$half" ] || bench check-f16 --check --variant all --dtype f16
 fi
@@ -91,12 +93,14 @@ for direction in forward train; do
   bench "article-$direction" network --model article --direction "$direction" "${grid[@]}" "${budget[@]}" \
     --profile --trace "$out/article-$direction.trace.json" --html "$out/article-$direction.html"
 done
+# Transfers included: with the article's setting, and at full resolution.
+bench n4-article n4 --preset article "${head[@]}" "${budget[@]}"
+bench n4-sitk n4 --preset sitk "${head[@]}" "${budget[@]}"
 if [ -z "$quick" ]; then
   bench default-forward network --model default "${budget[@]}" --profile --html "$out/default-forward.html"
   [ -z "$half" ] ||
     bench default-forward-f16 network --model default --dtype f16 "${budget[@]}" --profile \
       --html "$out/default-forward-f16.html"
-  bench n4 n4 --seconds 2
   bench resample resample "${budget[@]}"
 fi
 

@@ -115,13 +115,23 @@ struct FitOptions {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Preset {
+pub(super) enum Preset {
     /// Shrink 3, iterations 20,10,10,5, no convergence test, no mask
     Article,
     /// Shrink 4, iterations 50,50,50,50, no convergence test
     Ants,
     /// No shrinking, iterations 50,50,50,50, tolerance 1e-3
     Sitk,
+}
+
+impl Preset {
+    pub(super) fn settings(self) -> N4Options {
+        match self {
+            Self::Article => N4Options::article(),
+            Self::Ants => N4Options::ants(),
+            Self::Sitk => N4Options::sitk(),
+        }
+    }
 }
 
 /// From the file's order x, y, z to the tensor's.
@@ -131,12 +141,7 @@ fn zyx<T: Copy>([x, y, z]: [T; 3]) -> [T; 3] {
 
 impl FitOptions {
     fn settings(&self) -> anyhow::Result<N4Options> {
-        let preset = match self.preset {
-            None => N4Options::default(),
-            Some(Preset::Article) => N4Options::article(),
-            Some(Preset::Ants) => N4Options::ants(),
-            Some(Preset::Sitk) => N4Options::sitk(),
-        };
+        let preset = self.preset.map_or_else(N4Options::default, Preset::settings);
         let settings = N4Options {
             shrink: self.shrink.map_or(preset.shrink, zyx),
             iterations: self.iterations.clone().unwrap_or(preset.iterations),

@@ -5,6 +5,7 @@ mod dump;
 mod kernel;
 mod recording;
 mod shader;
+mod transfer;
 
 pub use adapter::{AdapterSummary, Caps, DeviceClass, list_adapters};
 pub use dump::dump_kernel;
@@ -20,10 +21,6 @@ use std::sync::{Arc, Mutex};
 use thiserror::Error;
 
 use crate::tensor::DType;
-
-/// Most bytes on their way between host and device at a time: what an upload or a download takes beside the
-/// tensor and its values.
-const STAGED: u64 = 32 << 20;
 
 /// What can go wrong between a kernel's source and its result.
 #[derive(Debug, Error)]
@@ -183,6 +180,7 @@ pub struct Gpu {
     replacements: Mutex<HashMap<String, Substitute>>,
     submissions: AtomicU64,
     usage: Arc<Usage>,
+    staging: transfer::Staging,
     errors: Arc<Mutex<Option<GpuError>>>,
 }
 
@@ -216,6 +214,7 @@ impl Gpu {
             replacements: Mutex::default(),
             submissions: AtomicU64::new(0),
             usage: Arc::default(),
+            staging: transfer::Staging::default(),
             errors,
         })
     }
@@ -271,9 +270,12 @@ impl Gpu {
     }
 
     /// Submits commands and counts it.
-    fn submit_commands(&self, commands: impl IntoIterator<Item = wgpu::CommandBuffer>) {
+    fn submit_commands(
+        &self,
+        commands: impl IntoIterator<Item = wgpu::CommandBuffer>,
+    ) -> wgpu::SubmissionIndex {
         self.submissions.fetch_add(1, Ordering::Relaxed);
-        self.queue.submit(commands);
+        self.queue.submit(commands)
     }
 
     /// The compiled kernel for `key`, compiled on first use.
@@ -321,93 +323,6 @@ impl Gpu {
         });
         self.take_error()?;
         Ok(GpuTensor { buffer: CountedBuffer::new(buffer, &self.usage), offset: 0, desc: desc.clone() })
-    }
-
-    /// Uploads elements (f32 or u32; f16 or words that hold two of them each) into a new tensor.
-    ///
-    /// # Errors
-    /// When the tensor cannot be allocated.
-    pub fn upload<T: bytemuck::Pod>(
-        &self,
-        desc: &crate::tensor::TensorDesc,
-        data: &[T],
-    ) -> Result<GpuTensor, GpuError> {
-        let tensor = self.empty(desc)?;
-        self.write(&tensor, data)?;
-        Ok(tensor)
-    }
-
-    /// Overwrites a tensor.
-    ///
-    /// # Errors
-    /// When `data` has another length.
-    pub fn write<T: bytemuck::Pod>(&self, tensor: &GpuTensor, data: &[T]) -> Result<(), GpuError> {
-        let bytes: &[u8] = bytemuck::cast_slice(data);
-        if bytes.len() as u64 != tensor.desc.bytes() {
-            return Err(GpuError::Execution(format!(
-                "upload of {} bytes into a tensor of {}",
-                bytes.len(),
-                tensor.desc
-            )));
-        }
-        // wgpu stages every write until the next submission.
-        for (ix, chunk) in bytes.chunks(STAGED as usize).enumerate() {
-            self.queue.write_buffer(&tensor.buffer, tensor.offset + ix as u64 * STAGED, chunk);
-            if bytes.len() as u64 > STAGED {
-                self.submit_commands([]);
-                self.wait()?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Downloads a tensor as 32-bit elements; those of an f16 tensor hold two of its own each.
-    ///
-    /// # Errors
-    /// When the device is lost or an earlier command failed.
-    pub fn download<T: bytemuck::Pod>(&self, tensor: &GpuTensor) -> Result<Vec<T>, GpuError> {
-        let bytes = tensor.desc.bytes();
-        if bytes == 0 {
-            return Ok(Vec::new());
-        }
-        let piece = bytes.min(STAGED);
-        let staging = self.device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some("staging"),
-            size: piece,
-            usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
-            mapped_at_creation: false,
-        });
-        let mut values = Vec::with_capacity(tensor.desc.len());
-        for start in (0..bytes).step_by(piece as usize) {
-            let size = piece.min(bytes - start);
-            let mut encoder = self.device.create_command_encoder(&Default::default());
-            encoder.copy_buffer_to_buffer(&tensor.buffer, tensor.offset + start, &staging, 0, size);
-            self.submit_commands([encoder.finish()]);
-            let slice = staging.slice(..size);
-            slice.map_async(wgpu::MapMode::Read, |_| {});
-            self.wait()?;
-            let view = slice.get_mapped_range().map_err(|e| GpuError::Execution(e.to_string()))?;
-            values.extend(view.chunks_exact(4).map(bytemuck::pod_read_unaligned::<T>));
-            drop(view);
-            staging.unmap();
-        }
-        Ok(values)
-    }
-
-    /// Copies a tensor into another, from element `offset` of it on.
-    ///
-    /// # Errors
-    /// When it does not fit, begins within a 32-bit word, or an earlier command failed.
-    pub fn copy(&self, from: &GpuTensor, to: &GpuTensor, offset: usize) -> Result<(), GpuError> {
-        let (bytes, start) = (from.desc.bytes(), offset as u64 * to.desc.dtype.bytes());
-        if start + bytes > to.desc.bytes() {
-            let reason = format!("copy of {} elements to {offset} of {}", from.desc.len(), to.desc);
-            return Err(GpuError::Execution(reason));
-        }
-        let mut encoder = self.device.create_command_encoder(&Default::default());
-        encoder.copy_buffer_to_buffer(&from.buffer, from.offset, &to.buffer, to.offset + start, bytes);
-        self.submit_commands([encoder.finish()]);
-        self.take_error()
     }
 
     /// Waits until all submitted work is done.

@@ -133,7 +133,15 @@ impl Executor {
     /// # Errors
     /// When a command failed.
     pub fn run(&self) -> Result<(), GraphError> {
-        Ok(self.gpu.submit(&self.launches)?)
+        self.run_times(1)
+    }
+
+    /// Submits `times` runs, one after the other, in a single submission, without waiting for it.
+    ///
+    /// # Errors
+    /// When a command failed.
+    pub fn run_times(&self, times: usize) -> Result<(), GraphError> {
+        Ok(self.gpu.submit((0..times).flat_map(|_| &self.launches))?)
     }
 
     /// Runs once with a timestamp round every launch; `None` when the adapter has no timestamps.

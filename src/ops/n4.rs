@@ -370,6 +370,12 @@ impl Operator for LogShrink {
         }
         vec![v, weight]
     }
+
+    fn cost(&self, inputs: &[TensorDesc], outputs: &[TensorDesc]) -> Cost {
+        // Of the inputs, what is picked.
+        let values = outputs[0].len() * (inputs.len() + outputs.len());
+        Cost { flops: outputs[0].len() as f64, bytes: 4.0 * values as f64 }
+    }
 }
 
 /// The dispatch that turns the columns' partial results into the status.

@@ -9,7 +9,7 @@
 
 use glam::DMat4;
 
-use super::{Case, FLAT, Fill, OpDef, OpError, Operator, Precision, expect_inputs, expect_volume};
+use super::{Case, Cost, FLAT, Fill, OpDef, OpError, Operator, Precision, expect_inputs, expect_volume};
 use crate::gpu::{Caps, Dispatch, KernelKey, Lowered, Params, Slot};
 use crate::tensor::{HostTensor, TensorDesc};
 
@@ -246,6 +246,23 @@ impl Resample {
         sum
     }
 
+    /// Voxels along an axis that a sample is made of.
+    fn taps(&self) -> usize {
+        match self.interpolation {
+            Interpolation::Nearest => 1,
+            Interpolation::Linear => 2,
+            Interpolation::Cubic => 4,
+        }
+    }
+
+    /// Work and traffic; of the input no more than what the samples are made of.
+    fn work(&self, input: &TensorDesc, output: &TensorDesc) -> Cost {
+        let gathered = (output.len() * self.taps().pow(3)) as f64;
+        let values = gathered.min(input.len() as f64) + output.len() as f64;
+        // A weight and a sum a tap; the coordinates take three products and sums an axis.
+        Cost { flops: 2.0 * gathered + 18.0 * output.len() as f64, bytes: 4.0 * values }
+    }
+
     fn accuracy(&self) -> Precision {
         match self.interpolation {
             Interpolation::Nearest => Precision::sum_of(1),
@@ -328,6 +345,10 @@ impl Operator for Resample {
     fn precision(&self, _: &[TensorDesc]) -> Precision {
         self.accuracy()
     }
+
+    fn cost(&self, inputs: &[TensorDesc], outputs: &[TensorDesc]) -> Cost {
+        self.work(&inputs[0], &outputs[0])
+    }
 }
 
 /// Registry entry of [`ResampleDeformed`].
@@ -388,6 +409,12 @@ impl Operator for ResampleDeformed {
         // The displacement, a sum of 64 products, moves the sample by its own rounding errors.
         let Precision { reduction, epsilon } = self.0.accuracy();
         Precision { reduction: reduction + 64, epsilon }
+    }
+
+    fn cost(&self, inputs: &[TensorDesc], outputs: &[TensorDesc]) -> Cost {
+        let Cost { flops, bytes } = self.0.work(&inputs[0], &outputs[0]);
+        // The displacement: along d, h and w from four control points each.
+        Cost { flops: flops + 24.0 * outputs[0].len() as f64, bytes: bytes + inputs[1].bytes() as f64 }
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Tustison et al., "N4ITK: improved N3 bias correction", IEEE TMI 29(6), 2010, as ITK's
 //! `N4BiasFieldCorrectionImageFilter` does it. The kernels are operators of [`crate::ops::n4`]; an
-//! iteration is one submission of eleven launches, without allocation and without reading back.
+//! iteration is eleven launches, without allocation and without reading back, and a submission holds several.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -24,11 +24,11 @@ pub const MIN_VOXELS: usize = 1000;
 /// Most spans of the finest level: more than one for every voxel of a large head.
 const MOST_CONTROL_POINTS: f64 = 1.6e7;
 
-/// Voxels that iterations pass between two looks at the status while a level may converge: a look costs a round
-/// trip, an iteration after convergence changes nothing.
-const POLL_VOXELS: usize = 1 << 22;
-/// Most iterations between two looks.
-const MOST_UNSEEN: usize = 5;
+/// Voxels that the iterations of one submission pass. While a level may converge, the status is looked at after
+/// each: a look costs a round trip, an iteration after convergence changes nothing.
+const SUBMITTED_VOXELS: usize = 1 << 22;
+/// Most iterations of one submission.
+const MOST_SUBMITTED: usize = 5;
 
 /// What can go wrong.
 #[derive(Debug, Error)]
@@ -445,12 +445,13 @@ fn run_level(
     graph.mark_output(updated);
 
     let executor = Executor::new(gpu, graph, ExecutorOptions { shared, ..ExecutorOptions::default() })?;
-    let poll_every = (POLL_VOXELS / volumes.v.desc.len()).clamp(1, MOST_UNSEEN);
+    let at_once = (SUBMITTED_VOXELS / volumes.v.desc.len()).clamp(1, MOST_SUBMITTED);
     let mut submitted = 0;
     while submitted < most {
-        executor.run()?;
-        submitted += 1;
-        if options.tolerance > 0.0 && submitted % poll_every == 0 && submitted < most {
+        let next = at_once.min(most - submitted);
+        executor.run_times(next)?;
+        submitted += next;
+        if options.tolerance > 0.0 && submitted < most {
             let now: Vec<f32> = executor.read(status)?;
             if now[DONE] > 0.5 {
                 break;

@@ -9,6 +9,7 @@ use anyhow::anyhow;
 use clap::{Args, ValueEnum};
 
 use super::files::check_folder;
+use super::n4::Preset;
 use super::terminal::one_line;
 use super::{ElementType, Outcome, Session, TuningOptions, triple, usage};
 use crate::gpu::Gpu;
@@ -92,7 +93,10 @@ pub(in crate::cli) struct Options {
     /// Write the launches of a run for chrome://tracing or ui.perfetto.dev
     #[arg(long, value_name = "JSON", help_heading = "Networks and pipelines")]
     trace: Option<PathBuf>,
-    /// N4 estimates the field from every N-th voxel [default: 3]
+    /// Settings of `n4` [default: article]
+    #[arg(long, value_name = "NAME", help_heading = "Networks and pipelines")]
+    preset: Option<Preset>,
+    /// N4 estimates the field from every N-th voxel [default: the preset's]
     #[arg(long, value_name = "N", help_heading = "Networks and pipelines")]
     shrink: Option<usize>,
     #[command(flatten, next_help_heading = "Networks and pipelines")]
@@ -178,7 +182,9 @@ impl Options {
                 }
             }
             Target::N4(shape) => {
-                let options = N4Options { shrink: [self.shrink.unwrap_or(3); 3], ..N4Options::default() };
+                let preset = self.preset.unwrap_or(Preset::Article).settings();
+                let shrink = self.shrink.map_or(preset.shrink, |factor| [factor; 3]);
+                let options = N4Options { shrink, ..preset };
                 match measure_n4(&gpu, shape, &options, self.budget()) {
                     Ok(total) => {
                         session.terminal.result(&table::total(&total))?;
@@ -210,6 +216,9 @@ impl Options {
     fn check_options(&self) -> anyhow::Result<()> {
         if !(self.seconds >= 0.0 && self.seconds.is_finite()) || self.samples == 0 || self.batch == 0 {
             return Err(usage("--seconds must not be negative, --samples and --batch must be at least 1"));
+        }
+        if self.op.as_deref() != Some("n4") && (self.preset.is_some() || self.shrink.is_some()) {
+            return Err(usage("--preset and --shrink belong to `bench n4`"));
         }
         if self.shrink == Some(0) {
             return Err(usage("--shrink must be at least 1"));

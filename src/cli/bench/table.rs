@@ -1,7 +1,7 @@
 //! Results as text.
 
 use crate::pipeline::bench::peak::Peak;
-use crate::pipeline::bench::{Change, Failure, KernelShare, NodeShare, Row, Total};
+use crate::pipeline::bench::{Change, Failure, KernelShare, NodeShare, Row, Stage, Total};
 
 /// The roofline on one line.
 pub(super) fn peak(peak: &Peak) -> String {
@@ -90,6 +90,10 @@ pub(super) fn total(total: &Total) -> String {
             number(gflops),
             fraction * 100.0
         );
+    }
+    if !total.stages.is_empty() {
+        let stage = |stage: &Stage| format!("{} {} ms", stage.name, number(stage.ms.median));
+        text += &format!("\n  {}", total.stages.iter().map(stage).collect::<Vec<_>>().join(", "));
     }
     text += &format!("\n  {:.1} MiB of buffers", total.peak_buffer_bytes as f64 / f64::from(1 << 20));
     text += &format!("\n  {} submissions a run", total.submissions);

@@ -368,6 +368,9 @@ fn network(report: &Report) -> String {
     if let (Some(gflops), Some(fraction)) = (total.gflops, total.roofline_fraction) {
         let _ = write!(html, " · {}FLOP/s, {:.1}% of the roofline", si(gflops * 1e9), fraction * 100.0);
     }
+    for stage in &total.stages {
+        let _ = write!(html, " · {} {} ms", escape(&stage.name), milliseconds(stage.ms.median));
+    }
     html += "</p>";
     if !report.kernels.is_empty() {
         let longest = report.kernels.iter().map(|k| k.share).fold(0.0, f64::max).max(1e-12);

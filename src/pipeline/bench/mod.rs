@@ -23,4 +23,4 @@ pub use measure::{Settings, UserShader, Variants, distinct, measure, wanted_vari
 pub(crate) use network::training_spec;
 pub use network::{NetworkBench, NetworkDirection, NetworkResult, measure_network};
 pub use pipelines::{measure_n4, resample_subjects};
-pub use report::{Adapter, Error, Failure, KernelShare, NodeShare, Report, Row, Total, Versions};
+pub use report::{Adapter, Error, Failure, KernelShare, NodeShare, Report, Row, Stage, Total, Versions};

@@ -246,6 +246,7 @@ pub fn measure_network(
         roofline_fraction: Some(shortest * 1e3 / ms.median),
         peak_buffer_bytes: executor.allocated_bytes,
         submissions,
+        stages: Vec::new(),
         host_ms: Some(Milliseconds::of(&host)),
         error,
     };

@@ -8,14 +8,14 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::check::Comparison;
-use super::report::Total;
+use super::report::{Stage, Total};
 use super::subject::Subject;
 use super::timing::{Budget, Milliseconds};
 use crate::gpu::Gpu;
 use crate::ops::Fill;
 use crate::ops::resample::{AxisOrder, Edge, Interpolation, Resample, grid_matrix, index_matrix};
 use crate::pipeline::PipelineError;
-use crate::pipeline::bias::{N4Options, Region, factors, n4};
+use crate::pipeline::bias::{N4Options, Region, correct, factors, n4};
 use crate::tensor::{DType, TensorDesc};
 
 /// Largest error of the field's logarithm that passes. N4 does not find a field exactly, whatever it runs on; what
@@ -23,6 +23,7 @@ use crate::tensor::{DType, TensorDesc};
 const FIELD_ERROR: f64 = 0.25;
 
 /// Times N4 on a made-up head `[D, H, W]`: tissues in shells, noise, and a known field, which it must find again.
+/// A run goes from values in the host's memory to corrected values there: transfers count.
 ///
 /// # Errors
 /// A field that is wrong, options out of range, or a device that fails.
@@ -32,36 +33,48 @@ pub fn measure_n4(
     options: &N4Options,
     budget: Budget,
 ) -> Result<Total, PipelineError> {
-    let (values, mask, field) = head(shape);
+    let Head { values, brain, field } = head(shape);
     let desc = TensorDesc::f32(&shape);
-    let volume = gpu.upload(&desc, &values)?;
-    let labels: Vec<u32> = mask.iter().map(|&m| u32::from(m > 0.0)).collect();
-    let labels = gpu.upload(&TensorDesc::u32(&shape), &labels)?;
     // Warm-up, and the result to check.
-    let result = n4(gpu, &volume, Region::mask(&labels), options)?;
-    let log_field: Vec<f32> = gpu.download(&result.log_field)?;
-    drop(result);
-    let inside: Vec<usize> = (0..mask.len()).filter(|&ix| mask[ix] > 0.0).collect();
+    let volume = gpu.upload(&desc, &values)?;
+    let log_field: Vec<f32> = gpu.download(&n4(gpu, &volume, Region::default(), options)?.log_field)?;
+    drop(volume);
     // The image's mean intensity cannot be told from the field's.
-    let mean = |of: &[f32]| inside.iter().map(|&ix| f64::from(of[ix])).sum::<f64>() / inside.len() as f64;
+    let mean = |of: &[f32]| brain.iter().map(|&ix| f64::from(of[ix])).sum::<f64>() / brain.len() as f64;
     let (got_mean, want_mean) = (mean(&log_field), mean(&field));
     let pairs =
-        inside.iter().map(|&ix| (ix, f64::from(log_field[ix]) - got_mean, f64::from(field[ix]) - want_mean));
-    let checked = "logarithm of the field, against the one put into the image".to_owned();
+        brain.iter().map(|&ix| (ix, f64::from(log_field[ix]) - got_mean, f64::from(field[ix]) - want_mean));
+    let checked = "logarithm of the field in the brain, against the one put into the image".to_owned();
     let error = Comparison::of(pairs, FIELD_ERROR).into_error(checked, values.len())?;
+    gpu.wait()?;
     gpu.reset_peak_bytes();
     let submissions = gpu.submissions();
     let mut seconds: Vec<f64> = Vec::new();
+    let mut stages = ["upload", "field", "division", "download"].map(|name| (name, Vec::new()));
     while seconds.len() < budget.samples || seconds.iter().sum::<f64>() < budget.seconds {
         let begun = Instant::now();
-        let result = n4(gpu, &volume, Region::mask(&labels), options)?;
+        let mut ends = [0.0; 4];
+        let volume = gpu.upload(&desc, &values)?;
         gpu.wait()?;
-        seconds.push(begun.elapsed().as_secs_f64());
-        drop(result);
+        ends[0] = begun.elapsed().as_secs_f64();
+        let log_field = n4(gpu, &volume, Region::default(), options)?.log_field;
+        gpu.wait()?;
+        ends[1] = begun.elapsed().as_secs_f64();
+        let corrected = correct(gpu, &volume, &log_field)?;
+        gpu.wait()?;
+        ends[2] = begun.elapsed().as_secs_f64();
+        let corrected: Vec<f32> = gpu.download(&corrected)?;
+        ends[3] = begun.elapsed().as_secs_f64();
+        drop(corrected);
+        seconds.push(ends[3]);
+        let begins = [0.0, ends[0], ends[1], ends[2]];
+        for ((_, samples), (begin, end)) in stages.iter_mut().zip(begins.into_iter().zip(ends)) {
+            samples.push(end - begin);
+        }
     }
     Ok(Total {
         name: format!("n4, shrink {}", factors(&options.shrink)),
-        direction: "n4".to_owned(),
+        direction: "from host to host".to_owned(),
         dtype: DType::F32.name().to_owned(),
         shape: shape.to_vec(),
         ms: Milliseconds::of(&seconds),
@@ -71,17 +84,26 @@ pub fn measure_n4(
         roofline_fraction: None,
         peak_buffer_bytes: gpu.peak_bytes(),
         submissions: (gpu.submissions() - submissions) / seconds.len() as u64,
+        stages: stages.map(|(name, s)| Stage { name: name.to_owned(), ms: Milliseconds::of(&s) }).to_vec(),
         host_ms: None,
         error,
     })
 }
 
-/// Image, mask and logarithm of the field.
-fn head(shape: [usize; 3]) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
+/// A made-up head.
+struct Head {
+    /// Intensities.
+    values: Vec<f32>,
+    /// Voxels of the brain.
+    brain: Vec<usize>,
+    /// Logarithm of the field.
+    field: Vec<f32>,
+}
+
+fn head(shape: [usize; 3]) -> Head {
     let mut rng = ChaCha8Rng::seed_from_u64(6);
     let n: usize = shape.iter().product();
-    let (mut values, mut mask, mut field) =
-        (Vec::with_capacity(n), Vec::with_capacity(n), Vec::with_capacity(n));
+    let (mut values, mut brain, mut field) = (Vec::with_capacity(n), Vec::new(), Vec::with_capacity(n));
     for ix in 0..n {
         let at = [ix / (shape[1] * shape[2]), ix / shape[2] % shape[1], ix % shape[2]];
         // -1 to 1 along each axis.
@@ -96,10 +118,12 @@ fn head(shape: [usize; 3]) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
         };
         let bias = 0.25 * x + 0.15 * y * z - 0.2 * z * z;
         values.push((tissue + rng.random_range(-15.0..15.0f32)) * bias.exp());
-        mask.push(f32::from(u8::from(radius < 0.8)));
+        if radius < 0.8 {
+            brain.push(ix);
+        }
         field.push(bias);
     }
-    (values, mask, field)
+    Head { values, brain, field }
 }
 
 /// Resampling as `strip` does it: a head of 1 mm to the grid of the article's network and back, in each kind of

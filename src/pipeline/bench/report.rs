@@ -171,11 +171,23 @@ pub struct Total {
     pub peak_buffer_bytes: u64,
     /// Submissions to the device's queue a run.
     pub submissions: u64,
+    /// What a run consists of, in order; pipelines only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stages: Vec<Stage>,
     /// Time of a run during which the host records and submits instead of waiting; networks only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_ms: Option<Milliseconds>,
     /// How results compare with the f64 reference.
     pub error: Error,
+}
+
+/// A part of a pipeline.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Stage {
+    /// What it does.
+    pub name: String,
+    /// Its wall time.
+    pub ms: Milliseconds,
 }
 
 /// What reports without an element type were measured in.
