@@ -3,8 +3,8 @@
 #[expect(dead_code, reason = "other tests also compare with tolerances")]
 mod common;
 
-use common::{gpu, rng};
-use trephine::gpu::{Gpu, GpuOptions, GpuTensor};
+use common::{gpu, limited, rng};
+use trephine::gpu::{Gpu, GpuTensor};
 use trephine::graph::{run_op, run_op_variant};
 use trephine::ops::activation_kind::Activation;
 use trephine::ops::cast::Cast;
@@ -23,14 +23,6 @@ fn run(gpu: &Gpu, op: &dyn Operator, inputs: &[TensorDesc]) -> Vec<Vec<u32>> {
         .collect();
     let outputs = run_op(gpu, op, &tensors.iter().collect::<Vec<_>>()).expect("runs");
     outputs.iter().map(|tensor| gpu.download(tensor).expect("download")).collect()
-}
-
-/// The same adapter with a smaller binding limit.
-fn limited(gpu: &Gpu, max_binding: u64) -> Gpu {
-    let mut limited = Gpu::open(&GpuOptions { device: Some(gpu.summary.index.to_string()), checked: true })
-        .expect("the adapter opened before");
-    limited.caps.max_binding = max_binding;
-    limited
 }
 
 /// The three kernels of `winograd_3d` go through a volume in slabs of as many windows as a binding holds.

@@ -1,5 +1,6 @@
 //! Compositions of image operators against plain definitions on the CPU.
 
+#[expect(dead_code, reason = "other tests limit what the device binds")]
 mod common;
 
 use common::{assert_close, gpu, rng};

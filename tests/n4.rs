@@ -85,7 +85,7 @@ fn matches_simpleitk(name: &str, variant: &str) {
     let mask = (variant == "mask").then(|| upload_mask(&gpu, &desc, &fixture.mask(&native)));
     let result =
         n4(&gpu, &volume, Region { mask: mask.as_ref(), confidence: None }, &options).expect("N4 runs");
-    let ran: Vec<usize> = result.levels.iter().map(|level| level.iterations).collect();
+    let ran: Vec<usize> = result.fit.levels.iter().map(|level| level.iterations).collect();
     assert_eq!(ran, options.iterations, "tolerance 0 runs all iterations");
     // ITK's own offset, too.
     let own = n4(
@@ -95,7 +95,10 @@ fn matches_simpleitk(name: &str, variant: &str) {
         &N4Options { offset: None, ..options },
     )
     .expect("N4 runs");
-    assert_eq!(own.lattice, result.lattice, "the default offset is ITK's, and runs repeat to the bit");
+    assert_eq!(
+        own.fit.lattice, result.fit.lattice,
+        "the default offset is ITK's, and runs repeat to the bit"
+    );
 
     let field: Vec<f32> = gpu.download(&result.log_field).expect("download");
     let step = fixture.scalar("field_step") as usize;
@@ -188,8 +191,8 @@ fn recovers_a_known_field_and_ignores_the_background() {
     let masked = n4(&gpu, &image, Region::mask(&upload_mask(&gpu, &desc, &mask)), &options).expect("N4 runs");
     // Without a mask the zeros of the background are no voxels: the same mask results.
     let unmasked = n4(&gpu, &image, Region::default(), &options).expect("N4 runs");
-    assert_eq!(masked.lattice, unmasked.lattice);
-    assert_eq!(masked.voxels, unmasked.voxels);
+    assert_eq!(masked.fit.lattice, unmasked.fit.lattice);
+    assert_eq!(masked.fit.voxels, unmasked.fit.voxels);
 
     let field: Vec<f32> = gpu.download(&masked.log_field).expect("download");
     let error = spread(&field, &truth, &mask);
@@ -215,17 +218,17 @@ fn the_tolerance_stops_at_its_iteration() {
     let options =
         N4Options { shrink: [2; 3], iterations: vec![50, 50], tolerance: 2e-3, ..N4Options::default() };
     let stopped = n4(&gpu, &image, Region::mask(&mask), &options).expect("N4 runs");
-    let ran: Vec<usize> = stopped.levels.iter().map(|level| level.iterations).collect();
-    eprintln!("levels: {:?}", stopped.levels);
+    let ran: Vec<usize> = stopped.fit.levels.iter().map(|level| level.iterations).collect();
+    eprintln!("levels: {:?}", stopped.fit.levels);
     assert!(ran.iter().all(|&n| n < 50), "converged: {ran:?}");
-    assert!(stopped.levels.iter().all(|level| level.convergence <= options.tolerance));
+    assert!(stopped.fit.levels.iter().all(|level| level.convergence <= options.tolerance));
     let counted = N4Options { iterations: ran.clone(), tolerance: 0.0, ..options.clone() };
     let counted = n4(&gpu, &image, Region::mask(&mask), &counted).expect("N4 runs");
-    assert_eq!(counted.lattice, stopped.lattice);
+    assert_eq!(counted.fit.lattice, stopped.fit.lattice);
     // One iteration fewer had not converged.
     let fewer = N4Options { iterations: vec![ran[0] - 1], tolerance: 0.0, ..options };
     let fewer = n4(&gpu, &image, Region::mask(&mask), &fewer).expect("N4 runs");
-    assert!(fewer.levels[0].convergence > options.tolerance);
+    assert!(fewer.fit.levels[0].convergence > options.tolerance);
 }
 
 #[test]
@@ -244,9 +247,9 @@ fn voxels_that_are_no_intensities_leave_the_mask() {
     let got = n4(&gpu, &image, Region::mask(&upload_mask(&gpu, &desc, &labels)), &options).expect("N4 runs");
     mask[centre..centre + bad.len()].fill(0.0);
     let want = n4(&gpu, &image, Region::mask(&upload_mask(&gpu, &desc, &mask)), &options).expect("N4 runs");
-    assert_eq!(got.lattice, want.lattice);
-    assert_eq!(got.voxels, mask.iter().filter(|&&m| m > 0.0).count());
-    assert!(got.lattice.data.iter().all(|v| v.is_finite()));
+    assert_eq!(got.fit.lattice, want.fit.lattice);
+    assert_eq!(got.fit.voxels, mask.iter().filter(|&&m| m > 0.0).count());
+    assert!(got.fit.lattice.data.iter().all(|v| v.is_finite()));
 }
 
 #[test]
@@ -312,13 +315,13 @@ fn a_confidence_weighs_the_fit() {
     };
     let masked = n4(&gpu, &image, Region::mask(&upload_mask(&gpu, &desc, &mask)), &options).expect("N4 runs");
     let same = weighted(&mask);
-    assert_eq!((same.voxels, &same.lattice), (masked.voxels, &masked.lattice));
+    assert_eq!((same.fit.voxels, &same.fit.lattice), (masked.fit.voxels, &masked.fit.lattice));
     // Powers of two: the same factor in delta and omega, to the bit.
-    assert_eq!(weighted(&mask.iter().map(|m| 4.0 * m).collect::<Vec<_>>()).lattice, masked.lattice);
+    assert_eq!(weighted(&mask.iter().map(|m| 4.0 * m).collect::<Vec<_>>()).fit.lattice, masked.fit.lattice);
     let upper: Vec<f32> =
         mask.iter().enumerate().map(|(i, m)| m * if i < mask.len() / 2 { 0.1 } else { 1.0 }).collect();
     let uneven = weighted(&upper);
-    assert_eq!(uneven.voxels, masked.voxels);
+    assert_eq!(uneven.fit.voxels, masked.fit.voxels);
     // What counts more is fitted more closely, but to the same image.
     let fields =
         [&masked.log_field, &uneven.log_field].map(|field| gpu.download::<f32>(field).expect("download"));
@@ -356,7 +359,7 @@ fn knots_every_few_mm_pad_the_domain() {
     let region = upload_mask(&gpu, &wide_desc, &wide_mask);
     let unpadded = N4Options { padding: [[0; 2]; 3], ..options };
     let want = n4(&gpu, &upload(&gpu, &wide_desc, &wide), Region::mask(&region), &unpadded).expect("N4 runs");
-    assert_eq!((got.voxels, &got.lattice), (want.voxels, &want.lattice));
+    assert_eq!((got.fit.voxels, &got.fit.lattice), (want.fit.voxels, &want.fit.lattice));
     let (got, want): (Vec<f32>, Vec<f32>) =
         (gpu.download(&got.log_field).expect("download"), gpu.download(&want.log_field).expect("download"));
     for z in 0..20 {

@@ -1,6 +1,7 @@
 //! Every operator of the registry: kernels against the f64 reference, backward against finite
 //! differences, shaders against naga's back ends, and the registry against the shader folder.
 
+#[expect(dead_code, reason = "other tests limit what the device binds")]
 mod common;
 
 use std::collections::{BTreeSet, HashMap};

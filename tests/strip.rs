@@ -5,13 +5,13 @@ mod common;
 
 use std::sync::Arc;
 
-use common::gpu;
+use common::{gpu, limited};
 use glam::{DMat4, DVec3};
 use trephine::model;
 use trephine::pipeline::bias::{N4Options, Region, n4};
 use trephine::pipeline::grid::PlacedVolume;
-use trephine::pipeline::head::{SCALP_MM, head_mask};
-use trephine::pipeline::strip::{N4Choice, StripOptions, Stripper};
+use trephine::pipeline::head::{Head, SCALP_MM};
+use trephine::pipeline::strip::{N4Choice, StripOptions, Stripped, Stripper};
 use trephine::tensor::{DType, TensorDesc};
 use trephine::volume::Volume;
 use trephine::volume::orientation::AxisMap;
@@ -223,7 +223,8 @@ fn the_head_is_found_without_a_network() {
     let (turned, map) = restored(&upright, [2, 0, 1], [true, false, true]);
     let head = |volume: &Volume, erode_mm: f64| -> Vec<u8> {
         let placed = PlacedVolume::upload(&gpu, volume).expect("upload");
-        let mask = head_mask(&gpu, &placed, erode_mm).expect("runs").expect("has contrast");
+        let found = Head::find(&gpu, &placed).expect("runs").expect("has contrast");
+        let mask = found.mask_on(&gpu, &placed.grid(), placed.axes, erode_mm).expect("runs");
         gpu.download::<u32>(&mask).expect("download").into_iter().map(|m| m as u8).collect()
     };
     let whole = head(&upright, 0.0);
@@ -252,7 +253,7 @@ fn the_head_is_found_without_a_network() {
     assert!((0.3..0.65).contains(&(volume(&inner) / volume(&whole))), "{}", volume(&inner) / volume(&whole));
     let flat = Volume::zeros([20, 20, 20], DMat4::IDENTITY);
     let flat = PlacedVolume::upload(&gpu, &flat).expect("upload");
-    assert!(head_mask(&gpu, &flat, 0.0).expect("runs").is_none());
+    assert!(Head::find(&gpu, &flat).expect("runs").is_none());
 }
 
 /// The field that two passes return is fitted inside the mask that they return.
@@ -280,6 +281,43 @@ fn two_passes_of_bias_correction_end_in_the_brain() {
         assert!((field[ix] - want[ix].exp()).abs() <= 1e-5 * field[ix], "voxel {ix}");
         let product = output[ix] * field[ix];
         assert!((product - volume.data[ix]).abs() <= 1e-4 * volume.data[ix].abs().max(1.0), "voxel {ix}");
+    }
+}
+
+/// A volume that exceeds a binding: the network sees it halved, the mask is made in slabs on the volume's own voxels.
+#[test]
+fn a_volume_larger_than_a_binding_is_stripped() {
+    let Some(whole) = stripper() else { return };
+    let gpu = gpu().expect("the stripper has one");
+    let affine = DMat4::from_translation(DVec3::new(-84.0, -112.5, -90.0))
+        * DMat4::from_scale(DVec3::new(1.2, 1.1, 1.3));
+    let volume = phantom([142, 190, 152], affine);
+    // A slab and a bit.
+    let small = Arc::new(limited(&gpu, volume.data.len() as u64 * 4 * 5 / 8));
+    let model = model::load("default").expect("built in");
+    let in_slabs = Stripper::new(&small, &model).expect("compiles");
+    let options = StripOptions {
+        border_mm: 2.0,
+        n4: N4Choice::TwoPass,
+        distance: true,
+        probability: true,
+        corrected: true,
+    };
+    let [want, got] = [&whole, &in_slabs].map(|s| s.strip(&volume, &options).expect("strips"));
+    assert!(want.warnings.is_empty(), "{:?}", want.warnings);
+    assert!(got.warnings.iter().any(|w| w.contains("binds at once")), "{:?}", got.warnings);
+    let agreement = dice(&got.mask, &want.mask);
+    assert!(agreement > 0.99, "Dice {agreement}");
+    let largest = |of: fn(&Stripped) -> &Option<Vec<f32>>| {
+        let [a, b] = [of(&got), of(&want)].map(|values| values.as_ref().expect("asked for"));
+        assert_eq!((a.len(), b.len()), (volume.data.len(), volume.data.len()));
+        a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+    };
+    assert!(largest(|s| &s.distance_mm) < 4.0, "{} mm", largest(|s| &s.distance_mm));
+    assert!(largest(|s| &s.probability) < 0.5, "{}", largest(|s| &s.probability));
+    assert!(largest(|s| &s.bias) < 0.05, "{}", largest(|s| &s.bias));
+    for (ix, &distance) in got.distance_mm.as_ref().expect("asked for").iter().enumerate() {
+        assert_eq!(got.mask[ix] != 0, distance < 0.0, "voxel {ix}");
     }
 }
 

@@ -5,8 +5,8 @@ mod common;
 
 use std::sync::Arc;
 
-use common::{assert_close, gpu, rng};
-use trephine::gpu::{Gpu, GpuOptions, GpuTensor};
+use common::{assert_close, gpu, limited, rng};
+use trephine::gpu::{Gpu, GpuTensor};
 use trephine::graph::run_op;
 use trephine::ops::activation::Activate;
 use trephine::ops::concat::Concat;
@@ -36,10 +36,8 @@ const TRAINING_LOSS: Loss =
 #[test]
 fn pieces_of_a_batch_agree_with_the_whole() {
     let Some(gpu) = gpu() else { return };
-    let mut small = Gpu::open(&GpuOptions { device: Some(gpu.summary.index.to_string()), checked: true })
-        .expect("the adapter opened before");
     // No less than a sample of any tensor below, less than any batch.
-    small.caps.max_binding = 4 * 8 * 8 * 8 * 4;
+    let small = limited(&gpu, 4 * 8 * 8 * 8 * 4);
     let mut rng = rng("pieces");
     let flat = TensorDesc::f32(&[5, 1, 8, 8, 8]);
     let mut batch_wise = TRAINING_LOSS;

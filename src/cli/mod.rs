@@ -133,7 +133,7 @@ impl Session {
 
 /// Runs the program on the process's arguments.
 pub fn main() -> ExitCode {
-    env_logger::init();
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("error,trephine=warn")).init();
     let cli = match Cli::try_parse_from(N4Mode::attach(std::env::args_os())) {
         Ok(cli) => cli,
         Err(error) => {

@@ -1,7 +1,7 @@
 //! `trephine n4`.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::bail;
@@ -10,12 +10,10 @@ use serde_json::json;
 
 use super::files::{Input, append, check_folder, check_outputs};
 use super::{FrameOptions, Outcome, Session, about, triple, usage};
-use crate::gpu::Gpu;
 use crate::pipeline::PipelineError;
-use crate::pipeline::bias::{N4Level, N4Options, Region, correct, n4};
-use crate::pipeline::grid::PlacedVolume;
-use crate::pipeline::head::{SCALP_MM, head_mask};
-use crate::tensor::TensorDesc;
+use crate::pipeline::bias::N4Options;
+use crate::pipeline::head::SCALP_MM;
+use crate::pipeline::slabs::{HostRegion, correct_bias, divide_by};
 use crate::volume::image::{self, FrameChoice, Image};
 use crate::volume::{Problem, Volume};
 
@@ -234,20 +232,26 @@ impl Options {
         let gpu = session.gpu()?;
         let begun = Instant::now();
         let about = |error: PipelineError| about(&self.input, &error);
-        let desc = |dtype: fn(&[usize]) -> TensorDesc| dtype(&zyx(input.image.shape()));
-        let mask = mask.map(|mask| gpu.upload(&desc(TensorDesc::u32), &mask)).transpose()?;
-        let weight = weight.map(|weight| gpu.upload(&desc(TensorDesc::f32), &weight.data)).transpose()?;
-        let region = Region { mask: mask.as_ref(), confidence: weight.as_ref() };
+        let region = HostRegion {
+            mask: mask.as_deref(),
+            confidence: weight.as_ref().map(|weight| weight.data.as_slice()),
+            head_less_mm: match auto_mask {
+                AutoMask::Head => Some(0.0),
+                AutoMask::InnerHead => Some(SCALP_MM),
+                AutoMask::None => None,
+            },
+        };
+        let voxels = input.image.shape().iter().product();
         let (mut corrected, mut field, mut levels) = (Vec::new(), Vec::new(), Vec::new());
         let mut regions = Vec::new();
         for frame in 0..input.image.frames() {
+            let volume = Cow::Owned(input.volume(frame)?);
             let result =
-                run_frame(&gpu, input.volume(frame)?, region, auto_mask, &settings, self.field.is_some())
-                    .map_err(about)?;
-            append(&mut corrected, result.corrected);
-            append(&mut field, result.field);
-            levels.push(result.levels);
-            regions.push(result.region);
+                correct_bias(&gpu, volume, region, &settings, self.field.is_some()).map_err(about)?;
+            append(&mut corrected, result.values);
+            append(&mut field, result.log_field.into_iter().flatten().map(f32::exp).collect());
+            regions.push(region_in_words(region, result.head_found, result.fit.voxels, voxels, &settings));
+            levels.push(result.fit.levels);
         }
         let seconds = begun.elapsed().as_secs_f64();
         if let Some(path) = &self.output {
@@ -299,15 +303,11 @@ impl Options {
         let gpu = session.gpu()?;
         let begun = Instant::now();
         // Kernels take logarithms, which the host computes more exactly than some adapters.
-        let logarithm: Vec<f32> = field.data.iter().map(|v| v.ln()).collect();
-        let log_field = gpu.upload(&TensorDesc::f32(&zyx(input.image.shape())), &logarithm)?;
+        let log_field: Vec<f32> = field.data.iter().map(|v| v.ln()).collect();
         let mut corrected: Vec<f32> = Vec::new();
         for frame in 0..input.image.frames() {
-            let volume = PlacedVolume::upload(&gpu, &input.volume(frame)?)
-                .map_err(|error| about(&self.input, &error.into()))?;
-            let divided = correct(&gpu, &volume.tensor, &log_field)
-                .map_err(|error| about(&self.input, &error.into()))?;
-            append(&mut corrected, gpu.download(&divided)?);
+            let divided = divide_by(&gpu, &input.volume(frame)?, &log_field);
+            append(&mut corrected, divided.map_err(|error| about(&self.input, &error))?);
         }
         if let Some(output) = &self.output {
             image::write_like(output, &input.image, &corrected)?;
@@ -322,63 +322,32 @@ impl Options {
     }
 }
 
-/// What becomes of one volume.
-struct Frame {
-    corrected: Vec<f32>,
-    /// Multiplicative; empty unless wanted.
-    field: Vec<f32>,
-    levels: Vec<N4Level>,
-    /// Where the field was fitted, unless a file said so.
-    region: Option<String>,
-}
-
-fn run_frame(
-    gpu: &Arc<Gpu>,
-    volume: Volume,
-    given: Region,
-    auto_mask: AutoMask,
+/// Where the field of a volume was fitted, unless a file said so.
+fn region_in_words(
+    region: HostRegion,
+    head_found: bool,
+    fitted: usize,
+    voxels: usize,
     settings: &N4Options,
-    field: bool,
-) -> Result<Frame, PipelineError> {
-    let placed = PlacedVolume::upload(gpu, &volume)?;
-    let voxels = volume.data.len();
-    drop(volume);
-    let head = match auto_mask {
-        AutoMask::Head => head_mask(gpu, &placed, 0.0)?,
-        AutoMask::InnerHead => head_mask(gpu, &placed, SCALP_MM)?,
-        AutoMask::None => None,
-    };
-    let region = Region { mask: head.as_ref().or(given.mask), ..given };
-    let result = n4(gpu, &placed.tensor, region, settings)?;
-    let found = head.is_some();
-    // Volumes on the device are freed as soon as nobody needs them.
-    drop(head);
-    gpu.wait()?;
-    let divided = correct(gpu, &placed.tensor, &result.log_field)?;
-    drop(placed);
-    let corrected = gpu.download(&divided)?;
-    drop(divided);
-    let log_field: Vec<f32> = if field { gpu.download(&result.log_field)? } else { Vec::new() };
+) -> Option<String> {
+    if region.mask.is_some() || region.confidence.is_some() && region.head_less_mm.is_none() {
+        return None;
+    }
     let every =
         if settings.keep_nonpositive { "every voxel, the background too" } else { "every voxel above 0" };
-    let region = match auto_mask {
-        _ if given.mask.is_some() || given.confidence.is_some() => None,
-        AutoMask::None => Some(format!("no mask: the field was fitted to {every}")),
-        _ if !found => Some(format!("no head found by threshold: the field was fitted to {every}")),
-        AutoMask::Head | AutoMask::InnerHead => {
-            let less = if auto_mask == AutoMask::InnerHead { " less its outer 15 mm" } else { "" };
+    Some(match region.head_less_mm {
+        None => format!("no mask: the field was fitted to {every}"),
+        Some(_) if !head_found => {
+            format!("no head found by threshold: the field was fitted to {every}")
+        }
+        Some(mm) => {
+            let less = if mm > 0.0 { format!(" less its outer {mm:.0} mm") } else { String::new() };
             let of: usize = settings.shrink.iter().product();
-            let share = 100.0 * (result.voxels * of) as f64 / voxels as f64;
-            Some(format!(
+            let share = 100.0 * (fitted * of) as f64 / voxels as f64;
+            format!(
                 "no mask: the field was fitted to the head (Otsu's threshold, closed, filled){less}, {share:.0}% \
                  of the volume; -x names a mask, --auto-mask none takes every voxel"
-            ))
+            )
         }
-    };
-    Ok(Frame {
-        corrected,
-        field: log_field.into_iter().map(f32::exp).collect(),
-        levels: result.levels,
-        region,
     })
 }

@@ -7,9 +7,8 @@ use serde_json::json;
 
 use super::files::{Input, append, check_folder, check_outputs};
 use super::{FrameOptions, Outcome, Session, about, interval, usage};
-use crate::pipeline::PipelineError;
-use crate::pipeline::grid::PlacedVolume;
-use crate::pipeline::intensity::{Method, normalise};
+use crate::pipeline::intensity::Method;
+use crate::pipeline::slabs;
 use crate::volume::image;
 
 /// Bring the intensities of an image to a common scale
@@ -77,11 +76,15 @@ impl Options {
         let gpu = session.gpu()?;
         let mut data = Vec::new();
         for frame in 0..input.image.frames() {
-            let run = || -> Result<Vec<f32>, PipelineError> {
-                let placed = PlacedVolume::upload(&gpu, &input.volume(frame)?)?;
-                Ok(gpu.download(&normalise(&gpu, &placed.tensor, &method)?)?)
-            };
-            append(&mut data, run().map_err(|e| about(&self.input, &e))?);
+            let volume = input.volume(frame)?;
+            if frame == 0 && slabs::slabs(&gpu, volume.shape).len() > 1 {
+                session.terminal.note(&format!(
+                    "{}: exceeds what the device binds at once; its statistics are computed on the processor",
+                    self.input.display()
+                ));
+            }
+            let normalised = slabs::normalise(&gpu, &volume, &method);
+            append(&mut data, normalised.map_err(|e| about(&self.input, &e.into()))?);
         }
         image::write_like(&self.output, &input.image, &data)?;
         session.terminal.note(&format!("wrote {}", self.output.display()));

@@ -8,10 +8,9 @@ use serde_json::json;
 
 use super::files::{Input, append, check_folder, check_outputs};
 use super::{FrameOptions, Outcome, Session, about, triple, usage};
-use crate::graph::run_op;
-use crate::ops::resample::{AxisOrder, Edge, Interpolation};
-use crate::pipeline::PipelineError;
-use crate::pipeline::grid::{Grid, PlacedVolume};
+use crate::ops::resample::{Edge, Interpolation};
+use crate::pipeline::grid::Grid;
+use crate::pipeline::slabs::{self, Sampler};
 use crate::volume::image::{self, FrameChoice, Image};
 
 /// Sample an image on another grid
@@ -109,28 +108,22 @@ impl Options {
             grid.affine = own.affine;
         }
         let gpu = session.gpu()?;
+        let (filtered, interpolation) = match self.interpolation {
+            Kind::Nearest => (false, Interpolation::Nearest),
+            Kind::Linear => (false, Interpolation::Linear),
+            Kind::Cubic => (false, Interpolation::Cubic),
+            Kind::Area => (true, Interpolation::Linear),
+        };
+        let edge = match self.edge {
+            Some(EdgeName::Clamp) => Edge::Clamp,
+            None if filtered => Edge::Clamp,
+            _ => Edge::Zero,
+        };
         let mut data = Vec::new();
         for frame in 0..input.image.frames() {
-            let run = || -> Result<Vec<f32>, PipelineError> {
-                let mut placed = PlacedVolume::upload(&gpu, &input.volume(frame)?)?;
-                let interpolation = match self.interpolation {
-                    Kind::Nearest => Interpolation::Nearest,
-                    Kind::Linear => Interpolation::Linear,
-                    Kind::Cubic => Interpolation::Cubic,
-                    Kind::Area => {
-                        placed = placed.filtered_for(&gpu, &grid)?;
-                        Interpolation::Linear
-                    }
-                };
-                let mut op = placed.resample_op(&grid, AxisOrder::Zyx, interpolation);
-                op.edge = match (self.edge, self.interpolation) {
-                    (Some(EdgeName::Clamp), _) | (None, Kind::Area) => Edge::Clamp,
-                    _ => Edge::Zero,
-                };
-                let sampled = run_op(&gpu, &op, &[&placed.tensor])?.swap_remove(0);
-                Ok(gpu.download(&sampled)?)
-            };
-            append(&mut data, run().map_err(|e| about(&self.input, &e))?);
+            let volume = input.volume(frame)?;
+            let sampled = slabs::resample(&gpu, volume, &grid, Sampler { filtered, interpolation, edge });
+            append(&mut data, sampled.map_err(|e| about(&self.input, &e.into()))?);
         }
         match &like {
             // The reference's own header: forms and codes bit for bit.

@@ -215,7 +215,7 @@ impl LogShrink {
     }
 
     /// Output shape, and first voxel of the padded volume.
-    fn geometry(&self, shape: &[usize]) -> ([usize; 3], [usize; 3]) {
+    pub(crate) fn geometry(&self, shape: &[usize]) -> ([usize; 3], [usize; 3]) {
         let padded = self.padded(shape);
         let out = std::array::from_fn(|a| (padded[a] / self.factor[a]).max(1));
         let centred = std::array::from_fn(|a| Self::itk_offset(padded[a], self.factor[a]).min(padded[a] - 1));

@@ -61,6 +61,22 @@ pub enum N4Error {
     /// All voxels of the mask have one value.
     #[error("N4: the image has one value throughout the mask: there is no field to estimate")]
     Constant,
+    /// The shrunken volume exceeds what the device binds.
+    #[error(
+        "N4: shrunken by {}, the volume takes {mib} MiB, and {adapter} binds {limit_mib} MiB at once; a larger \
+         shrink factor fits",
+        factors(shrink)
+    )]
+    TooLarge {
+        /// Size of the shrunken volume.
+        mib: u64,
+        /// What the adapter binds.
+        limit_mib: u64,
+        /// Its name.
+        adapter: String,
+        /// Shrink factors.
+        shrink: [usize; 3],
+    },
     /// The device refused or failed.
     #[error(transparent)]
     Graph(#[from] GraphError),
@@ -199,6 +215,16 @@ impl N4Options {
         self
     }
 
+    /// The first step with these settings.
+    pub(super) fn log_shrink(&self) -> LogShrink {
+        LogShrink {
+            factor: self.shrink,
+            padding: self.padding,
+            offset: self.offset,
+            keep_nonpositive: self.keep_nonpositive,
+        }
+    }
+
     /// Whether [`n4`] can run with these.
     ///
     /// # Errors
@@ -246,17 +272,24 @@ pub struct N4Level {
     pub convergence: f32,
 }
 
-/// What N4 estimated.
-#[derive(Debug)]
-pub struct N4Result {
-    /// B-spline control points `[cz, cy, cx]` of the log field.
+/// What N4 estimated: a B-spline.
+#[derive(Clone, Debug)]
+pub struct N4Fit {
+    /// Control points `[cz, cy, cx]` of the log field.
     pub lattice: HostTensor,
-    /// Logarithm of the field, `[D, H, W]` f32 on the volume's grid.
-    pub log_field: GpuTensor,
     /// How each level ended.
     pub levels: Vec<N4Level>,
     /// Voxels of the shrunken grid that the field was fitted to.
     pub voxels: usize,
+}
+
+/// What N4 estimated, and the field itself.
+#[derive(Debug)]
+pub struct N4Result {
+    /// The estimate.
+    pub fit: N4Fit,
+    /// Logarithm of the field, `[D, H, W]` f32 on the volume's grid.
+    pub log_field: GpuTensor,
 }
 
 /// Estimates the bias field of `volume` f32 `[D, H, W]` in `region`; without a mask every valid voxel counts.
@@ -275,24 +308,31 @@ pub fn n4(
     options: &N4Options,
 ) -> Result<N4Result, N4Error> {
     options.validate()?;
-    let Ok(native) = <[usize; 3]>::try_from(volume.desc.shape.as_slice()) else {
+    if volume.desc.shape.len() != 3 {
         let remedy = ", a volume has three axes".to_owned();
         return Err(N4Error::Shape { what: "the volume", shape: volume.desc.shape.clone(), remedy });
-    };
+    }
     for (what, tensor, dtype) in
         [("the mask", region.mask, DType::U32), ("the confidence", region.confidence, DType::F32)]
     {
         if let Some(tensor) = tensor.filter(|t| t.desc.shape != volume.desc.shape || t.desc.dtype != dtype) {
-            let remedy =
-                format!(" of {:?}, the volume {:?}; a {dtype:?} tensor is needed", tensor.desc.dtype, native);
+            let remedy = format!(
+                " of {:?}, the volume {:?}; a {dtype:?} tensor is needed",
+                tensor.desc.dtype, volume.desc.shape
+            );
             return Err(N4Error::Shape { what, shape: tensor.desc.shape.clone(), remedy });
         }
     }
-    let (lattice, levels, voxels) = estimate(gpu, volume, region, options)?;
+    let inputs: Vec<&GpuTensor> =
+        [Some(volume), region.mask, region.confidence].into_iter().flatten().collect();
+    let [v, weight]: [GpuTensor; 2] =
+        run_op(gpu, &options.log_shrink(), &inputs)?.try_into().expect("n4_log_shrink has two outputs");
+    let fit = fit_shrunken(gpu, v, weight, region.confidence.is_some(), options)?;
     // The working volumes are free once the device is idle; the field may take their place.
     gpu.wait()?;
-    let log_field = evaluate(gpu, &lattice, native, options.padding)?;
-    Ok(N4Result { lattice, log_field, levels, voxels })
+    let native = [0, 1, 2].map(|axis| volume.desc.shape[axis]);
+    let log_field = evaluate(gpu, &fit.lattice, native, options.padding)?;
+    Ok(N4Result { fit, log_field })
 }
 
 /// Divides `volume` by the field whose logarithm is `log_field`, both `[D, H, W]`.
@@ -330,23 +370,14 @@ pub fn evaluate(
     Ok(values)
 }
 
-/// Runs all levels; returns the lattice, how each level ended, and the number of voxels fitted to.
-fn estimate(
+/// Runs all levels on what [`LogShrink`] gave; `weighted` says whether the voxels that count do so differently.
+pub(super) fn fit_shrunken(
     gpu: &Arc<Gpu>,
-    volume: &GpuTensor,
-    region: Region,
+    v: GpuTensor,
+    weight: GpuTensor,
+    weighted: bool,
     options: &N4Options,
-) -> Result<(HostTensor, Vec<N4Level>, usize), N4Error> {
-    let shrink = LogShrink {
-        factor: options.shrink,
-        padding: options.padding,
-        offset: options.offset,
-        keep_nonpositive: options.keep_nonpositive,
-    };
-    let inputs: Vec<&GpuTensor> =
-        [Some(volume), region.mask, region.confidence].into_iter().flatten().collect();
-    let [v, weight]: [GpuTensor; 2] =
-        run_op(gpu, &shrink, &inputs)?.try_into().expect("n4_log_shrink has two outputs");
+) -> Result<N4Fit, N4Error> {
     let status = run_one(gpu, &Range, &[&v])?;
     let start: Vec<f32> = gpu.download(&status)?;
     let voxels = start[VOXELS] as usize;
@@ -357,7 +388,7 @@ fn estimate(
         return Err(N4Error::Constant);
     }
 
-    let volumes = Volumes { v, weight, weighted: region.confidence.is_some(), status };
+    let volumes = Volumes { v, weight, weighted, status };
     let mut lattice = HostTensor::zeros(TensorDesc::f32(&options.control_points));
     let mut levels = Vec::with_capacity(options.iterations.len());
     for (ix, &most) in options.iterations.iter().enumerate() {
@@ -369,7 +400,7 @@ fn estimate(
         levels.push(level);
         log::debug!("N4 level {ix}: {level:?}");
     }
-    Ok((lattice, levels, voxels))
+    Ok(N4Fit { lattice, levels, voxels })
 }
 
 /// The shrunken volumes `[d, h, w]` and the status that every level works on.

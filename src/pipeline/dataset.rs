@@ -16,6 +16,7 @@ use super::augment::{Augmentation, Draw, ELASTIC_POINTS};
 use super::bias::{Region, correct, n4};
 use super::grid::{Grid, PlacedVolume};
 use super::intensity::normalise;
+use super::slabs::bindable;
 use super::strip::model_n4;
 use crate::gpu::{Gpu, GpuTensor};
 use crate::graph::run_op;
@@ -83,12 +84,20 @@ impl StoredHead {
         if !mask_volume.data.iter().any(|&v| v > 0.0) {
             return Err(PipelineError::Input { file: mask_path.clone(), reason: "is empty".into() });
         }
+        let (volume, halvings) = bindable(gpu, &volume);
+        if halvings > 0 {
+            log::warn!(
+                "{}: exceeds what the device binds at once; it is averaged over blocks of {block}x{block}x{block} voxels",
+                pair.image.display(),
+                block = 1 << halvings
+            );
+        }
         let mut placed = PlacedVolume::upload(gpu, &volume)?;
         if let Some(options) = model_n4(spec)? {
             let field = n4(gpu, &placed.tensor, Region::default(), &options)?.log_field;
             placed.tensor = correct(gpu, &placed.tensor, &field)?;
         }
-        let placed_mask = PlacedVolume::upload(gpu, &mask_volume)?;
+        let placed_mask = PlacedVolume::upload(gpu, &bindable(gpu, &mask_volume).0)?;
         let placed = placed.prepared_for(gpu, spec)?;
         let placed_mask = placed_mask.prepared_for(gpu, spec)?;
         let network_grid = Grid::of_network(spec, gpu, &placed)?;

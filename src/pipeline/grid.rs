@@ -1,5 +1,7 @@
 //! Volumes on the device, where the head lies in them, and the network's grid placed on it.
 
+use std::ops::Range;
+
 use glam::{DMat4, DVec3, DVec4};
 
 use crate::gpu::{Gpu, GpuTensor};
@@ -29,6 +31,11 @@ impl PlacedVolume {
         let [x, y, z] = volume.shape;
         let tensor = gpu.upload(&TensorDesc::f32(&[z, y, x]), &volume.data)?;
         Ok(Self { tensor, affine: volume.affine, axes: AxisOrder::Zyx })
+    }
+
+    /// The grid that its voxels lie on.
+    pub fn grid(&self) -> Grid {
+        Grid { shape: self.shape_xyz(), affine: self.affine }
     }
 
     /// Voxels along x, y, z.
@@ -115,6 +122,18 @@ pub struct Grid {
 }
 
 impl Grid {
+    /// That of a volume.
+    pub fn of(volume: &Volume) -> Self {
+        Self { shape: volume.shape, affine: volume.affine }
+    }
+
+    /// These planes of it, along z.
+    pub fn planes(&self, planes: &Range<usize>) -> Self {
+        let [x, y, _] = self.shape;
+        let first = DMat4::from_translation(DVec3::Z * planes.start as f64);
+        Self { shape: [x, y, planes.len()], affine: self.affine * first }
+    }
+
     /// RAS axes, voxels of `voxel_mm`, the middle of the extent at `centre` in mm.
     pub fn centred(shape: [usize; 3], voxel_mm: DVec3, centre: DVec3) -> Self {
         let half = DVec3::from_array(shape.map(|n| (n as f64 - 1.0) / 2.0));

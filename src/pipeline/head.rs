@@ -10,7 +10,7 @@ use crate::graph::{GraphError, run_op};
 use crate::ops::Operator;
 use crate::ops::label::{FillHoles, Keep, LargestComponent, Threshold};
 use crate::ops::normalise::{Histogram, Percentiles};
-use crate::ops::resample::{AxisOrder, Edge, Interpolation};
+use crate::ops::resample::{AxisOrder, Interpolation};
 
 /// Voxel size that the head is looked for at: averaging down to it takes the noise of the air away.
 const SEARCH_MM: f64 = 3.0;
@@ -22,45 +22,69 @@ const BINS: usize = 256;
 /// intensities are not those of the brain.
 pub const SCALP_MM: f64 = 15.0;
 
-/// The head as a u32 mask on the volume's grid, less its outermost `erode_mm`; `None` when the image shows no
-/// contrast.
-///
-/// On voxels of about 3 mm along the volume's own axes: above half of Otsu's threshold, the largest
-/// component, closed by 6 mm, holes filled. The distance to its border is interpolated on the volume's grid.
-///
-/// # Errors
-/// A failing device.
-pub fn head_mask(gpu: &Gpu, volume: &PlacedVolume, erode_mm: f64) -> Result<Option<GpuTensor>, GraphError> {
-    let grid = search_grid(volume);
-    let coarse =
-        volume.filtered_for(gpu, &grid)?.interpolated(gpu, &grid, AxisOrder::Zyx, Interpolation::Linear)?;
-    let one = |op: &dyn Operator, inputs: &[&GpuTensor]| -> Result<GpuTensor, GraphError> {
-        Ok(run_op(gpu, op, inputs)?.swap_remove(0))
-    };
-    // A few very bright voxels (vessels, fat) would push all tissue into the first bins.
-    let range = one(&Percentiles { quantiles: vec![0.0, 0.995] }, &[&coarse.tensor])?;
-    let counts: Vec<u32> = gpu.download(&one(&Histogram { bins: BINS }, &[&coarse.tensor, &range])?)?;
-    let limits: Vec<f32> = gpu.download(&range)?;
-    if limits[1] <= limits[0] {
-        return Ok(None);
+/// Where the head lies.
+#[derive(Clone, Debug)]
+pub struct Head {
+    /// Signed distance to its surface in mm, negative inside, on coarse voxels.
+    depth: PlacedVolume,
+}
+
+impl Head {
+    /// Looks for the head; `None` when the image shows no contrast.
+    ///
+    /// On voxels of about 3 mm along the volume's own axes: above half of Otsu's threshold, the largest
+    /// component, closed by 6 mm, holes filled.
+    ///
+    /// # Errors
+    /// A failing device.
+    pub fn find(gpu: &Gpu, volume: &PlacedVolume) -> Result<Option<Self>, GraphError> {
+        let grid = search_grid(volume);
+        let coarse = volume.filtered_for(gpu, &grid)?.interpolated(
+            gpu,
+            &grid,
+            AxisOrder::Zyx,
+            Interpolation::Linear,
+        )?;
+        // A few very bright voxels (vessels, fat) would push all tissue into the first bins.
+        let range = one(gpu, &Percentiles { quantiles: vec![0.0, 0.995] }, &[&coarse.tensor])?;
+        let counts: Vec<u32> =
+            gpu.download(&one(gpu, &Histogram { bins: BINS }, &[&coarse.tensor, &range])?)?;
+        let limits: Vec<f32> = gpu.download(&range)?;
+        if limits[1] <= limits[0] {
+            return Ok(None);
+        }
+        let counts: Vec<f64> = counts.into_iter().map(f64::from).collect();
+        let bin = otsu(&counts) as f32;
+        let level = limits[0] + 0.5 * (bin + 1.0) / BINS as f32 * (limits[1] - limits[0]);
+
+        let size = coarse.affine.voxel_mm();
+        let above = one(gpu, &Threshold::above(level), &[&coarse.tensor])?;
+        let largest = one(gpu, &LargestComponent, &[&above])?;
+        let grown = with_border(gpu, &distance(gpu, &largest, size)?, CLOSE_MM)?;
+        let closed = with_border(gpu, &distance(gpu, &grown, size)?, -CLOSE_MM)?;
+        let filled = one(gpu, &FillHoles, &[&closed])?;
+        let depth = PlacedVolume { tensor: distance(gpu, &filled, size)?, ..coarse };
+        Ok(Some(Self { depth }))
     }
-    let counts: Vec<f64> = counts.into_iter().map(f64::from).collect();
-    let bin = otsu(&counts) as f32;
-    let level = limits[0] + 0.5 * (bin + 1.0) / BINS as f32 * (limits[1] - limits[0]);
 
-    let size = coarse.affine.voxel_mm();
-    let above = one(&Threshold::above(level), &[&coarse.tensor])?;
-    let largest = one(&LargestComponent, &[&above])?;
-    let grown = with_border(gpu, &distance(gpu, &largest, size)?, CLOSE_MM)?;
-    let closed = with_border(gpu, &distance(gpu, &grown, size)?, -CLOSE_MM)?;
-    let filled = one(&FillHoles, &[&closed])?;
-    let depth = PlacedVolume { tensor: distance(gpu, &filled, size)?, ..coarse };
+    /// The head as a u32 mask on a grid, less its outermost `erode_mm`: the distance to its surface is interpolated.
+    ///
+    /// # Errors
+    /// A failing device.
+    pub fn mask_on(
+        &self,
+        gpu: &Gpu,
+        grid: &Grid,
+        axes: AxisOrder,
+        erode_mm: f64,
+    ) -> Result<GpuTensor, GraphError> {
+        let depth = self.depth.interpolated(gpu, grid, axes, Interpolation::Linear)?;
+        one(gpu, &Threshold { level: -erode_mm as f32, keep: Keep::Below }, &[&depth.tensor])
+    }
+}
 
-    let native = Grid { shape: volume.shape_xyz(), affine: volume.affine };
-    let mut resample = depth.resample_op(&native, volume.axes, Interpolation::Linear);
-    resample.edge = Edge::Clamp;
-    let depth = one(&resample, &[&depth.tensor])?;
-    one(&Threshold { level: -erode_mm as f32, keep: Keep::Below }, &[&depth]).map(Some)
+fn one(gpu: &Gpu, op: &dyn Operator, inputs: &[&GpuTensor]) -> Result<GpuTensor, GraphError> {
+    Ok(run_op(gpu, op, inputs)?.swap_remove(0))
 }
 
 /// The volume's own grid with voxels of at least [`SEARCH_MM`].

@@ -48,21 +48,28 @@ impl From<Intensity> for Method {
     }
 }
 
+impl Method {
+    /// What finds the statistics of a volume, and what applies them to it.
+    pub(super) fn operators(&self) -> (Box<dyn Operator>, Box<dyn Operator>) {
+        match *self {
+            Self::MinMax { low, high } => {
+                (Box::new(MinMax), Box::new(Rescale { out_low: low, out_high: high }))
+            }
+            Self::Percentiles { quantiles, low, high } => (
+                Box::new(Percentiles { quantiles: quantiles.to_vec() }),
+                Box::new(Rescale { out_low: low, out_high: high }),
+            ),
+            Self::ZScore { above } => (Box::new(Moments { above }), Box::new(Standardise)),
+        }
+    }
+}
+
 /// Normalises a volume; returns a new one of the same shape.
 ///
 /// # Errors
 /// Quantiles outside `[0, 1]`, or a failing device.
 pub fn normalise(gpu: &Gpu, volume: &GpuTensor, method: &Method) -> Result<GpuTensor, GraphError> {
-    let (statistics, apply): (Box<dyn Operator>, Box<dyn Operator>) = match *method {
-        Method::MinMax { low, high } => {
-            (Box::new(MinMax), Box::new(Rescale { out_low: low, out_high: high }))
-        }
-        Method::Percentiles { quantiles, low, high } => (
-            Box::new(Percentiles { quantiles: quantiles.to_vec() }),
-            Box::new(Rescale { out_low: low, out_high: high }),
-        ),
-        Method::ZScore { above } => (Box::new(Moments { above }), Box::new(Standardise)),
-    };
+    let (statistics, apply) = method.operators();
     let statistics = run_op(gpu, statistics.as_ref(), &[volume])?.swap_remove(0);
     Ok(run_op(gpu, apply.as_ref(), &[volume, &statistics])?.swap_remove(0))
 }

@@ -12,6 +12,7 @@ pub mod intensity;
 pub mod plot;
 pub mod postprocess;
 pub mod qc;
+pub mod slabs;
 pub mod strip;
 pub mod train;
 pub mod tune;

@@ -1,16 +1,18 @@
 //! Brain extraction of one head: bias field, network grid, network, native grid, mask.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Instant;
 
-use glam::{DMat4, DQuat, DVec3};
+use glam::DVec3;
 
 use super::PipelineError;
 use super::bias::{N4Error, N4Options, Region, correct, n4};
 use super::grid::{Grid, PlacedVolume};
-use super::head::{SCALP_MM, head_mask};
+use super::head::{Head, SCALP_MM};
 use super::intensity::normalise;
-use super::postprocess::{brain_mask, distance, with_border};
+use super::postprocess::{THRESHOLD, brain_mask, distance, with_border};
+use super::slabs::{HostRegion, bindable, correct_bias, divide, slabs};
 use crate::gpu::{Gpu, GpuTensor};
 use crate::graph::{Executor, ExecutorOptions, Tuning, run_op};
 use crate::model::{Description, GridSpec, Mode, Model, build, fold_for_inference};
@@ -19,7 +21,8 @@ use crate::ops::elementwise::{Add, Scale};
 use crate::ops::resample::{AxisOrder, Edge, IDENTITY, Interpolation, Resample};
 use crate::ops::{Operator, ValueId};
 use crate::tensor::{DType, TensorDesc};
-use crate::volume::Volume;
+use crate::volume::distance::signed;
+use crate::volume::{Volume, components, morphology};
 
 /// Whether the bias field is corrected before the network.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -147,8 +150,8 @@ impl Stripper {
         self.executor.allocated_bytes
     }
 
-    /// Extracts the brain. Voxels that are not finite count as 0. A volume larger than the device binds is
-    /// averaged over blocks of 2x2x2 voxels until it fits; a warning says so.
+    /// Extracts the brain. Voxels that are not finite count as 0. Of a volume larger than the device binds, the network
+    /// sees the means of blocks of 2x2x2 voxels, and the mask is made in slabs; a warning says so.
     ///
     /// # Errors
     /// No brain found, a bias field that cannot be fitted, or a failing device.
@@ -157,67 +160,42 @@ impl Stripper {
         if volume.check_content().is_err() {
             return Err(PipelineError::NoBrain);
         }
-        let limit = self.gpu.caps.max_binding;
-        let mut reduced = std::borrow::Cow::Borrowed(volume);
-        let mut halvings = 0;
-        while reduced.data.len() as u64 * 4 > limit {
-            reduced = std::borrow::Cow::Owned(halved(&reduced));
-            halvings += 1;
+        let gpu = &*self.gpu;
+        let mut volume = Cow::Borrowed(volume);
+        if !volume.data.iter().all(|v| v.is_finite()) {
+            volume.to_mut().replace_non_finite();
         }
-        let mut stripped = self.strip_whole(&reduced, options)?;
+        let mut watch = Stopwatch { gpu, begun: Instant::now(), seconds: Vec::new() };
+        let (bound, halvings) = bindable(gpu, &volume);
+        let mut warnings = Vec::new();
         if halvings > 0 {
-            stripped.warnings.push(format!(
-                "the volume exceeds the {} MiB that {} binds at once: it was averaged over {block}x{block}x{block} voxels, \
-                 and the mask's border follows those blocks; another --device may take it whole",
-                limit >> 20,
-                self.gpu.summary.name,
+            warnings.push(format!(
+                "the volume exceeds the {} MiB that {} binds at once: the network saw the means of blocks of \
+                 {block}x{block}x{block} voxels, and the processor cleaned the mask; another --device may take it whole",
+                gpu.caps.max_binding >> 20,
+                gpu.summary.name,
                 block = 1 << halvings
             ));
-            stripped.expand(&reduced, volume, halvings);
         }
-        Ok(stripped)
-    }
-
-    fn strip_whole(&self, volume: &Volume, options: &StripOptions) -> Result<Stripped, PipelineError> {
-        let gpu = &*self.gpu;
-        let spec = &self.description.input;
-        let mut watch = Stopwatch { gpu, begun: Instant::now(), seconds: Vec::new() };
-        let mut placed = match volume.data.iter().all(|v| v.is_finite()) {
-            true => PlacedVolume::upload(gpu, volume)?,
-            false => {
-                let mut finite = volume.clone();
-                finite.replace_non_finite();
-                PlacedVolume::upload(gpu, &finite)?
-            }
-        };
+        let mut placed = PlacedVolume::upload(gpu, &bound)?;
         watch.lap("upload")?;
 
-        let voxel_zyx = {
-            let size = volume.voxel_size();
-            [size.z, size.y, size.x]
-        };
-        let n4_options = match &options.n4 {
-            N4Choice::On(n4_options) => Some(n4_options.clone()),
-            N4Choice::TwoPass => Some(N4Options::default().shrunken_to(TWO_PASS_MM, voxel_zyx)),
-            N4Choice::AsModel => model_n4(spec)?,
-            N4Choice::Off => None,
-        };
-        let n4_options = n4_options.or_else(|| options.corrected.then(N4Options::default));
+        let n4_options = self.n4_options(options, zyx(bound.voxel_size()))?;
         let two_pass = options.n4 == N4Choice::TwoPass;
-        let original = (two_pass && options.corrected).then(|| placed.tensor.clone());
-        let (mut bias, mut corrected) = (None, None);
-        let mut warnings = Vec::new();
+        let mut field = None;
         if let Some(n4_options) = n4_options {
-            let inner_head = if two_pass { head_mask(gpu, &placed, SCALP_MM)? } else { None };
+            let inner_head = match two_pass {
+                true => Head::find(gpu, &placed)?
+                    .map(|head| head.mask_on(gpu, &placed.grid(), placed.axes, SCALP_MM))
+                    .transpose()?,
+                false => None,
+            };
             let region = Region { mask: inner_head.as_ref(), confidence: None };
             match n4(&self.gpu, &placed.tensor, region, &n4_options) {
                 Ok(result) => {
                     placed.tensor = correct(gpu, &placed.tensor, &result.log_field)?;
-                    if options.corrected && !two_pass {
-                        let log_field: Vec<f32> = gpu.download(&result.log_field)?;
-                        bias = Some(log_field.into_iter().map(f32::exp).collect());
-                        corrected = Some(gpu.download(&placed.tensor)?);
-                    }
+                    let padding = n4_options.padding.map(|ends| ends.map(|voxels| voxels << halvings));
+                    field = (options.corrected && !two_pass).then_some((result, padding));
                 }
                 // Nobody asked for it by name, and the network copes with a bias field.
                 Err(error @ (N4Error::TooFewVoxels { .. } | N4Error::Constant))
@@ -230,52 +208,31 @@ impl Stripper {
             watch.lap("n4")?;
         }
 
-        let prepared = placed.prepared_for(gpu, spec)?;
-        let grid = Grid::of_network(spec, gpu, &prepared)?;
-        let sampled = prepared.interpolated(gpu, &grid, AxisOrder::Xyz, spec.sampling.into())?;
-        drop(prepared);
-        let x = normalise(gpu, &sampled.tensor, &spec.intensity.into())?;
-        watch.lap("resample")?;
-
-        let logits = self.logits_of(&x)?;
-        watch.lap("network")?;
-
-        let probability = self.probability_on(logits, &grid, &placed)?;
+        let logits = self.logits(&placed, &mut watch)?;
+        let (mut bias, mut corrected) = (None, None);
+        if let Some((result, padding)) = field {
+            let (values, log_field) = match halvings {
+                0 => (gpu.download(&placed.tensor)?, Some(gpu.download(&result.log_field)?)),
+                _ => divide(gpu, &volume, &result.fit, padding, true)?,
+            };
+            (corrected, bias) = (Some(values), exponentials(log_field));
+        }
         // Volumes on the device are freed as soon as nobody needs them.
         drop(placed);
-        watch.lap("to native grid")?;
-
-        let kept = options.probability.then(|| probability.clone());
-        let mut mask = brain_mask(gpu, probability)?;
-        let brain = original.is_some().then(|| mask.clone());
-        if options.border_mm != 0.0 {
-            mask = with_border(gpu, &distance(gpu, &mask, voxel_zyx)?, options.border_mm)?;
-        }
-        let mask_bytes: Vec<u8> = {
-            let words: Vec<u32> = gpu.download(&mask)?;
-            words.iter().map(|&w| w as u8).collect()
+        let native = Grid::of(&volume);
+        let Masks { mask, brain, distance_mm, probability } = match halvings {
+            0 => self.masks(logits, &native, options, &mut watch)?,
+            _ => self.masks_in_slabs(&logits, &native, options, &mut watch)?,
         };
-        let voxels = mask_bytes.iter().filter(|&&v| v != 0).count();
-        if voxels == 0 {
-            return Err(PipelineError::NoBrain);
-        }
-        watch.lap("mask")?;
-        if let (Some(original), Some(brain)) = (original, brain) {
+        if let Some(brain) = brain {
             let second = N4Options { keep_nonpositive: false, ..N4Options::article() }
-                .shrunken_to(TWO_PASS_MM, voxel_zyx);
-            let log_field = n4(&self.gpu, &original, Region::mask(&brain), &second)?.log_field;
-            corrected = Some(gpu.download(&correct(gpu, &original, &log_field)?)?);
-            bias = Some(gpu.download::<f32>(&log_field)?.into_iter().map(f32::exp).collect());
+                .shrunken_to(TWO_PASS_MM, zyx(volume.voxel_size()));
+            let region = HostRegion { mask: Some(&brain), ..HostRegion::default() };
+            let done = correct_bias(&self.gpu, Cow::Borrowed(&*volume), region, &second, true)?;
+            (corrected, bias) = (Some(done.values), exponentials(done.log_field));
             watch.lap("n4 in the brain")?;
         }
-        let distance_mm = match options.distance {
-            true => Some(gpu.download(&distance(gpu, &mask, voxel_zyx)?)?),
-            false => None,
-        };
-        let probability = kept.map(|kept| gpu.download(&kept)).transpose()?;
-        if options.distance || options.probability {
-            watch.lap("distance and probability")?;
-        }
+        let voxels = mask.iter().filter(|&&v| v != 0).count();
         let brain_ml = voxels as f64 * volume.voxel_volume_ml();
         if !PLAUSIBLE_ML.contains(&brain_ml) {
             warnings.push(format!(
@@ -284,7 +241,7 @@ impl Stripper {
             ));
         }
         Ok(Stripped {
-            mask: mask_bytes,
+            mask,
             probability,
             distance_mm,
             bias,
@@ -293,6 +250,110 @@ impl Stripper {
             seconds: watch.seconds,
             warnings,
         })
+    }
+
+    /// How the bias field is corrected before the network sees a volume with such voxels.
+    fn n4_options(
+        &self,
+        options: &StripOptions,
+        voxel_mm: [f64; 3],
+    ) -> Result<Option<N4Options>, PipelineError> {
+        let chosen = match &options.n4 {
+            N4Choice::On(n4_options) => Some(n4_options.clone()),
+            N4Choice::TwoPass => Some(N4Options::default().shrunken_to(TWO_PASS_MM, voxel_mm)),
+            N4Choice::AsModel => model_n4(&self.description.input)?,
+            N4Choice::Off => None,
+        };
+        Ok(chosen.or_else(|| options.corrected.then(N4Options::default)))
+    }
+
+    /// What the network says of a volume, on its own grid.
+    fn logits(
+        &self,
+        volume: &PlacedVolume,
+        watch: &mut Stopwatch<'_>,
+    ) -> Result<PlacedVolume, PipelineError> {
+        let gpu = &*self.gpu;
+        let spec = &self.description.input;
+        let prepared = volume.prepared_for(gpu, spec)?;
+        let grid = Grid::of_network(spec, gpu, &prepared)?;
+        let sampled = prepared.interpolated(gpu, &grid, AxisOrder::Xyz, spec.sampling.into())?;
+        drop(prepared);
+        let x = normalise(gpu, &sampled.tensor, &spec.intensity.into())?;
+        watch.lap("resample")?;
+        let tensor = self.logits_of(&x)?;
+        watch.lap("network")?;
+        Ok(PlacedVolume { tensor, affine: grid.affine, axes: AxisOrder::Xyz })
+    }
+
+    /// The brain on the volume's own grid.
+    fn masks(
+        &self,
+        logits: PlacedVolume,
+        native: &Grid,
+        options: &StripOptions,
+        watch: &mut Stopwatch<'_>,
+    ) -> Result<Masks, PipelineError> {
+        let gpu = &*self.gpu;
+        let voxel_mm = zyx(native.voxel_size());
+        let probability = self.probability_on(&logits, native)?;
+        drop(logits);
+        watch.lap("to native grid")?;
+        let kept = options.probability.then(|| probability.clone());
+        let mut mask = brain_mask(gpu, probability)?;
+        let brain = options.fits_in_brain().then(|| gpu.download(&mask)).transpose()?;
+        if options.border_mm != 0.0 {
+            mask = with_border(gpu, &distance(gpu, &mask, voxel_mm)?, options.border_mm)?;
+        }
+        let words: Vec<u32> = gpu.download(&mask)?;
+        let masks = Masks { mask: words.into_iter().map(|w| w as u8).collect(), brain, ..Masks::default() };
+        masks.check()?;
+        watch.lap("mask")?;
+        let distance_mm = match options.distance {
+            true => Some(gpu.download(&distance(gpu, &mask, voxel_mm)?)?),
+            false => None,
+        };
+        let probability = kept.map(|kept| gpu.download(&kept)).transpose()?;
+        if options.distance || options.probability {
+            watch.lap("distance and probability")?;
+        }
+        Ok(Masks { distance_mm, probability, ..masks })
+    }
+
+    /// As [`Stripper::masks`] for a grid that exceeds a binding: what looks beyond a slab is done on the processor.
+    fn masks_in_slabs(
+        &self,
+        logits: &PlacedVolume,
+        native: &Grid,
+        options: &StripOptions,
+        watch: &mut Stopwatch<'_>,
+    ) -> Result<Masks, PipelineError> {
+        const SAME: &str = "a mask has as many voxels as its grid";
+        let voxel_mm = native.voxel_size().to_array();
+        let mut mask = Vec::with_capacity(native.shape.iter().product());
+        let mut probability = options.probability.then(Vec::new);
+        for planes in slabs(&self.gpu, native.shape) {
+            let slab: Vec<f32> = self.gpu.download(&self.probability_on(logits, &native.planes(&planes))?)?;
+            mask.extend(slab.iter().map(|&p| u8::from(p > THRESHOLD)));
+            if let Some(probability) = &mut probability {
+                probability.extend(slab);
+            }
+        }
+        watch.lap("to native grid")?;
+        mask = components::largest(&mask, native.shape).expect(SAME);
+        mask = components::fill_holes(&mask, native.shape).expect(SAME);
+        let brain = options.fits_in_brain().then(|| mask.iter().map(|&v| u32::from(v)).collect());
+        if options.border_mm != 0.0 {
+            mask = morphology::move_border(&mask, native.shape, voxel_mm, options.border_mm).expect(SAME);
+        }
+        let masks = Masks { mask, brain, probability, distance_mm: None };
+        masks.check()?;
+        watch.lap("mask")?;
+        let distance_mm = options.distance.then(|| signed(&masks.mask, native.shape, voxel_mm).expect(SAME));
+        if options.distance {
+            watch.lap("distance")?;
+        }
+        Ok(Masks { distance_mm, ..masks })
     }
 
     /// Logits `[D, H, W]` of a normalised image on the network's grid, averaged with those of its mirror image
@@ -326,17 +387,10 @@ impl Stripper {
         run(&Scale { factor: 0.5 }, &[&sum])
     }
 
-    /// Sigmoid of the logits interpolated on the volume's own grid.
-    fn probability_on(
-        &self,
-        tensor: GpuTensor,
-        grid: &Grid,
-        volume: &PlacedVolume,
-    ) -> Result<GpuTensor, PipelineError> {
+    /// Sigmoid of the logits interpolated on a volume's own grid, or some planes of it.
+    fn probability_on(&self, logits: &PlacedVolume, native: &Grid) -> Result<GpuTensor, PipelineError> {
         let gpu = &*self.gpu;
-        let logits = PlacedVolume { tensor, affine: grid.affine, axes: AxisOrder::Xyz };
-        let native = Grid { shape: volume.shape_xyz(), affine: volume.affine };
-        let mut op = logits.resample_op(&native, volume.axes, Interpolation::Linear);
+        let mut op = logits.resample_op(native, AxisOrder::Zyx, Interpolation::Linear);
         op.edge = Edge::Clamp;
         op.outside = OUTSIDE_LOGIT;
         let on_native = run_op(gpu, &op, &[&logits.tensor])?.swap_remove(0);
@@ -344,58 +398,39 @@ impl Stripper {
     }
 }
 
-impl Stripped {
-    /// Brings results on `reduced`, made of `original` by `halvings` halvings, to the original grid.
-    fn expand(&mut self, reduced: &Volume, original: &Volume, halvings: u32) {
-        fn blocks<T: Copy>(values: &[T], from: &Volume, to: &Volume, halvings: u32) -> Vec<T> {
-            let [nx, ny, nz] = to.shape;
-            let mut out = Vec::with_capacity(nx * ny * nz);
-            for z in 0..nz {
-                for y in 0..ny {
-                    let row = from.index(0, y >> halvings, z >> halvings);
-                    out.extend((0..nx).map(|x| values[row + (x >> halvings)]));
-                }
-            }
-            out
-        }
-        let grow = |values: &Vec<f32>| blocks(values, reduced, original, halvings);
-        self.mask = blocks(&self.mask, reduced, original, halvings);
-        self.probability = self.probability.as_ref().map(grow);
-        self.distance_mm = self.distance_mm.as_ref().map(grow);
-        self.bias = self.bias.as_ref().map(grow);
-        if let (Some(corrected), Some(bias)) = (&mut self.corrected, &self.bias) {
-            *corrected = original.data.iter().zip(bias).map(|(value, bias)| value / bias).collect();
-        }
-        let voxels = self.mask.iter().filter(|&&v| v != 0).count();
-        self.brain_ml = voxels as f64 * original.voxel_volume_ml();
+impl StripOptions {
+    /// Whether the field is fitted once more, inside the brain.
+    fn fits_in_brain(&self) -> bool {
+        self.n4 == N4Choice::TwoPass && self.corrected
     }
 }
 
-/// Means of the finite values over blocks of 2x2x2 voxels; blocks at the far faces may be thinner.
-fn halved(volume: &Volume) -> Volume {
-    let shape = volume.shape.map(|n| n.div_ceil(2));
-    let step = DMat4::from_scale_rotation_translation(DVec3::splat(2.0), DQuat::IDENTITY, DVec3::splat(0.5));
-    let mut half = Volume::zeros(shape, volume.affine * step);
-    for z in 0..shape[2] {
-        for y in 0..shape[1] {
-            for x in 0..shape[0] {
-                let (mut sum, mut count) = (0.0f32, 0.0f32);
-                for corner in 0..8 {
-                    let at = [2 * x + (corner & 1), 2 * y + (corner >> 1 & 1), 2 * z + (corner >> 2)];
-                    if (0..3).all(|axis| at[axis] < volume.shape[axis]) {
-                        let value = volume.data[volume.index(at[0], at[1], at[2])];
-                        if value.is_finite() {
-                            sum += value;
-                            count += 1.0;
-                        }
-                    }
-                }
-                let to = half.index(x, y, z);
-                half.data[to] = if count > 0.0 { sum / count } else { 0.0 };
-            }
-        }
+/// The brain on a volume's own grid, x fastest.
+#[derive(Default)]
+struct Masks {
+    /// What is asked for, with the border moved.
+    mask: Vec<u8>,
+    /// The brain with its own border, where a field is fitted in it.
+    brain: Option<Vec<u32>>,
+    /// Signed distance to the border of `mask`, when asked for.
+    distance_mm: Option<Vec<f32>>,
+    /// Probability of brain, when asked for.
+    probability: Option<Vec<f32>>,
+}
+
+impl Masks {
+    fn check(&self) -> Result<(), PipelineError> {
+        if self.mask.contains(&1) { Ok(()) } else { Err(PipelineError::NoBrain) }
     }
-    half
+}
+
+/// From x, y, z to the order of a volume's tensor.
+fn zyx(v: DVec3) -> [f64; 3] {
+    [v.z, v.y, v.x]
+}
+
+fn exponentials(logarithms: Option<Vec<f32>>) -> Option<Vec<f32>> {
+    logarithms.map(|values| values.into_iter().map(f32::exp).collect())
 }
 
 /// The bias correction that a network was trained with.
@@ -411,41 +446,5 @@ pub(super) fn model_n4(spec: &GridSpec) -> Result<Option<N4Options>, PipelineErr
             reason: format!("asks for the unknown bias correction '{other}'; use a newer Trephine"),
         }
         .into()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn halving_keeps_place_and_mean() {
-        let affine = DMat4::from_translation(DVec3::new(3.0, -5.0, 7.0))
-            * DMat4::from_scale(DVec3::new(-0.5, 0.7, 0.9));
-        let mut volume = Volume::zeros([5, 4, 3], affine);
-        volume.data = (0..60).map(|v| v as f32).collect();
-        let half = halved(&volume);
-        assert_eq!(half.shape, [3, 2, 2]);
-        let block: f32 = [0, 1, 5, 6, 20, 21, 25, 26].iter().map(|&v| v as f32).sum();
-        assert_eq!(half.data[0], block / 8.0);
-        // The middle of the first block lies half a voxel from the first voxel along each axis.
-        let want = affine.transform_point3(DVec3::splat(0.5));
-        assert!((half.affine.transform_point3(DVec3::ZERO) - want).length() < 1e-12);
-        let mut stripped = Stripped {
-            mask: (0..12).map(|v| v as u8 % 2).collect(),
-            probability: None,
-            distance_mm: Some((0..12).map(|v| v as f32).collect()),
-            bias: None,
-            corrected: None,
-            brain_ml: 0.0,
-            seconds: Vec::new(),
-            warnings: Vec::new(),
-        };
-        stripped.expand(&half, &volume, 1);
-        let distance = stripped.distance_mm.expect("was there");
-        assert_eq!(distance.len(), 60);
-        assert_eq!(distance[volume.index(4, 3, 2)], 11.0);
-        assert_eq!(distance[volume.index(3, 1, 1)], 1.0);
-        assert_eq!(stripped.mask[volume.index(2, 0, 0)], 1);
     }
 }

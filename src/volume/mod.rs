@@ -19,7 +19,7 @@ pub use error::{Problem, VolumeError};
 pub use geometry::{FormSource, Geometry};
 pub use warning::Warning;
 
-use glam::{DMat4, DVec3};
+use glam::{DMat4, DQuat, DVec3};
 
 /// One 3D image as floats with its place in the world.
 #[derive(Debug, Clone, PartialEq)]
@@ -86,6 +86,34 @@ impl Volume {
         Ok(Content { min, max, non_finite })
     }
 
+    /// Means of the finite values over blocks of 2x2x2 voxels; blocks at the far faces may be thinner.
+    pub fn halved(&self) -> Self {
+        let shape = self.shape.map(|n| n.div_ceil(2));
+        let step =
+            DMat4::from_scale_rotation_translation(DVec3::splat(2.0), DQuat::IDENTITY, DVec3::splat(0.5));
+        let mut half = Self::zeros(shape, self.affine * step);
+        for z in 0..shape[2] {
+            for y in 0..shape[1] {
+                for x in 0..shape[0] {
+                    let (mut sum, mut count) = (0.0f32, 0.0f32);
+                    for corner in 0..8 {
+                        let at = [2 * x + (corner & 1), 2 * y + (corner >> 1 & 1), 2 * z + (corner >> 2)];
+                        if (0..3).all(|axis| at[axis] < self.shape[axis]) {
+                            let value = self.data[self.index(at[0], at[1], at[2])];
+                            if value.is_finite() {
+                                sum += value;
+                                count += 1.0;
+                            }
+                        }
+                    }
+                    let to = half.index(x, y, z);
+                    half.data[to] = if count > 0.0 { sum / count } else { 0.0 };
+                }
+            }
+        }
+        half
+    }
+
     /// Puts 0 where the voxel is NaN or infinite, and says so where there were any.
     pub fn replace_non_finite(&mut self) -> Option<Warning> {
         let mut count = 0;
@@ -129,5 +157,20 @@ mod tests {
         assert_eq!(v.data, [1.0, 0.0, 0.0]);
         assert_eq!(warning, Warning::NonFinite { count: 2, total: 3 });
         assert_eq!(v.replace_non_finite(), None);
+    }
+
+    #[test]
+    fn halving_keeps_place_and_mean() {
+        let affine = DMat4::from_translation(DVec3::new(3.0, -5.0, 7.0))
+            * DMat4::from_scale(DVec3::new(-0.5, 0.7, 0.9));
+        let mut volume = Volume::zeros([5, 4, 3], affine);
+        volume.data = (0..60).map(|v| v as f32).collect();
+        let half = volume.halved();
+        assert_eq!(half.shape, [3, 2, 2]);
+        let block: f32 = [0, 1, 5, 6, 20, 21, 25, 26].iter().map(|&v| v as f32).sum();
+        assert_eq!(half.data[0], block / 8.0);
+        // The middle of the first block lies half a voxel from the first voxel along each axis.
+        let want = affine.transform_point3(DVec3::splat(0.5));
+        assert!((half.affine.transform_point3(DVec3::ZERO) - want).length() < 1e-12);
     }
 }

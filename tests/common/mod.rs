@@ -24,6 +24,14 @@ pub fn gpu() -> Option<Arc<Gpu>> {
     .clone()
 }
 
+/// The same adapter with a smaller binding limit.
+pub fn limited(gpu: &Gpu, max_binding: u64) -> Gpu {
+    let mut limited = Gpu::open(&GpuOptions { device: Some(gpu.summary.index.to_string()), checked: true })
+        .expect("the adapter opened before");
+    limited.caps.max_binding = max_binding;
+    limited
+}
+
 /// A random generator for a test, from its name.
 pub fn rng(name: &str) -> ChaCha8Rng {
     let seed = name.bytes().fold(17u64, |h, b| h.wrapping_mul(0x100_0000_01b3) ^ b as u64);
