@@ -166,12 +166,18 @@ pub struct Index {
     pub unused_masks: Vec<PathBuf>,
 }
 
+/// Last parts of names that say how a head was scanned.
+const CONTRASTS: [&str; 14] =
+    ["T1w", "T1", "t1", "T2w", "T2", "t2", "PDw", "PD", "pd", "FLAIR", "flair", "EPI", "bold", "T2starw"];
+
 /// Finds images and their masks in a folder and those below it. Hidden files and folders are
 /// passed over.
 ///
 /// - NFBS layout: `NAME_brainmask.*` is the mask of `NAME.*`, `NAME_brain.*` a stripped copy;
 /// - plain pairs: `NAME_mask.*` or `NAME_brain_mask.*` with `NAME.*`, in the same folder or
 ///   elsewhere (then the closest in the tree);
+/// - a mask named after the head alone: `NAME_mask.*` with `NAME_T1w.*`, or another of the usual
+///   contrasts if it is the only one;
 /// - BIDS derivatives: `*_desc-brain_mask.*` with the image whose entities are the same:
 ///   in the same folder before elsewhere, T1w before others.
 ///
@@ -215,6 +221,15 @@ pub fn index(folder: impl AsRef<Path>) -> Result<Index, VolumeError> {
             let fitting: Vec<usize> =
                 candidates.iter().copied().filter(|&i| suffix.is_empty() || suffix_of(i) == suffix).collect();
             nearest(&fitting)
+        });
+        let image = image.or_else(|| {
+            let of_contrast = |base: &str, contrast: &str| {
+                by_stem.get(format!("{base}_{contrast}").as_str()).and_then(|c| nearest(c))
+            };
+            mask.bases.iter().find_map(|base| {
+                let found: Vec<usize> = CONTRASTS.iter().filter_map(|c| of_contrast(base, c)).collect();
+                of_contrast(base, "T1w").or(if let [only] = found[..] { Some(only) } else { None })
+            })
         });
         match image {
             Some(i) if found[i].is_none() => found[i] = Some((*path).clone()),
@@ -439,6 +454,22 @@ mod tests {
             ]
         );
         assert!(unused.is_empty());
+        // A mask named after the head, not after one of its scans.
+        let (pairs, unused) = indexed(&[
+            "a_T1w.nii",
+            "a_T2w.nii",
+            "a_mask.nii",
+            "b_FLAIR.nii",
+            "b_mask.nii",
+            "c_T2.nii",
+            "c_PD.nii",
+            "c_mask.nii",
+            "d_old.nii",
+            "d_mask.nii",
+        ]);
+        let with_mask: Vec<_> = pairs.iter().filter(|(_, mask)| !mask.is_empty()).cloned().collect();
+        assert_eq!(with_mask, [pair("a_T1w.nii", "a_mask.nii"), pair("b_FLAIR.nii", "b_mask.nii")]);
+        assert_eq!(unused, ["c_mask.nii", "d_mask.nii"]);
         // Two images equally near: none is chosen.
         let (pairs, unused) = indexed(&["a/z.nii", "b/z.nii", "masks/z_mask.nii"]);
         assert_eq!(pairs, [pair("a/z.nii", ""), pair("b/z.nii", "")]);
