@@ -237,6 +237,32 @@ fn networks_are_checked_timed_and_profiled() {
 
 /// Half precision is checked and reported as such; an adapter without it says so.
 #[test]
+fn bias_correction_is_timed_from_host_to_host() {
+    if !has_gpu() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let n4 = ["bench", "n4", "--shape", "32,36,34", "--shrink", "1", "--profile"];
+    let (code, value, err) = json(folder.path(), &[&n4[..], &QUICK].concat());
+    assert_eq!(code, Some(0), "{err}");
+    let total = &value["total"];
+    assert_eq!(total["samples"], 3);
+    let stages = total["stages"].as_array().expect("stages");
+    let names: Vec<&str> = stages.iter().filter_map(|stage| stage["name"].as_str()).collect();
+    assert_eq!(names, ["upload", "field", "division", "download"]);
+    let parts: f64 = stages.iter().map(|stage| number(&stage["ms"]["min"])).sum();
+    assert!(parts <= number(&total["ms"]["max"]), "{total}");
+    assert!(number(&total["error"]["rel_l2"]) < 0.1, "{total}");
+    // The article's 20 + 10 + 10 + 5 iterations, where the adapter has timestamps.
+    let kernels = value["kernels"].as_array().into_iter().flatten();
+    for kernel in kernels.filter(|kernel| kernel["kernel"] == "n4/sharpen.wgsl") {
+        assert_eq!(kernel["calls"], 45);
+    }
+    let shares: f64 = value["kernels"].as_array().into_iter().flatten().map(|k| number(&k["share"])).sum();
+    assert!(value["kernels"].is_null() || (shares - 1.0).abs() < 1e-6, "{shares}");
+}
+
+#[test]
 fn half_precision_is_measured_or_refused() {
     if !has_gpu() {
         return;
@@ -323,6 +349,7 @@ fn mistakes_on_the_command_line() {
         (&["bench", "conv3d", "--watch"], "--shader"),
         (&["bench", "scale", "--dtype", "f16"], "scale knows no f16"),
         (&["bench", "network", "--direction", "train", "--dtype", "f16"], "--dtype f16"),
+        (&["bench", "network", "--preset", "sitk"], "belong to `bench n4`"),
         (&["tune", "--batch", "0"], "at least 1"),
     ] {
         let output = trephine(folder.path(), arguments);

@@ -35,7 +35,7 @@ fn main(
     let total = groups.x * SIZE;
     let steps = (params.n + total - 1u) / total;
     for (var step = 0u; step < steps; step++) {
-        let at = (step * groups.x + group.x) * SIZE + t;
+        let at = (group.x * steps + step) * SIZE + t;
         let value = v[min(at, params.n - 1u)];
         let c = clamp((value - least) * per_unit, 0.0, top);
         let q = whole(c * 256.0);

@@ -181,6 +181,8 @@ pub struct Gpu {
     submissions: AtomicU64,
     usage: Arc<Usage>,
     staging: transfer::Staging,
+    /// Times of launches, while somebody wants them.
+    profile: Mutex<Option<Vec<KernelTime>>>,
     errors: Arc<Mutex<Option<GpuError>>>,
 }
 
@@ -215,6 +217,7 @@ impl Gpu {
             submissions: AtomicU64::new(0),
             usage: Arc::default(),
             staging: transfer::Staging::default(),
+            profile: Mutex::default(),
             errors,
         })
     }
@@ -267,6 +270,16 @@ impl Gpu {
     /// Starts [`Gpu::peak_bytes`] over from what tensors hold now.
     pub fn reset_peak_bytes(&self) {
         self.usage.most.store(self.usage.now.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+
+    /// Runs `work` with a timestamp round every launch, and returns their times too: none when the adapter has no
+    /// timestamps.
+    pub fn profiled<T>(&self, work: impl FnOnce() -> T) -> (T, Vec<KernelTime>) {
+        let times = || self.profile.lock().expect("no panic while held");
+        *times() = self.caps.timestamps.then(Vec::new);
+        let result = work();
+        let measured = times().take().unwrap_or_default();
+        (result, measured)
     }
 
     /// Submits commands and counts it.

@@ -290,6 +290,13 @@ impl Gpu {
         &self,
         launches: impl IntoIterator<Item = &'a Prepared>,
     ) -> Result<(), GpuError> {
+        if self.profile.lock().expect("no panic while held").is_some() {
+            let times = self.submit_timed(launches)?.unwrap_or_default();
+            if let Some(profile) = &mut *self.profile.lock().expect("no panic while held") {
+                profile.extend(times);
+            }
+            return Ok(());
+        }
         let mut encoder = self.device.create_command_encoder(&Default::default());
         {
             let mut pass = encoder.begin_compute_pass(&Default::default());
@@ -301,14 +308,14 @@ impl Gpu {
         self.take_error()
     }
 
-    /// Runs launches in order with a timestamp round each; `None` when the adapter has no timestamps.
-    pub(crate) fn submit_timed(&self, launches: &[Prepared]) -> Result<Option<Vec<KernelTime>>, GpuError> {
-        let passes: Vec<Vec<&Prepared>> = launches.iter().map(|launch| vec![launch]).collect();
-        let Some(spans) = self.submit_passes(&passes)? else {
-            self.submit(launches)?;
-            self.wait()?;
-            return Ok(None);
-        };
+    /// Runs launches in order with a timestamp round each; `None`, and nothing is run, when the adapter has no timestamps.
+    pub(crate) fn submit_timed<'a>(
+        &self,
+        launches: impl IntoIterator<Item = &'a Prepared>,
+    ) -> Result<Option<Vec<KernelTime>>, GpuError> {
+        let launches: Vec<&Prepared> = launches.into_iter().collect();
+        let passes: Vec<Vec<&Prepared>> = launches.iter().map(|&launch| vec![launch]).collect();
+        let Some(spans) = self.submit_passes(&passes)? else { return Ok(None) };
         let start = spans.first().map_or(0.0, |span| span[0]);
         let times = launches.iter().zip(spans).map(|(launch, [begin, end])| KernelTime {
             node: launch.node.clone(),

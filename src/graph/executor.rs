@@ -144,7 +144,7 @@ impl Executor {
         Ok(self.gpu.submit((0..times).flat_map(|_| &self.launches))?)
     }
 
-    /// Runs once with a timestamp round every launch; `None` when the adapter has no timestamps.
+    /// Runs once with a timestamp round every launch; `None`, and nothing is run, when the adapter has no timestamps.
     ///
     /// # Errors
     /// When a command failed.

@@ -46,19 +46,25 @@ const PRIVATE_GROUPS: usize = 32;
 /// Most voxels that a workgroup of `n4/histogram_private.wgsl` counts.
 const PRIVATE_MOST: usize = 4095 * 16;
 
-/// Columns along z that an invocation takes in the variants for processors: with 8 lanes of f32, 4 cache lines.
-const COLUMNS: usize = 8;
+/// The variants of the kernels that walk along z, and the neighbouring columns that an invocation takes in each: a
+/// processor fetches a cache line for any of them.
+const COLUMN_VARIANTS: [(&str, usize); 3] =
+    [("one column", 1), ("eight columns", 8), ("sixteen columns", 16)];
+/// Fewest invocations that keep the cores of a processor busy.
+const BUSY: usize = 256;
 
-/// Variants of the kernels that walk along z, and the columns an invocation takes in each.
-fn column_variants(caps: &Caps) -> Vec<&'static str> {
+/// The variants for a volume of so many columns, preferred first.
+fn column_variants(caps: &Caps, columns: usize) -> Vec<&'static str> {
+    let [one, eight, sixteen] = COLUMN_VARIANTS.map(|(name, _)| name);
     match caps.class {
-        DeviceClass::Software => vec!["eight columns", "one column"],
-        _ => vec!["one column", "eight columns"],
+        DeviceClass::Software if columns >= 16 * BUSY => vec![sixteen, eight, one],
+        DeviceClass::Software => vec![eight, sixteen, one],
+        _ => vec![one, eight, sixteen],
     }
 }
 
 fn columns_of(variant: &str) -> usize {
-    if variant == "eight columns" { COLUMNS } else { 1 }
+    COLUMN_VARIANTS.iter().find(|(name, _)| *name == variant).map_or(1, |&(_, columns)| columns)
 }
 
 /// Length of the zero-padded histogram: twice the next power of two, as in ITK.
@@ -752,8 +758,8 @@ impl Operator for ResidualContract {
         Ok(vec![TensorDesc::f32(&[self.spans + 3, shape[1], shape[2]])])
     }
 
-    fn variants(&self, _: &[TensorDesc], caps: &Caps) -> Vec<&'static str> {
-        column_variants(caps)
+    fn variants(&self, inputs: &[TensorDesc], caps: &Caps) -> Vec<&'static str> {
+        column_variants(caps, lines(&inputs[0].shape, 0).2)
     }
 
     fn lower(&self, inputs: &[TensorDesc], _: &[TensorDesc], _: &Caps, variant: &str) -> Lowered {
@@ -1108,8 +1114,8 @@ impl Operator for FieldUpdate {
         Ok(vec![inputs[0].clone(), inputs[3].clone()])
     }
 
-    fn variants(&self, _: &[TensorDesc], caps: &Caps) -> Vec<&'static str> {
-        column_variants(caps)
+    fn variants(&self, inputs: &[TensorDesc], caps: &Caps) -> Vec<&'static str> {
+        column_variants(caps, lines(&inputs[0].shape, 0).2)
     }
 
     fn lower(&self, inputs: &[TensorDesc], _: &[TensorDesc], _: &Caps, variant: &str) -> Lowered {

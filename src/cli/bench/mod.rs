@@ -18,8 +18,8 @@ use crate::ops::{self, OPS};
 use crate::pipeline::bench::subject::{self, Direction, Subject};
 use crate::pipeline::bench::timing::Budget;
 use crate::pipeline::bench::{
-    Failure, NetworkBench, NetworkDirection, Report, Settings, UserShader, Variants, compare, distinct,
-    measure, measure_n4, measure_network, peak, resample_subjects, wanted_variants, write_html,
+    Failure, KernelShare, NetworkBench, NetworkDirection, Report, Settings, UserShader, Variants, compare,
+    distinct, measure, measure_n4, measure_network, peak, resample_subjects, wanted_variants, write_html,
 };
 use crate::pipeline::bias::N4Options;
 
@@ -87,7 +87,7 @@ pub(in crate::cli) struct Options {
     /// Samples in a batch of `network`
     #[arg(long, value_name = "N", default_value_t = 1, help_heading = "Networks and pipelines")]
     batch: usize,
-    /// Also by kernel and by node
+    /// Also by kernel, and a network by node
     #[arg(long, help_heading = "Networks and pipelines")]
     profile: bool,
     /// Write the launches of a run for chrome://tracing or ui.perfetto.dev
@@ -165,11 +165,8 @@ impl Options {
                 match measure_network(&gpu, &model, &bench, &report.peak) {
                     Ok(result) => {
                         session.terminal.result(&table::total(&result.total))?;
-                        if bench.profile && result.kernels.is_empty() {
-                            session.terminal.note("without timestamps there is no profile by kernel");
-                        }
                         if bench.profile {
-                            session.terminal.result(&table::kernels(&result.kernels))?;
+                            self.show_kernels(session, &result.kernels)?;
                             session.terminal.result(&table::nodes(&result.nodes))?;
                         }
                         if let Some(path) = &self.trace {
@@ -185,10 +182,15 @@ impl Options {
                 let preset = self.preset.unwrap_or(Preset::Article).settings();
                 let shrink = self.shrink.map_or(preset.shrink, |factor| [factor; 3]);
                 let options = N4Options { shrink, ..preset };
-                match measure_n4(&gpu, shape, &options, self.budget()) {
-                    Ok(total) => {
-                        session.terminal.result(&table::total(&total))?;
-                        report.total = Some(total);
+                let profile = self.profile || self.html.is_some();
+                match measure_n4(&gpu, shape, &options, self.budget(), profile) {
+                    Ok(result) => {
+                        session.terminal.result(&table::total(&result.total))?;
+                        if profile {
+                            self.show_kernels(session, &result.kernels)?;
+                        }
+                        report.total = Some(result.total);
+                        report.kernels = result.kernels;
                     }
                     Err(error) => self.failed(session, &mut report, "n4", "whole", &error),
                 }
@@ -211,6 +213,14 @@ impl Options {
         }
         session.terminal.json(&json)?;
         Ok(if report.failures.is_empty() { Outcome::Done } else { Outcome::SomeFailed })
+    }
+
+    fn show_kernels(&self, session: &Session, kernels: &[KernelShare]) -> anyhow::Result<()> {
+        if kernels.is_empty() {
+            session.terminal.note("without timestamps there is no profile by kernel");
+            return Ok(());
+        }
+        Ok(session.terminal.result(&table::kernels(kernels))?)
     }
 
     fn check_options(&self) -> anyhow::Result<()> {

@@ -22,5 +22,5 @@ pub(crate) use measure::race_variants;
 pub use measure::{Settings, UserShader, Variants, distinct, measure, wanted_variants};
 pub(crate) use network::training_spec;
 pub use network::{NetworkBench, NetworkDirection, NetworkResult, measure_network};
-pub use pipelines::{measure_n4, resample_subjects};
+pub use pipelines::{N4Measurement, measure_n4, resample_subjects};
 pub use report::{Adapter, Error, Failure, KernelShare, NodeShare, Report, Row, Stage, Total, Versions};

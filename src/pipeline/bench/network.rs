@@ -1,6 +1,6 @@
 //! A whole network: a forward pass or a training step, in all and by kernel.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -293,19 +293,7 @@ impl NetworkResult {
             }
             *total += seconds[launch];
         }
-        let mut kernels: BTreeMap<&str, KernelShare> = BTreeMap::new();
-        for (time, &seconds) in runs[0].iter().zip(&seconds) {
-            let kernel = kernels.entry(time.kernel).or_insert_with(|| KernelShare {
-                kernel: time.kernel.to_owned(),
-                calls: 0,
-                ms: 0.0,
-                share: 0.0,
-                roofline_fraction: None,
-            });
-            kernel.calls += 1;
-            kernel.ms += seconds * 1e3;
-            kernel.share += seconds / all;
-        }
+        self.kernels = KernelShare::of(runs[0].iter().map(|time| time.kernel).zip(seconds.iter().copied()));
         let text = |values: &[ValueId]| values.iter().map(|&v| graph.desc(v).to_string()).collect();
         let mut bounds: HashMap<&str, (f64, f64)> = HashMap::new();
         for (ix, ((node, (dtype, Cost { flops, bytes })), &(seconds, longest))) in
@@ -330,13 +318,10 @@ impl NetworkResult {
                 roofline_fraction: shortest / seconds,
             });
         }
-        for (kernel, (shortest, seconds)) in bounds {
-            if let Some(share) = kernels.get_mut(kernel) {
-                share.roofline_fraction = Some(shortest / seconds);
-            }
+        for share in &mut self.kernels {
+            share.roofline_fraction =
+                bounds.get(share.kernel.as_str()).map(|(shortest, seconds)| shortest / seconds);
         }
-        self.kernels = kernels.into_values().collect();
-        self.kernels.sort_by(|a, b| b.ms.total_cmp(&a.ms));
         self.launches =
             runs.swap_remove(0).into_iter().zip(executor.launch_nodes().iter().copied()).collect();
         Ok(())

@@ -8,7 +8,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::check::Comparison;
-use super::report::{Stage, Total};
+use super::report::{KernelShare, Stage, Total};
 use super::subject::Subject;
 use super::timing::{Budget, Milliseconds};
 use crate::gpu::Gpu;
@@ -22,8 +22,17 @@ use crate::tensor::{DType, TensorDesc};
 /// this catches is a field that has nothing to do with the image's.
 const FIELD_ERROR: f64 = 0.25;
 
+/// What N4 costs.
+pub struct N4Measurement {
+    /// The whole.
+    pub total: Total,
+    /// By kernel, longest first; empty without a profile.
+    pub kernels: Vec<KernelShare>,
+}
+
 /// Times N4 on a made-up head `[D, H, W]`: tissues in shells, noise, and a known field, which it must find again.
-/// A run goes from values in the host's memory to corrected values there: transfers count.
+/// A run goes from values in the host's memory to corrected values there: transfers count. With `profile`, one more
+/// has a timestamp round every launch.
 ///
 /// # Errors
 /// A field that is wrong, options out of range, or a device that fails.
@@ -32,7 +41,8 @@ pub fn measure_n4(
     shape: [usize; 3],
     options: &N4Options,
     budget: Budget,
-) -> Result<Total, PipelineError> {
+    profile: bool,
+) -> Result<N4Measurement, PipelineError> {
     let Head { values, brain, field } = head(shape);
     let desc = TensorDesc::f32(&shape);
     // Warm-up, and the result to check.
@@ -72,7 +82,17 @@ pub fn measure_n4(
             samples.push(end - begin);
         }
     }
-    Ok(Total {
+    let mut kernels = Vec::new();
+    if profile {
+        let volume = gpu.upload(&desc, &values)?;
+        let (done, times) = gpu.profiled(|| -> Result<_, PipelineError> {
+            let log_field = n4(gpu, &volume, Region::default(), options)?.log_field;
+            Ok(correct(gpu, &volume, &log_field)?)
+        });
+        done?;
+        kernels = KernelShare::of(times.iter().map(|time| (time.kernel, time.seconds)));
+    }
+    let total = Total {
         name: format!("n4, shrink {}", factors(&options.shrink)),
         direction: "from host to host".to_owned(),
         dtype: DType::F32.name().to_owned(),
@@ -87,7 +107,8 @@ pub fn measure_n4(
         stages: stages.map(|(name, s)| Stage { name: name.to_owned(), ms: Milliseconds::of(&s) }).to_vec(),
         host_ms: None,
         error,
-    })
+    };
+    Ok(N4Measurement { total, kernels })
 }
 
 /// A made-up head.

@@ -1,5 +1,6 @@
 //! What a benchmark found: the JSON that `trephine bench --json` prints, and CSV.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -32,7 +33,7 @@ pub struct Report {
     /// Networks and pipelines: the whole.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub total: Option<Total>,
-    /// Networks: by kernel, longest first.
+    /// Networks and N4: by kernel, longest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub kernels: Vec<KernelShare>,
     /// Networks: by node, in order of execution.
@@ -195,7 +196,7 @@ fn single_precision() -> String {
     DType::F32.name().to_owned()
 }
 
-/// A kernel's part in a network.
+/// A kernel's part in a network or pipeline.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct KernelShare {
     /// File below `shaders/`.
@@ -206,8 +207,31 @@ pub struct KernelShare {
     pub ms: f64,
     /// Share of the time of all kernels.
     pub share: f64,
-    /// Time that the roofline allows the nodes of which it is the longest kernel, by their time.
+    /// Time that the roofline allows the nodes of which it is the longest kernel, by their time; networks only.
     pub roofline_fraction: Option<f64>,
+}
+
+impl KernelShare {
+    /// The parts of kernels, longest first, from the seconds of their launches.
+    pub(super) fn of<'a>(launches: impl IntoIterator<Item = (&'a str, f64)>) -> Vec<Self> {
+        let mut kernels: BTreeMap<&str, (usize, f64)> = BTreeMap::new();
+        for (kernel, seconds) in launches {
+            let (calls, total) = kernels.entry(kernel).or_default();
+            *calls += 1;
+            *total += seconds;
+        }
+        let all: f64 = kernels.values().map(|(_, seconds)| seconds).sum();
+        let share = |(kernel, (calls, seconds)): (&str, (usize, f64))| Self {
+            kernel: kernel.to_owned(),
+            calls,
+            ms: seconds * 1e3,
+            share: seconds / all,
+            roofline_fraction: None,
+        };
+        let mut kernels: Vec<Self> = kernels.into_iter().map(share).collect();
+        kernels.sort_by(|a, b| b.ms.total_cmp(&a.ms));
+        kernels
+    }
 }
 
 /// A node's part in a network.
