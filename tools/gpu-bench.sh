@@ -94,8 +94,8 @@ for direction in forward train; do
     --profile --trace "$out/article-$direction.trace.json" --html "$out/article-$direction.html"
 done
 # Transfers included: with the article's setting, and at full resolution.
-bench n4-article n4 --preset article "${head[@]}" "${budget[@]}"
-bench n4-sitk n4 --preset sitk "${head[@]}" "${budget[@]}"
+bench n4-article n4 --profile --preset article "${head[@]}" "${budget[@]}"
+bench n4-sitk n4 --profile --preset sitk "${head[@]}" "${budget[@]}"
 if [ -z "$quick" ]; then
   bench default-forward network --model default "${budget[@]}" --profile --html "$out/default-forward.html"
   [ -z "$half" ] ||

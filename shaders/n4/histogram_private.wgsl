@@ -1,6 +1,6 @@
 // n4_histogram, first stage without atomics, for processors: software Vulkan runs an atomic lane by lane.
 // Definition, inputs and output as in histogram.wgsl, with equal results to the bit.
-// Every invocation has a histogram of its own, [bins, 16] in workgroup memory, and takes at most 4,095
+// Every invocation has a histogram of its own, [bins, 16] in workgroup memory, and takes at most 4,092
 // voxels: counts in the upper 12 bits of a word, fractions (0..255) in the lower 20.
 // Workgroup memory: 16 KiB. Cost: 4 bytes and 8 flops a voxel.
 #import "lib/n4.wgsl"
@@ -17,6 +17,8 @@ struct Params {
 
 const SIZE: u32 = 16u;
 const COUNT_SHIFT: u32 = 20u;
+// Voxels of a step: their loads overlap.
+const UNROLLED: u32 = 4u;
 
 var<workgroup> wg_bins: array<u32, 4096>;
 
@@ -33,15 +35,22 @@ fn main(
         wg_bins[bin * SIZE + t] = 0u;
     }
     let total = groups.x * SIZE;
-    let steps = (params.n + total - 1u) / total;
+    let steps = (params.n + total * UNROLLED - 1u) / (total * UNROLLED);
     for (var step = 0u; step < steps; step++) {
-        let at = (group.x * steps + step) * SIZE + t;
-        let value = v[min(at, params.n - 1u)];
-        let c = clamp((value - least) * per_unit, 0.0, top);
-        let q = whole(c * 256.0);
-        let j = q >> 8u;
-        let fraction = q & 255u;
-        wg_bins[j * SIZE + t] += select(0u, (1u << COUNT_SHIFT) + fraction, value >= LEAST_COUNTED && at < params.n);
+        let first = (group.x * steps + step) * SIZE * UNROLLED + t;
+        var words: array<u32, UNROLLED>;
+        var bins: array<u32, UNROLLED>;
+        for (var k = 0u; k < UNROLLED; k++) {
+            let at = first + k * SIZE;
+            let value = v[min(at, params.n - 1u)];
+            let c = clamp((value - least) * per_unit, 0.0, top);
+            let q = whole(c * 256.0);
+            bins[k] = (q >> 8u) * SIZE + t;
+            words[k] = select(0u, (1u << COUNT_SHIFT) + (q & 255u), value >= LEAST_COUNTED && at < params.n);
+        }
+        for (var k = 0u; k < UNROLLED; k++) {
+            wg_bins[bins[k]] += words[k];
+        }
     }
     workgroupBarrier();
     for (var bin = t; bin < params.bins; bin += SIZE) {

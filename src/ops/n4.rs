@@ -43,8 +43,9 @@ const HISTOGRAM_GROUPS: usize = 128;
 const HISTOGRAM_BATCH: usize = 15 * 256;
 /// Fewest workgroups of `n4/histogram_private.wgsl` on a large image: enough for the cores of a processor.
 const PRIVATE_GROUPS: usize = 32;
-/// Most voxels that a workgroup of `n4/histogram_private.wgsl` counts.
-const PRIVATE_MOST: usize = 4095 * 16;
+/// Most voxels that a workgroup of `n4/histogram_private.wgsl` counts: of the fours that an invocation takes, the most
+/// below 4,096.
+const PRIVATE_MOST: usize = 4092 * 16;
 
 /// The variants of the kernels that walk along z, and the neighbouring columns that an invocation takes in each: a
 /// processor fetches a cache line for any of them.
@@ -494,6 +495,15 @@ pub static HISTOGRAM: OpDef = OpDef {
             case("some outside", 200, &[7, 9, 11], SOME_OUTSIDE),
             case("several batches", 256, &[17, 31, 37], uniform),
             case("two bins", 2, &[1, 3, 5], uniform),
+            // Position 100.996 of 0 to 199: every counter of the variant for processors comes to its limit.
+            Case::new(
+                "one value in as many voxels as 32 workgroups count",
+                Histogram { bins: 200 },
+                vec![
+                    (TensorDesc::f32(&[64, 32, 1023]), Fill::Values(&[0.507_518])),
+                    (TensorDesc::f32(&[STATUS]), Fill::Values(&[0.0, 1.0])),
+                ],
+            ),
             case("shrunken head", 200, &[64, 85, 85], uniform).bench_only(),
             case("head", 200, &[192, 256, 256], uniform).bench_only(),
         ]
