@@ -1183,7 +1183,7 @@ impl Operator for FieldUpdate {
     }
 }
 
-/// `n4_apply`: `(x, log field) -> x / exp(field)`, shapes equal.
+/// `n4_apply`: `(x, log field) -> x / exp(field)`, shapes equal, x in place.
 #[derive(Debug, Clone)]
 pub struct Apply;
 
@@ -1214,9 +1214,8 @@ impl Operator for Apply {
         let n = inputs[0].len();
         Lowered::one(
             Dispatch::new(KernelKey::new("n4/apply.wgsl"))
-                .bind("x", Slot::Input(0))
+                .bind("x", Slot::Output(0))
                 .bind("field", Slot::Input(1))
-                .bind("y", Slot::Output(0))
                 .params(Params::new().u32("n", n))
                 .flat(n, FLAT),
         )
@@ -1230,5 +1229,9 @@ impl Operator for Apply {
     fn precision(&self, _: &[TensorDesc]) -> Precision {
         // exp is exact to about 6 ulp on the worst adapter met (lavapipe 26).
         Precision { reduction: 1, epsilon: 6.0 * f32::EPSILON as f64 }
+    }
+
+    fn in_place(&self) -> &'static [(usize, usize)] {
+        &[(0, 0)]
     }
 }

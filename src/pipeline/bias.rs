@@ -335,12 +335,13 @@ pub fn n4(
     Ok(N4Result { fit, log_field })
 }
 
-/// Divides `volume` by the field whose logarithm is `log_field`, both `[D, H, W]`.
+/// Divides `volume`, in place, by the field whose logarithm is `log_field`, both `[D, H, W]`.
 ///
 /// # Errors
 /// Shapes that differ, or a failing device.
-pub fn correct(gpu: &Gpu, volume: &GpuTensor, log_field: &GpuTensor) -> Result<GpuTensor, N4Error> {
-    run_one(gpu, &Apply, &[volume, log_field])
+pub fn correct(gpu: &Gpu, volume: &GpuTensor, log_field: &GpuTensor) -> Result<(), N4Error> {
+    run_op(gpu, &Apply, &[volume, log_field])?;
+    Ok(())
 }
 
 /// The B-spline with these control points `[cz, cy, cx]` on a grid `[D, H, W]` that, with `padding` voxels

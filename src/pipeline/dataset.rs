@@ -92,10 +92,10 @@ impl StoredHead {
                 block = 1 << halvings
             );
         }
-        let mut placed = PlacedVolume::upload(gpu, &volume)?;
+        let placed = PlacedVolume::upload(gpu, &volume)?;
         if let Some(options) = model_n4(spec)? {
             let field = n4(gpu, &placed.tensor, Region::default(), &options)?.log_field;
-            placed.tensor = correct(gpu, &placed.tensor, &field)?;
+            correct(gpu, &placed.tensor, &field)?;
         }
         let placed_mask = PlacedVolume::upload(gpu, &bindable(gpu, &mask_volume).0)?;
         let placed = placed.prepared_for(gpu, spec)?;

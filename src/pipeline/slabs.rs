@@ -267,10 +267,9 @@ pub fn correct_bias(
     let head_found = head.is_some();
     let N4Result { fit, log_field } = n4_whole(gpu, &placed, region, head, options)?;
     gpu.wait()?;
-    let divided = correct(gpu, &placed.tensor, &log_field)?;
+    correct(gpu, &placed.tensor, &log_field)?;
+    let values = gpu.download(&placed.tensor)?;
     drop(placed);
-    let values = gpu.download(&divided)?;
-    drop(divided);
     let log_field = want_field.then(|| gpu.download(&log_field)).transpose()?;
     Ok(Corrected { values, log_field, fit, head_found })
 }
@@ -292,8 +291,9 @@ pub fn divide(
         let mut around = padding;
         around[0] = [around[0][0] + planes.start, around[0][1] + z - planes.end];
         let log_field = evaluate(gpu, &fit.lattice, [planes.len(), y, x], around)?;
-        let divided = correct(gpu, &upload(gpu, volume, &planes)?.tensor, &log_field)?;
-        values.append(&mut gpu.download(&divided)?);
+        let slab = upload(gpu, volume, &planes)?.tensor;
+        correct(gpu, &slab, &log_field)?;
+        values.append(&mut gpu.download(&slab)?);
         if let Some(field) = &mut field {
             field.append(&mut gpu.download(&log_field)?);
         }
@@ -308,9 +308,10 @@ pub fn divide(
 pub fn divide_by(gpu: &Gpu, volume: &Volume, log_field: &[f32]) -> Result<Vec<f32>, PipelineError> {
     let mut values = Vec::new();
     for planes in slabs(gpu, volume.shape) {
-        let placed = upload(gpu, volume, &planes)?;
-        let log_field = gpu.upload(&placed.tensor.desc, values_of(log_field, volume.shape, &planes))?;
-        values.append(&mut gpu.download(&correct(gpu, &placed.tensor, &log_field)?)?);
+        let slab = upload(gpu, volume, &planes)?.tensor;
+        let log_field = gpu.upload(&slab.desc, values_of(log_field, volume.shape, &planes))?;
+        correct(gpu, &slab, &log_field)?;
+        values.append(&mut gpu.download(&slab)?);
     }
     Ok(values)
 }

@@ -177,7 +177,7 @@ impl Stripper {
                 block = 1 << halvings
             ));
         }
-        let mut placed = PlacedVolume::upload(gpu, &bound)?;
+        let placed = PlacedVolume::upload(gpu, &bound)?;
         watch.lap("upload")?;
 
         let n4_options = self.n4_options(options, zyx(bound.voxel_size()))?;
@@ -193,7 +193,7 @@ impl Stripper {
             let region = Region { mask: inner_head.as_ref(), confidence: None };
             match n4(&self.gpu, &placed.tensor, region, &n4_options) {
                 Ok(result) => {
-                    placed.tensor = correct(gpu, &placed.tensor, &result.log_field)?;
+                    correct(gpu, &placed.tensor, &result.log_field)?;
                     let padding = n4_options.padding.map(|ends| ends.map(|voxels| voxels << halvings));
                     field = (options.corrected && !two_pass).then_some((result, padding));
                 }
