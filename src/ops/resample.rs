@@ -10,7 +10,7 @@
 use glam::DMat4;
 
 use super::{Case, Cost, FLAT, Fill, OpDef, OpError, Operator, Precision, expect_inputs, expect_volume};
-use crate::gpu::{Caps, Dispatch, KernelKey, Lowered, Params, Slot};
+use crate::gpu::{Caps, DeviceClass, Dispatch, KernelKey, Lowered, Params, Slot};
 use crate::tensor::{HostTensor, TensorDesc};
 
 /// Rows of an affine map from an output index `(d, h, w)` to the input index `(d, h, w)`: row `a` is the
@@ -494,11 +494,16 @@ pub struct ConvolveAxis {
     pub axis: usize,
 }
 
+/// Neighbours along the axis that an invocation of `resample/convolve_axis_block.wgsl` makes.
+const BLOCK_OUTPUTS: usize = 8;
+/// Most weights that it unrolls.
+const MOST_BLOCK_TAPS: usize = 17;
+
 /// Registry entry of [`ConvolveAxis`].
 pub static CONVOLVE_AXIS: OpDef = OpDef {
     name: "convolve_axis",
     summary: "separable filter along one axis of a volume, renormalised at the edges",
-    shaders: &["resample/convolve_axis.wgsl"],
+    shaders: &["resample/convolve_axis.wgsl", "resample/convolve_axis_block.wgsl"],
     cases: || {
         let case = |name: &str, shape: &[usize], axis, taps| {
             Case::new(
@@ -515,6 +520,8 @@ pub static CONVOLVE_AXIS: OpDef = OpDef {
             case("along h, wider than the volume", &[7, 5, 9], 1, 13),
             case("along w", &[1, 1, 7, 5, 9], 2, 5),
             case("one tap", &[3, 1, 4], 1, 1),
+            case("blocks and a rest", &[3, 19, 6], 1, 7),
+            case("along d, more weights than a block unrolls", &[40, 3, 5], 0, 19),
             case("head", &[256, 256, 192], 0, 5).bench_only(),
             case("head along w", &[256, 256, 192], 2, 5).bench_only(),
         ]
@@ -544,22 +551,33 @@ impl Operator for ConvolveAxis {
         Ok(vec![inputs[0].clone()])
     }
 
-    fn lower(&self, inputs: &[TensorDesc], _: &[TensorDesc], _: &Caps, _: &str) -> Lowered {
-        let n = inputs[0].len();
+    fn variants(&self, inputs: &[TensorDesc], caps: &Caps) -> Vec<&'static str> {
+        match (caps.class, inputs[1].len()) {
+            (_, taps) if taps > MOST_BLOCK_TAPS => vec!["voxel"],
+            (DeviceClass::Software, _) => vec!["block", "voxel"],
+            _ => vec!["voxel", "block"],
+        }
+    }
+
+    fn lower(&self, inputs: &[TensorDesc], _: &[TensorDesc], _: &Caps, variant: &str) -> Lowered {
         let (extent, stride) = self.geometry(&inputs[0]);
+        let (n, taps) = (inputs[0].len(), inputs[1].len());
+        let params = Params::new().u32("extent", extent).u32("stride", stride);
+        let (key, params, invocations) = if variant == "block" {
+            let blocks = extent.div_ceil(BLOCK_OUTPUTS);
+            let invocations = n / extent * blocks;
+            let key = KernelKey::new("resample/convolve_axis_block.wgsl").define("TAPS", taps as u32);
+            (key, params.u32("n", invocations).u32("blocks", blocks), invocations)
+        } else {
+            (KernelKey::new("resample/convolve_axis.wgsl"), params.u32("n", n).u32("taps", taps), n)
+        };
         Lowered::one(
-            Dispatch::new(KernelKey::new("resample/convolve_axis.wgsl"))
+            Dispatch::new(key)
                 .bind("x", Slot::Input(0))
                 .bind("weights", Slot::Input(1))
                 .bind("y", Slot::Output(0))
-                .params(
-                    Params::new()
-                        .u32("n", n)
-                        .u32("extent", extent)
-                        .u32("stride", stride)
-                        .u32("taps", inputs[1].len()),
-                )
-                .flat(n, FLAT),
+                .params(params)
+                .flat(invocations, FLAT),
         )
     }
 
