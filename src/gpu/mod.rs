@@ -113,7 +113,15 @@ pub struct GpuOptions {
 struct Usage {
     now: AtomicU64,
     most: AtomicU64,
+    /// Buffers of tensors that are gone, for tensors of the same size: a new buffer of a volume's size costs as much as
+    /// a pass over it, in page faults and zeroes.
+    spare: Mutex<Vec<wgpu::Buffer>>,
 }
+
+/// Least bytes of a buffer that is kept.
+const LEAST_SPARE: u64 = 1 << 20;
+/// Most buffers that are kept: more would save little and hold memory.
+const MOST_SPARE: usize = 2;
 
 /// A buffer that is counted while it lives.
 #[derive(Debug)]
@@ -133,6 +141,12 @@ impl CountedBuffer {
 impl Drop for CountedBuffer {
     fn drop(&mut self) {
         self.usage.now.fetch_sub(self.buffer.size(), Ordering::Relaxed);
+        if self.buffer.size() >= LEAST_SPARE
+            && let Ok(mut spare) = self.usage.spare.lock()
+            && spare.len() < MOST_SPARE
+        {
+            spare.push(self.buffer.clone());
+        }
     }
 }
 
@@ -319,6 +333,41 @@ impl Gpu {
     /// # Errors
     /// When it exceeds what the adapter binds or has.
     pub fn empty(&self, desc: &crate::tensor::TensorDesc) -> Result<GpuTensor, GpuError> {
+        let bytes = self.buffer_bytes(desc)?;
+        // What nobody asked for again makes room.
+        self.usage.spare.lock().expect("no panic while held").clear();
+        let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
+            label: None,
+            size: bytes,
+            usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC,
+            mapped_at_creation: false,
+        });
+        self.take_error()?;
+        Ok(self.tensor_in(buffer, desc))
+    }
+
+    /// Allocates a tensor that somebody is about to fill: its content is anything.
+    ///
+    /// # Errors
+    /// As [`Gpu::empty`].
+    pub fn unfilled(&self, desc: &crate::tensor::TensorDesc) -> Result<GpuTensor, GpuError> {
+        let bytes = self.buffer_bytes(desc)?;
+        let kept = {
+            let mut spare = self.usage.spare.lock().expect("no panic while held");
+            spare.iter().position(|buffer| buffer.size() == bytes).map(|ix| spare.swap_remove(ix))
+        };
+        match kept {
+            Some(buffer) => Ok(self.tensor_in(buffer, desc)),
+            None => self.empty(desc),
+        }
+    }
+
+    fn tensor_in(&self, buffer: wgpu::Buffer, desc: &crate::tensor::TensorDesc) -> GpuTensor {
+        GpuTensor { buffer: CountedBuffer::new(buffer, &self.usage), offset: 0, desc: desc.clone() }
+    }
+
+    /// Size of a tensor's buffer.
+    fn buffer_bytes(&self, desc: &crate::tensor::TensorDesc) -> Result<u64, GpuError> {
         let bytes = desc.bytes();
         if bytes > self.caps.max_buffer {
             return Err(GpuError::BindingTooLarge {
@@ -328,14 +377,7 @@ impl Gpu {
                 adapter: self.summary.name.clone(),
             });
         }
-        let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
-            label: None,
-            size: bytes.next_multiple_of(256).max(256),
-            usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC,
-            mapped_at_creation: false,
-        });
-        self.take_error()?;
-        Ok(GpuTensor { buffer: CountedBuffer::new(buffer, &self.usage), offset: 0, desc: desc.clone() })
+        Ok(bytes.next_multiple_of(256).max(256))
     }
 
     /// Waits until all submitted work is done.

@@ -30,7 +30,7 @@ impl Gpu {
     /// # Errors
     /// When the tensor cannot be allocated.
     pub fn upload<T: bytemuck::Pod>(&self, desc: &TensorDesc, data: &[T]) -> Result<GpuTensor, GpuError> {
-        let tensor = self.empty(desc)?;
+        let tensor = self.unfilled(desc)?;
         self.write(&tensor, data)?;
         Ok(tensor)
     }

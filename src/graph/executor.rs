@@ -184,7 +184,7 @@ pub fn run_op_variant(
         match op.in_place().iter().find(|(output, _)| *output == ix) {
             Some(&(_, input)) => outputs.push(inputs[input].clone()),
             None => {
-                let tensor = gpu.empty(desc)?;
+                let tensor = gpu.unfilled(desc)?;
                 before(&tensor)?;
                 outputs.push(tensor);
             }
@@ -195,7 +195,7 @@ pub fn run_op_variant(
         .scratch
         .iter()
         .map(|&bytes| {
-            let tensor = gpu.empty(&TensorDesc::u32(&[bytes.div_ceil(4) as usize]))?;
+            let tensor = gpu.unfilled(&TensorDesc::u32(&[bytes.div_ceil(4) as usize]))?;
             before(&tensor)?;
             Ok(tensor)
         })

@@ -1,0 +1,50 @@
+//! What goes to the device comes back, whatever its size, and buffers are used again.
+
+#[expect(dead_code, reason = "other tests compare tensors")]
+mod common;
+
+use common::{gpu, rng};
+use rand::Rng;
+use trephine::tensor::TensorDesc;
+
+const MIB: usize = 1 << 18;
+
+#[test]
+fn transfers_in_one_piece_and_in_many() {
+    let Some(gpu) = gpu() else { return };
+    let mut rng = rng("transfers");
+    // Pieces hold 4 MiB, and three are on their way at a time.
+    for n in [1, 63, MIB, 4 * MIB - 1, 4 * MIB, 4 * MIB + 1, 12 * MIB, 17 * MIB + 5] {
+        let desc = TensorDesc::u32(&[n]);
+        let first: Vec<u32> = (0..n).map(|_| rng.random()).collect();
+        let tensor = gpu.upload(&desc, &first).expect("upload");
+        assert!(gpu.download::<u32>(&tensor).expect("download") == first, "{n} words");
+        let second: Vec<u32> = first.iter().map(|v| !v).collect();
+        gpu.write(&tensor, &second).expect("write");
+        let copy = gpu.empty(&TensorDesc::u32(&[n + 3])).expect("allocates");
+        gpu.copy(&tensor, &copy, 2).expect("copies");
+        let copied: Vec<u32> = gpu.download(&copy).expect("download");
+        assert!(copied[2..n + 2] == second && copied[..2] == [0; 2] && copied[n + 2] == 0, "{n} words");
+    }
+    assert!(gpu.write(&gpu.empty(&TensorDesc::u32(&[3])).expect("allocates"), &[1u32, 2]).is_err());
+}
+
+/// A buffer whose tensor is gone is taken by the next of its size, unless that must be zero.
+#[test]
+fn buffers_are_used_again() {
+    let Some(gpu) = gpu() else { return };
+    let desc = TensorDesc::u32(&[2 * MIB + 7]);
+    let upload = || gpu.upload(&desc, &vec![7u32; 2 * MIB + 7]).expect("upload");
+    drop(upload());
+    let again = gpu.unfilled(&desc).expect("allocates");
+    let values: Vec<u32> = gpu.download(&again).expect("download");
+    assert!(values.iter().all(|&v| v == 7), "a new buffer would be zero");
+    // A tensor of which another shares the buffer is not gone.
+    let shared = again.clone();
+    drop(again);
+    let other = gpu.upload(&desc, &vec![8u32; 2 * MIB + 7]).expect("upload");
+    assert!(gpu.download::<u32>(&shared).expect("download").iter().all(|&v| v == 7));
+    drop((shared, other));
+    let zero: Vec<u32> = gpu.download(&gpu.empty(&desc).expect("allocates")).expect("download");
+    assert!(zero.iter().all(|&v| v == 0));
+}
