@@ -11,10 +11,13 @@ fn main(@builtin(global_invocation_id) global: vec3<u32>, @builtin(num_workgroup
     if index >= params.total {
         return;
     }
-    let lane = index % params.tile;
-    let tap = index / params.tile % params.taps;
-    let i = index / (params.tile * params.taps) % params.n_in;
-    let o = index / (params.tile * params.taps * params.n_in) * params.tile + lane;
+    // Remainders from the quotients: a processor divides lane by lane.
+    let row = index / params.tile;
+    let pair = row / params.taps;
+    let tap = row - pair * params.taps;
+    let tile = pair / params.n_in;
+    let i = pair - tile * params.n_in;
+    let o = tile * params.tile + (index - row * params.tile);
     var value = 0.0;
     if o < params.n_out {
         value = weight[first_tap(o, i) + source_tap(tap, params.taps)];

@@ -19,8 +19,9 @@ struct Params {
 fn main(@builtin(global_invocation_id) global: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     let i = flat_index(global, groups, 64u);
     if i < params.n && member(i) {
-        let w = i % params.n_w;
-        let h = (i / params.n_w) % params.n_h;
+        let row = i / params.n_w;
+        let w = i - row * params.n_w;
+        let h = row % params.n_h;
         let plane = params.n_w * params.n_h;
         // Whether the overlap with a neighbouring row may have begun one voxel earlier.
         let inner = w > 0u && member(i - min(i, 1u));

@@ -124,8 +124,10 @@ fn interpolate(d: Coordinate, h: Coordinate, w: Coordinate) -> f32 {
 fn main(@builtin(global_invocation_id) global: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     let i = flat_index(global, groups, 64u);
     if i < params.n {
+        // Remainders from the quotients: a processor divides lane by lane.
         let row = i / params.out_shape.z;
-        let index = vec3<u32>(row / params.out_shape.y, row % params.out_shape.y, i % params.out_shape.z);
+        let plane = row / params.out_shape.y;
+        let index = vec3<u32>(plane, row - plane * params.out_shape.y, i - row * params.out_shape.z);
         var d = affine_coordinate(params.whole_d, params.part_d, index);
         var h = affine_coordinate(params.whole_h, params.part_h, index);
         var w = affine_coordinate(params.whole_w, params.part_w, index);

@@ -163,10 +163,11 @@ impl Packing {
 /// Adds a launch that lays the weights out in tiles of `tile` output channels.
 pub(crate) fn pack_weights(lowered: &mut Lowered, weight: Slot, packing: &Packing, tile: usize) -> Slot {
     let packed = packing.packed(tile, packing.kernel.iter().product());
-    pack_with(lowered, PACK, weight, packing, tile, &packed)
+    pack_with(lowered, PACK, weight, packing, tile, &packed, 1)
 }
 
-/// Adds a launch of the kernel `path` that lays the weights out as `packed`, in tiles of `tile` output channels.
+/// Adds a launch of the kernel `path` that lays the weights out as `packed`, in tiles of `tile` output channels, `each` values
+/// an invocation.
 pub(super) fn pack_with(
     lowered: &mut Lowered,
     path: &'static str,
@@ -174,7 +175,9 @@ pub(super) fn pack_with(
     packing: &Packing,
     tile: usize,
     packed: &TensorDesc,
+    each: usize,
 ) -> Slot {
+    let invocations = packed.len() / each;
     let slot = lowered.pass_scratch(PACKED, packed.bytes());
     lowered.push(
         Dispatch::new(element_kernel(path, packed).define("SWAP", packing.swap.into()))
@@ -189,9 +192,9 @@ pub(super) fn pack_with(
                     .u32("row_channels", packing.row_channels)
                     .u32("first", packing.first)
                     .u32("flip", packing.flip.into())
-                    .u32("total", packed.len()),
+                    .u32("total", invocations),
             )
-            .flat(packed.len(), FLAT),
+            .flat(invocations, FLAT),
     );
     slot
 }
@@ -457,7 +460,7 @@ pub(crate) fn lower_pass(lowered: &mut Lowered, pass: &Pass<'_>, caps: &Caps, va
         }
         _ => (PACK, packing.packed(form.tile, taps)),
     };
-    let packed = pack_with(lowered, pack, *weight, packing, form.tile, &packed);
+    let packed = pack_with(lowered, pack, *weight, packing, form.tile, &packed, 1);
     let mut key = pass.kernel(form.path);
     for (name, value) in form.defines {
         key = key.define(name, value);

@@ -149,7 +149,7 @@ pub(super) fn lower_3d(lowered: &mut Lowered, pass: &Pass<'_>, caps: &Caps) {
     let (weight, packing) = &pass.weight;
     let (input, output) = (spatial(&x.shape), spatial(&y.shape));
     let channels = packing.n_out.next_multiple_of(TILE);
-    let packed = pack_with(lowered, PACK_3D, *weight, packing, TILE, &packing.packed(TILE, POINTS_3D));
+    let packed = pack_with(lowered, PACK_3D, *weight, packing, TILE, &packing.packed(TILE, POINTS_3D), 1);
     let tiles = output.map(|n| n.div_ceil(2));
     let total: usize = tiles.iter().product();
     let bytes_per_window = POINTS_3D * packing.n_in.max(channels) * 4;
@@ -284,7 +284,8 @@ pub(super) fn lower_hw(lowered: &mut Lowered, pass: &Pass<'_>, caps: &Caps) {
     let (y_slot, y) = pass.y;
     let (weight, packing) = &pass.weight;
     let &Packing { n_in, n_out, kernel: [taps, ..], .. } = packing;
-    let packed = pack_with(lowered, PACK_HW, *weight, packing, TILE, &packing.packed(TILE, POINTS_HW * taps));
+    let packed = packing.packed(TILE, POINTS_HW * taps);
+    let packed = pack_with(lowered, PACK_HW, *weight, packing, TILE, &packed, POINTS_HW);
     let channels = n_out.next_multiple_of(TILE);
     let slabs = Slabs::new(spatial(&y.shape), taps, n_in.max(channels), slab_bytes(caps));
     let bytes = |channels: usize, stride: usize| (POINTS_HW * channels * stride * 4) as u64;
