@@ -1122,8 +1122,8 @@ impl Conv3dGradWeight {
                     .bind_range("x", slot, sample_range(desc, piece))
                     .bind("y", to)
                     .params(Params::new().u32("channels", desc.shape[1]).u32("volume", desc.voxels()))
-                    .flat(desc.shape[1].div_ceil(4) * desc.voxels(), FLAT);
-                dispatch.workgroups[2] = piece.len() as u32;
+                    .flat(desc.voxels(), FLAT);
+                dispatch.workgroups[2] = (piece.len() * desc.shape[1].div_ceil(16)) as u32;
                 lowered.push(dispatch);
             };
             transpose(Slot::Input(sources), dy, dy_last);
