@@ -3,26 +3,22 @@
 #[expect(dead_code, reason = "shared with the tests of the volume layer")]
 #[path = "volume/nii.rs"]
 mod nii;
+#[path = "common/program.rs"]
+mod program;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use assert_cmd::cargo::CommandCargoExt;
 use flate2::read::MultiGzDecoder;
 use nii::{Folder, Nii, gz};
+use program::{has_gpu, program};
 use serde_json::Value;
 use trephine::model::{Centre, GridSpec, Intensity, Model, ModelCard, Sampling, initialise, residual_unet};
 
-/// The program, through cargo's runner where one is set, on the adapter of the other tests.
 fn trephine(arguments: &[&str]) -> Command {
-    let mut command = Command::cargo_bin("trephine").expect("the program is built");
-    command.args(arguments).stdin(Stdio::null());
-    if let Ok(device) = std::env::var("TREPHINE_DEVICE") {
-        command.args(["--device", &device]);
-    }
-    command
+    program(&Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache"), arguments)
 }
 
 fn run(arguments: &[&str]) -> Output {
@@ -52,16 +48,6 @@ fn fail(code: i32, arguments: &[&str]) -> String {
     assert_eq!(output.status.code(), Some(code), "{arguments:?}\n{err}");
     assert!(!err.contains("panicked"), "{arguments:?}\n{err}");
     err
-}
-
-/// Whether there is an adapter; without one the test is skipped, or fails where `REQUIRE_GPU` is set.
-fn has_gpu() -> bool {
-    let found = !trephine::gpu::list_adapters().is_empty();
-    assert!(found || std::env::var_os("REQUIRE_GPU").is_none(), "no adapter, and REQUIRE_GPU is set");
-    if !found {
-        eprintln!("SKIPPED: no adapter");
-    }
-    found
 }
 
 /// Large enough for N4 at shrink 4, small enough in mm for a plausible brain.
