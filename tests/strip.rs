@@ -313,9 +313,10 @@ fn a_volume_larger_than_a_binding_is_stripped() {
         assert_eq!((a.len(), b.len()), (volume.data.len(), volume.data.len()));
         a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
     };
+    // A phantom halved to 2.6 mm: the border moves by less than a voxel of the network, the field inside it by nothing.
     assert!(largest(|s| &s.distance_mm) < 4.0, "{} mm", largest(|s| &s.distance_mm));
-    assert!(largest(|s| &s.probability) < 0.5, "{}", largest(|s| &s.probability));
-    assert!(largest(|s| &s.bias) < 0.05, "{}", largest(|s| &s.bias));
+    assert!(largest(|s| &s.probability) < 0.4, "{}", largest(|s| &s.probability));
+    assert!(largest(|s| &s.bias) < 2e-3, "{}", largest(|s| &s.bias));
     for (ix, &distance) in got.distance_mm.as_ref().expect("asked for").iter().enumerate() {
         assert_eq!(got.mask[ix] != 0, distance < 0.0, "voxel {ix}");
     }

@@ -17,7 +17,6 @@ struct Params {
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;
 @group(0) @binding(3) var<uniform> params: Params;
 
-const OUTPUTS: u32 = 8u;
 const RADIUS: u32 = TAPS / 2u;
 
 @compute @workgroup_size(64)

@@ -164,6 +164,14 @@ pub fn run_op(gpu: &Gpu, op: &dyn Operator, inputs: &[&GpuTensor]) -> Result<Vec
     run_op_variant(gpu, op, inputs, variant, |_| Ok(()))
 }
 
+/// As [`run_op`], for an operator with one output.
+///
+/// # Errors
+/// Shapes that the operator refuses, or a failing device.
+pub fn run_op1(gpu: &Gpu, op: &dyn Operator, inputs: &[&GpuTensor]) -> Result<GpuTensor, GraphError> {
+    Ok(run_op(gpu, op, inputs)?.swap_remove(0))
+}
+
 /// As [`run_op`] with a given variant; `before` sees outputs and temporaries before the kernels run (tests
 /// fill them with NaN).
 ///

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-pub use executor::{Executor, ExecutorOptions, run_op, run_op_variant};
+pub use executor::{Executor, ExecutorOptions, run_op, run_op_variant, run_op1};
 pub use plan::{MemoryPlan, estimate_bytes};
 pub use tuning::{Tuning, TuningKey, source_hash};
 

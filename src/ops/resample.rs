@@ -566,7 +566,9 @@ impl Operator for ConvolveAxis {
         let (key, params, invocations) = if variant == "block" {
             let blocks = extent.div_ceil(BLOCK_OUTPUTS);
             let invocations = n / extent * blocks;
-            let key = KernelKey::new("resample/convolve_axis_block.wgsl").define("TAPS", taps as u32);
+            let key = KernelKey::new("resample/convolve_axis_block.wgsl")
+                .define("TAPS", taps as u32)
+                .define("OUTPUTS", BLOCK_OUTPUTS as u32);
             (key, params.u32("n", invocations).u32("blocks", blocks), invocations)
         } else {
             (KernelKey::new("resample/convolve_axis.wgsl"), params.u32("n", n).u32("taps", taps), n)

@@ -10,8 +10,7 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use crate::gpu::{Gpu, GpuError, GpuTensor};
-use crate::graph::{Executor, ExecutorOptions, Graph, GraphError, run_op};
-use crate::ops::Operator;
+use crate::graph::{Executor, ExecutorOptions, Graph, GraphError, run_op, run_op1};
 use crate::ops::n4::{
     Apply, BasisPower, CONVERGENCE, Contract, DONE, EXTENT, Evaluate, FieldUpdate, Histogram, ITERATIONS,
     LatticeUpdate, LogShrink, MAX_BINS, Range, ResidualContract, Sharpen, VOXELS,
@@ -366,7 +365,7 @@ pub fn evaluate(
         let all = BasisPower::Evaluate.weights(before + shape[axis] + after, spans);
         let rows = all.data[4 * before..4 * (before + shape[axis])].to_vec();
         let basis = upload(gpu, &HostTensor::new(TensorDesc::f32(&[shape[axis], 4]), rows))?;
-        values = run_one(gpu, &Evaluate { axis, margin }, &[&values, &basis])?;
+        values = run_op1(gpu, &Evaluate { axis, margin }, &[&values, &basis])?;
     }
     Ok(values)
 }
@@ -379,7 +378,7 @@ pub(super) fn fit_shrunken(
     weighted: bool,
     options: &N4Options,
 ) -> Result<N4Fit, N4Error> {
-    let status = run_one(gpu, &Range, &[&v])?;
+    let status = run_op1(gpu, &Range, &[&v])?;
     let start: Vec<f32> = gpu.download(&status)?;
     let voxels = start[VOXELS] as usize;
     if voxels < MIN_VOXELS {
@@ -431,7 +430,7 @@ fn run_level(
     let mut omega = volumes.weight.clone();
     for (axis, &spans) in spans.iter().enumerate() {
         let weights = upload(gpu, &basis(BasisPower::Omega, axis))?;
-        omega = run_one(gpu, &Contract { axis, spans }, &[&omega, &weights])?;
+        omega = run_op1(gpu, &Contract { axis, spans }, &[&omega, &weights])?;
     }
     // The range is what the level before left.
     let mut fresh: Vec<f32> = gpu.download(&volumes.status)?;
@@ -526,11 +525,6 @@ fn refine(lattice: &HostTensor) -> HostTensor {
 
 fn upload(gpu: &Gpu, tensor: &HostTensor) -> Result<GpuTensor, N4Error> {
     Ok(gpu.upload(&tensor.desc, &tensor.to_words())?)
-}
-
-/// Runs an operator with one output.
-fn run_one(gpu: &Gpu, op: &dyn Operator, inputs: &[&GpuTensor]) -> Result<GpuTensor, N4Error> {
-    Ok(run_op(gpu, op, inputs)?.swap_remove(0))
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use super::intensity::normalise;
 use super::slabs::bindable;
 use super::strip::model_n4;
 use crate::gpu::{Gpu, GpuTensor};
-use crate::graph::run_op;
+use crate::graph::run_op1;
 use crate::model::{GridSpec, Intensity};
 use crate::ops::augment::IntensityAugment;
 use crate::ops::resample::{
@@ -204,7 +204,7 @@ impl StoredHead {
                 edge: Edge::Zero,
                 outside: 0.0,
             };
-            Ok(run_op(gpu, &op, &[tensor])?.remove(0))
+            Ok(run_op1(gpu, &op, &[tensor])?)
         };
         Ok([cut(&whole[0])?, cut(&whole[1])?])
     }
@@ -252,8 +252,8 @@ impl StoredHead {
         let bring = |volume: &PlacedVolume| -> Result<GpuTensor, PipelineError> {
             let op = volume.resample_op(&moved, AxisOrder::Xyz, spec.sampling.into());
             Ok(match &lattice {
-                Some(lattice) => run_op(gpu, &ResampleDeformed(op), &[&volume.tensor, lattice])?.remove(0),
-                None => run_op(gpu, &op, &[&volume.tensor])?.remove(0),
+                Some(lattice) => run_op1(gpu, &ResampleDeformed(op), &[&volume.tensor, lattice])?,
+                None => run_op1(gpu, &op, &[&volume.tensor])?,
             })
         };
         let (mut x, y) = (bring(&image)?, bring(&mask)?);
@@ -265,7 +265,7 @@ impl StoredHead {
             let bias = gpu.upload(&TensorDesc::f32(&[4, 4, 4]), &draw.bias)?;
             let seed = gpu.upload(&TensorDesc::u32(&[2]), &draw.seed)?;
             let op = IntensityAugment { noise: draw.noise };
-            x = run_op(gpu, &op, &[&x, &curve, &bias, &seed])?.remove(0);
+            x = run_op1(gpu, &op, &[&x, &curve, &bias, &seed])?;
         }
         Ok([normalise(gpu, &x, &spec.intensity.into())?, y])
     }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use glam::{DMat4, DVec3, DVec4};
 
 use crate::gpu::{Gpu, GpuTensor};
-use crate::graph::{GraphError, run_op};
+use crate::graph::{GraphError, run_op1};
 use crate::model::{Centre, GridSpec, Sampling};
 use crate::ops::resample::{AxisOrder, Edge, Interpolation, Resample, grid_matrix, index_matrix, prefilters};
 use crate::tensor::TensorDesc;
@@ -53,7 +53,7 @@ impl PlacedVolume {
         let mut tensor = self.tensor.clone();
         for (filter, weights) in prefilters(&matrix) {
             let weights = gpu.upload(&TensorDesc::f32(&[weights.len()]), &weights)?;
-            tensor = run_op(gpu, &filter, &[&tensor, &weights])?.remove(0);
+            tensor = run_op1(gpu, &filter, &[&tensor, &weights])?;
         }
         Ok(Self { tensor, ..*self })
     }
@@ -70,7 +70,7 @@ impl PlacedVolume {
         interpolation: Interpolation,
     ) -> Result<Self, GraphError> {
         let op = self.resample_op(grid, axes, interpolation);
-        let tensor = run_op(gpu, &op, &[&self.tensor])?.remove(0);
+        let tensor = run_op1(gpu, &op, &[&self.tensor])?;
         Ok(Self { tensor, affine: grid.affine, axes })
     }
 

@@ -6,8 +6,7 @@ use glam::{DMat4, DVec3};
 use super::grid::{Grid, PlacedVolume};
 use super::postprocess::{distance, with_border};
 use crate::gpu::{Gpu, GpuTensor};
-use crate::graph::{GraphError, run_op};
-use crate::ops::Operator;
+use crate::graph::{GraphError, run_op1};
 use crate::ops::label::{FillHoles, Keep, LargestComponent, Threshold};
 use crate::ops::normalise::{Histogram, Percentiles};
 use crate::ops::resample::{AxisOrder, Interpolation};
@@ -46,9 +45,9 @@ impl Head {
             Interpolation::Linear,
         )?;
         // A few very bright voxels (vessels, fat) would push all tissue into the first bins.
-        let range = one(gpu, &Percentiles { quantiles: vec![0.0, 0.995] }, &[&coarse.tensor])?;
+        let range = run_op1(gpu, &Percentiles { quantiles: vec![0.0, 0.995] }, &[&coarse.tensor])?;
         let counts: Vec<u32> =
-            gpu.download(&one(gpu, &Histogram { bins: BINS }, &[&coarse.tensor, &range])?)?;
+            gpu.download(&run_op1(gpu, &Histogram { bins: BINS }, &[&coarse.tensor, &range])?)?;
         let limits: Vec<f32> = gpu.download(&range)?;
         if limits[1] <= limits[0] {
             return Ok(None);
@@ -58,11 +57,11 @@ impl Head {
         let level = limits[0] + 0.5 * (bin + 1.0) / BINS as f32 * (limits[1] - limits[0]);
 
         let size = coarse.affine.voxel_mm();
-        let above = one(gpu, &Threshold::above(level), &[&coarse.tensor])?;
-        let largest = one(gpu, &LargestComponent, &[&above])?;
+        let above = run_op1(gpu, &Threshold::above(level), &[&coarse.tensor])?;
+        let largest = run_op1(gpu, &LargestComponent, &[&above])?;
         let grown = with_border(gpu, &distance(gpu, &largest, size)?, CLOSE_MM)?;
         let closed = with_border(gpu, &distance(gpu, &grown, size)?, -CLOSE_MM)?;
-        let filled = one(gpu, &FillHoles, &[&closed])?;
+        let filled = run_op1(gpu, &FillHoles, &[&closed])?;
         let depth = PlacedVolume { tensor: distance(gpu, &filled, size)?, ..coarse };
         Ok(Some(Self { depth }))
     }
@@ -79,12 +78,8 @@ impl Head {
         erode_mm: f64,
     ) -> Result<GpuTensor, GraphError> {
         let depth = self.depth.interpolated(gpu, grid, axes, Interpolation::Linear)?;
-        one(gpu, &Threshold { level: -erode_mm as f32, keep: Keep::Below }, &[&depth.tensor])
+        run_op1(gpu, &Threshold { level: -erode_mm as f32, keep: Keep::Below }, &[&depth.tensor])
     }
-}
-
-fn one(gpu: &Gpu, op: &dyn Operator, inputs: &[&GpuTensor]) -> Result<GpuTensor, GraphError> {
-    Ok(run_op(gpu, op, inputs)?.swap_remove(0))
 }
 
 /// The volume's own grid with voxels of at least [`SEARCH_MM`].

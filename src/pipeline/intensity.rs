@@ -1,7 +1,7 @@
 //! Intensity normalisation of a volume on the device, without reading anything back.
 
 use crate::gpu::{Gpu, GpuTensor};
-use crate::graph::{GraphError, run_op};
+use crate::graph::{GraphError, run_op1};
 use crate::model::Intensity;
 use crate::ops::Operator;
 use crate::ops::normalise::{MinMax, Moments, Percentiles, Rescale, Standardise};
@@ -70,6 +70,6 @@ impl Method {
 /// Quantiles outside `[0, 1]`, or a failing device.
 pub fn normalise(gpu: &Gpu, volume: &GpuTensor, method: &Method) -> Result<GpuTensor, GraphError> {
     let (statistics, apply) = method.operators();
-    let statistics = run_op(gpu, statistics.as_ref(), &[volume])?.swap_remove(0);
-    Ok(run_op(gpu, apply.as_ref(), &[volume, &statistics])?.swap_remove(0))
+    let statistics = run_op1(gpu, statistics.as_ref(), &[volume])?;
+    run_op1(gpu, apply.as_ref(), &[volume, &statistics])
 }

@@ -1,7 +1,7 @@
 //! From a probability on the native grid to the brain mask.
 
 use crate::gpu::{Gpu, GpuTensor};
-use crate::graph::{GraphError, run_op};
+use crate::graph::{GraphError, run_op1};
 use crate::ops::Operator;
 use crate::ops::label::{Distance, FillHoles, Keep, LargestComponent, Threshold};
 
@@ -14,12 +14,12 @@ pub const THRESHOLD: f32 = 0.5;
 /// # Errors
 /// A tensor that is not a volume, or a failing device.
 pub fn brain_mask(gpu: &Gpu, probability: GpuTensor) -> Result<GpuTensor, GraphError> {
-    let mut mask = one(gpu, &Threshold::above(THRESHOLD), &probability)?;
+    let mut mask = run_op1(gpu, &Threshold::above(THRESHOLD), &[&probability])?;
     drop(probability);
     for step in [&LargestComponent as &dyn Operator, &FillHoles] {
         // What the step before took is free once the device is idle.
         gpu.wait()?;
-        mask = one(gpu, step, &mask)?;
+        mask = run_op1(gpu, step, &[&mask])?;
     }
     Ok(mask)
 }
@@ -30,7 +30,7 @@ pub fn brain_mask(gpu: &Gpu, probability: GpuTensor) -> Result<GpuTensor, GraphE
 /// # Errors
 /// A tensor that is not a mask, an impossible voxel size, or a failing device.
 pub fn distance(gpu: &Gpu, mask: &GpuTensor, voxel_size: [f64; 3]) -> Result<GpuTensor, GraphError> {
-    one(gpu, &Distance { voxel_size }, mask)
+    run_op1(gpu, &Distance { voxel_size }, &[mask])
 }
 
 /// Grows a mask by `border` mm, or shrinks it if negative, from its signed distance: dilation or erosion by
@@ -47,9 +47,5 @@ pub fn with_border(gpu: &Gpu, distance: &GpuTensor, border: f64) -> Result<GpuTe
     } else {
         Threshold { level: (border + slack) as f32, keep: Keep::AtMost }
     };
-    one(gpu, &threshold, distance)
-}
-
-fn one(gpu: &Gpu, op: &dyn Operator, input: &GpuTensor) -> Result<GpuTensor, GraphError> {
-    Ok(run_op(gpu, op, &[input])?.swap_remove(0))
+    run_op1(gpu, &threshold, &[distance])
 }

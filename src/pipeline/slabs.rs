@@ -15,7 +15,7 @@ use super::grid::{Grid, PlacedVolume};
 use super::head::Head;
 use super::intensity::Method;
 use crate::gpu::{Gpu, GpuTensor};
-use crate::graph::{GraphError, run_op};
+use crate::graph::{GraphError, run_op, run_op1};
 use crate::ops::n4::{LogShrink, OUTSIDE};
 use crate::ops::resample::{AxisOrder, Edge, Interpolation, grid_matrix, index_matrix, prefilters};
 use crate::tensor::{HostTensor, TensorDesc};
@@ -117,7 +117,7 @@ pub fn resample(
             }
             let mut op = placed.resample_op(&target, AxisOrder::Zyx, sampler.interpolation);
             op.edge = sampler.edge;
-            let sampled = run_op(gpu, &op, &[&placed.tensor])?.swap_remove(0);
+            let sampled = run_op1(gpu, &op, &[&placed.tensor])?;
             drop(placed);
             let sampled: Vec<f32> = gpu.download(&sampled)?;
             if ix == needed.start {
@@ -205,7 +205,7 @@ pub fn normalise(gpu: &Gpu, volume: &Volume, method: &Method) -> Result<Vec<f32>
     let mut normalised = Vec::with_capacity(volume.data.len());
     for planes in &slabs {
         let placed = upload(gpu, volume, planes)?;
-        let done = run_op(gpu, apply.as_ref(), &[&placed.tensor, &statistics])?.swap_remove(0);
+        let done = run_op1(gpu, apply.as_ref(), &[&placed.tensor, &statistics])?;
         normalised.append(&mut gpu.download(&done)?);
     }
     Ok(normalised)
@@ -220,6 +220,28 @@ pub struct HostRegion<'a> {
     pub confidence: Option<&'a [f32]>,
     /// Look for the head, and take it less its outermost millimetres, so many.
     pub head_less_mm: Option<f64>,
+}
+
+impl HostRegion<'_> {
+    /// Mask and confidence on a grid that holds these planes of the volume, or all of them; a head that was found goes
+    /// before a mask.
+    fn on_device(
+        &self,
+        gpu: &Gpu,
+        grid: &Grid,
+        head: Option<&Head>,
+        planes: Option<&[usize]>,
+    ) -> Result<[Option<GpuTensor>; 2], GraphError> {
+        let [x, y, z] = grid.shape;
+        let shape = [z, y, x];
+        let mask = match (head, self.head_less_mm, self.mask) {
+            (Some(head), Some(less_mm), _) => Some(head.mask_on(gpu, grid, AxisOrder::Zyx, less_mm)?),
+            (_, _, Some(mask)) => Some(gpu.upload(&TensorDesc::u32(&shape), &pick(mask, [x, y], planes))?),
+            _ => None,
+        };
+        let upload = |values| gpu.upload(&TensorDesc::f32(&shape), &pick(values, [x, y], planes));
+        Ok([mask, self.confidence.map(upload).transpose()?])
+    }
 }
 
 /// A volume without its bias field.
@@ -246,26 +268,30 @@ pub fn correct_bias(
     options: &N4Options,
     want_field: bool,
 ) -> Result<Corrected, PipelineError> {
-    let find = |placed: &PlacedVolume| -> Result<Option<(Head, f64)>, GraphError> {
-        let Some(less_mm) = region.head_less_mm else { return Ok(None) };
-        Ok(Head::find(gpu, placed)?.map(|head| (head, less_mm)))
-    };
     if slabs(gpu, volume.shape).len() > 1 {
         let head = match region.head_less_mm {
-            Some(_) => find(&PlacedVolume::upload(gpu, &bindable(gpu, &volume).0)?)?,
+            Some(_) => Head::find(gpu, &PlacedVolume::upload(gpu, &bindable(gpu, &volume).0)?)?,
             None => None,
         };
         let head_found = head.is_some();
-        let fit = fit_in_slabs(gpu, &volume, region, head, options)?;
+        let fit = fit_in_slabs(gpu, &volume, region, head.as_ref(), options)?;
         let (values, log_field) = divide(gpu, &volume, &fit, options.padding, want_field)?;
         return Ok(Corrected { values, log_field, fit, head_found });
     }
     let placed = PlacedVolume::upload(gpu, &volume)?;
     // Volumes are freed as soon as nobody needs them; those on the device once it is idle.
     drop(volume);
-    let head = find(&placed)?;
+    let head = match region.head_less_mm {
+        Some(_) => Head::find(gpu, &placed)?,
+        None => None,
+    };
     let head_found = head.is_some();
-    let N4Result { fit, log_field } = n4_whole(gpu, &placed, region, head, options)?;
+    let N4Result { fit, log_field } = {
+        let [mask, confidence] = region.on_device(gpu, &placed.grid(), head.as_ref(), None)?;
+        drop(head);
+        let region = Region { mask: mask.as_ref(), confidence: confidence.as_ref() };
+        n4(gpu, &placed.tensor, region, options)?
+    };
     gpu.wait()?;
     correct(gpu, &placed.tensor, &log_field)?;
     let values = gpu.download(&placed.tensor)?;
@@ -316,30 +342,12 @@ pub fn divide_by(gpu: &Gpu, volume: &Volume, log_field: &[f32]) -> Result<Vec<f3
     Ok(values)
 }
 
-fn n4_whole(
-    gpu: &Arc<Gpu>,
-    placed: &PlacedVolume,
-    region: HostRegion,
-    head: Option<(Head, f64)>,
-    options: &N4Options,
-) -> Result<N4Result, PipelineError> {
-    let shape = &placed.tensor.desc.shape;
-    let mask = match (head, region.mask) {
-        (Some((head, less_mm)), _) => Some(head.mask_on(gpu, &placed.grid(), placed.axes, less_mm)?),
-        (None, Some(mask)) => Some(gpu.upload(&TensorDesc::u32(shape), mask)?),
-        (None, None) => None,
-    };
-    let confidence = region.confidence.map(|c| gpu.upload(&TensorDesc::f32(shape), c)).transpose()?;
-    let region = Region { mask: mask.as_ref(), confidence: confidence.as_ref() };
-    Ok(n4(gpu, &placed.tensor, region, options)?)
-}
-
 /// Estimates the field of a volume that exceeds a binding: of each slab only the planes go to the device that shrinking keeps.
 fn fit_in_slabs(
     gpu: &Arc<Gpu>,
     volume: &Volume,
     region: HostRegion,
-    head: Option<(Head, f64)>,
+    head: Option<&Head>,
     options: &N4Options,
 ) -> Result<N4Fit, PipelineError> {
     options.validate()?;
@@ -371,21 +379,11 @@ fn fit_in_slabs(
     for group in kept.chunks(at_once) {
         let planes: Vec<usize> = group.iter().filter_map(|&k| plane(k)).collect();
         let slab = TensorDesc::f32(&[planes.len(), ny, nx]);
-        let picked = gpu.upload(&slab, &pick(&volume.data, volume.shape, &planes))?;
-        let mask = match (&head, region.mask) {
-            (Some((head, less_mm)), _) => {
-                let step = DMat4::from_translation(DVec3::Z * planes[0] as f64)
-                    * DMat4::from_scale(DVec3::new(1.0, 1.0, shrink.factor[0] as f64));
-                let grid = Grid { shape: [nx, ny, planes.len()], affine: volume.affine * step };
-                Some(head.mask_on(gpu, &grid, AxisOrder::Zyx, *less_mm)?)
-            }
-            (None, Some(mask)) => {
-                Some(gpu.upload(&TensorDesc::u32(&slab.shape), &pick(mask, volume.shape, &planes))?)
-            }
-            (None, None) => None,
-        };
-        let confidence =
-            region.confidence.map(|c| gpu.upload(&slab, &pick(c, volume.shape, &planes))).transpose()?;
+        let picked = gpu.upload(&slab, &pick(&volume.data, [nx, ny], Some(&planes)))?;
+        let step = DMat4::from_translation(DVec3::Z * planes[0] as f64)
+            * DMat4::from_scale(DVec3::new(1.0, 1.0, shrink.factor[0] as f64));
+        let grid = Grid { shape: [nx, ny, planes.len()], affine: volume.affine * step };
+        let [mask, confidence] = region.on_device(gpu, &grid, head, Some(&planes))?;
         let inputs: Vec<&GpuTensor> =
             [Some(&picked), mask.as_ref(), confidence.as_ref()].into_iter().flatten().collect();
         let shrunken = run_op(gpu, &in_plane, &inputs)?;
@@ -397,7 +395,12 @@ fn fit_in_slabs(
     Ok(fit_shrunken(gpu, v, weight, region.confidence.is_some(), options)?)
 }
 
-/// The values of these planes, one after the other.
-fn pick<T: Copy>(values: &[T], shape: [usize; 3], planes: &[usize]) -> Vec<T> {
-    planes.iter().flat_map(|&plane| values_of(values, shape, &(plane..plane + 1))).copied().collect()
+/// The values of these planes of so many voxels along x and y, one after the other; all values without planes.
+fn pick<'a, T: Copy>(values: &'a [T], [x, y]: [usize; 2], planes: Option<&[usize]>) -> Cow<'a, [T]> {
+    match planes {
+        None => Cow::Borrowed(values),
+        Some(planes) => {
+            planes.iter().flat_map(|&plane| &values[plane * x * y..(plane + 1) * x * y]).copied().collect()
+        }
+    }
 }

@@ -14,7 +14,7 @@ use super::intensity::normalise;
 use super::postprocess::{THRESHOLD, brain_mask, distance, with_border};
 use super::slabs::{HostRegion, bindable, correct_bias, divide, slabs};
 use crate::gpu::{Gpu, GpuTensor};
-use crate::graph::{Executor, ExecutorOptions, Tuning, run_op};
+use crate::graph::{Executor, ExecutorOptions, Tuning, run_op1};
 use crate::model::{Description, GridSpec, Mode, Model, build, fold_for_inference};
 use crate::ops::activation::Activate;
 use crate::ops::elementwise::{Add, Scale};
@@ -182,7 +182,7 @@ impl Stripper {
 
         let n4_options = self.n4_options(options, zyx(bound.voxel_size()))?;
         let two_pass = options.n4 == N4Choice::TwoPass;
-        let mut field = None;
+        let (mut bias, mut corrected) = (None, None);
         if let Some(n4_options) = n4_options {
             let inner_head = match two_pass {
                 true => Head::find(gpu, &placed)?
@@ -194,8 +194,14 @@ impl Stripper {
             match n4(&self.gpu, &placed.tensor, region, &n4_options) {
                 Ok(result) => {
                     correct(gpu, &placed.tensor, &result.log_field)?;
-                    let padding = n4_options.padding.map(|ends| ends.map(|voxels| voxels << halvings));
-                    field = (options.corrected && !two_pass).then_some((result, padding));
+                    if options.corrected && !two_pass {
+                        let padding = n4_options.padding.map(|ends| ends.map(|voxels| voxels << halvings));
+                        let (values, log_field) = match halvings {
+                            0 => (gpu.download(&placed.tensor)?, Some(gpu.download(&result.log_field)?)),
+                            _ => divide(gpu, &volume, &result.fit, padding, true)?,
+                        };
+                        (corrected, bias) = (Some(values), exponentials(log_field));
+                    }
                 }
                 // Nobody asked for it by name, and the network copes with a bias field.
                 Err(error @ (N4Error::TooFewVoxels { .. } | N4Error::Constant))
@@ -209,14 +215,6 @@ impl Stripper {
         }
 
         let logits = self.logits(&placed, &mut watch)?;
-        let (mut bias, mut corrected) = (None, None);
-        if let Some((result, padding)) = field {
-            let (values, log_field) = match halvings {
-                0 => (gpu.download(&placed.tensor)?, Some(gpu.download(&result.log_field)?)),
-                _ => divide(gpu, &volume, &result.fit, padding, true)?,
-            };
-            (corrected, bias) = (Some(values), exponentials(log_field));
-        }
         // Volumes on the device are freed as soon as nobody needs them.
         drop(placed);
         let native = Grid::of(&volume);
@@ -380,7 +378,7 @@ impl Stripper {
             outside: 0.0,
         };
         let run = |op: &dyn Operator, inputs: &[&GpuTensor]| -> Result<GpuTensor, PipelineError> {
-            Ok(run_op(gpu, op, inputs)?.swap_remove(0))
+            Ok(run_op1(gpu, op, inputs)?)
         };
         let mirrored = run(&flip, &[&pass(&run(&flip, &[x])?)?])?;
         let sum = run(&Add, &[&pass(x)?, &mirrored])?;
@@ -393,8 +391,8 @@ impl Stripper {
         let mut op = logits.resample_op(native, AxisOrder::Zyx, Interpolation::Linear);
         op.edge = Edge::Clamp;
         op.outside = OUTSIDE_LOGIT;
-        let on_native = run_op(gpu, &op, &[&logits.tensor])?.swap_remove(0);
-        Ok(run_op(gpu, &Activate::Sigmoid, &[&on_native])?.swap_remove(0))
+        let on_native = run_op1(gpu, &op, &[&logits.tensor])?;
+        Ok(run_op1(gpu, &Activate::Sigmoid, &[&on_native])?)
     }
 }
 
