@@ -11,14 +11,14 @@ use trephine::ops::label::Components;
 use trephine::ops::resample::{
     AxisOrder, Edge, Interpolation, Resample, grid_matrix, index_matrix, prefilters,
 };
-use trephine::pipeline::intensity::{Method, normalise};
+use trephine::pipeline::normalise::{Method, normalise_tensor};
 use trephine::pipeline::postprocess::{brain_mask, distance, with_border};
 use trephine::tensor::TensorDesc;
 
 /// Runs a normalisation of a `[D, H, W]` volume.
 fn normalised(gpu: &Gpu, shape: [usize; 3], data: &[f32], method: &Method) -> Vec<f64> {
     let volume = gpu.upload(&TensorDesc::f32(&shape), data).expect("upload");
-    let result = normalise(gpu, &volume, method).expect("normalises");
+    let result = normalise_tensor(gpu, &volume, method).expect("normalises");
     gpu.download::<f32>(&result).expect("download").into_iter().map(f64::from).collect()
 }
 

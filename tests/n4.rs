@@ -8,7 +8,7 @@ use common::{gpu, rng};
 use safetensors::SafeTensors;
 use trephine::gpu::{Gpu, GpuTensor};
 use trephine::ops::Fill;
-use trephine::pipeline::bias::{N4Error, N4Options, Region, correct, n4};
+use trephine::pipeline::bias::{N4Error, N4Options, RegionTensors, divide_in_place, n4};
 use trephine::tensor::TensorDesc;
 
 /// A fixture: tensors by name, as numbers.
@@ -83,15 +83,15 @@ fn matches_simpleitk(name: &str, variant: &str) {
     let native: Vec<usize> = desc.shape.iter().rev().copied().collect();
     let volume = gpu.upload(&desc, &volume).expect("upload");
     let mask = (variant == "mask").then(|| upload_mask(&gpu, &desc, &fixture.mask(&native)));
-    let result =
-        n4(&gpu, &volume, Region { mask: mask.as_ref(), confidence: None }, &options).expect("N4 runs");
+    let result = n4(&gpu, &volume, RegionTensors { mask: mask.as_ref(), confidence: None }, &options)
+        .expect("N4 runs");
     let ran: Vec<usize> = result.fit.levels.iter().map(|level| level.iterations).collect();
     assert_eq!(ran, options.iterations, "tolerance 0 runs all iterations");
     // ITK's own offset, too.
     let own = n4(
         &gpu,
         &volume,
-        Region { mask: mask.as_ref(), confidence: None },
+        RegionTensors { mask: mask.as_ref(), confidence: None },
         &N4Options { offset: None, ..options },
     )
     .expect("N4 runs");
@@ -188,9 +188,10 @@ fn recovers_a_known_field_and_ignores_the_background() {
     let (desc, volume, mask, truth) = phantom([44, 52, 48]);
     let options = N4Options { shrink: [2; 3], iterations: vec![20, 20], ..N4Options::default() };
     let image = upload(&gpu, &desc, &volume);
-    let masked = n4(&gpu, &image, Region::mask(&upload_mask(&gpu, &desc, &mask)), &options).expect("N4 runs");
+    let masked =
+        n4(&gpu, &image, RegionTensors::mask(&upload_mask(&gpu, &desc, &mask)), &options).expect("N4 runs");
     // Without a mask the zeros of the background are no voxels: the same mask results.
-    let unmasked = n4(&gpu, &image, Region::default(), &options).expect("N4 runs");
+    let unmasked = n4(&gpu, &image, RegionTensors::default(), &options).expect("N4 runs");
     assert_eq!(masked.fit.lattice, unmasked.fit.lattice);
     assert_eq!(masked.fit.voxels, unmasked.fit.voxels);
 
@@ -200,7 +201,7 @@ fn recovers_a_known_field_and_ignores_the_background() {
     eprintln!("known field: rms {error:.4} of {before:.4}");
     assert!(error < 0.15 * before, "rms {error:.4} of {before:.4} is left");
 
-    correct(&gpu, &image, &masked.log_field).expect("corrects");
+    divide_in_place(&gpu, &image, &masked.log_field).expect("corrects");
     let corrected: Vec<f32> = gpu.download(&image).expect("download");
     for i in 0..field.len() {
         let want = volume[i] / field[i].exp();
@@ -217,17 +218,17 @@ fn the_tolerance_stops_at_its_iteration() {
     let (image, mask) = (upload(&gpu, &desc, &volume), upload_mask(&gpu, &desc, &mask));
     let options =
         N4Options { shrink: [2; 3], iterations: vec![50, 50], tolerance: 2e-3, ..N4Options::default() };
-    let stopped = n4(&gpu, &image, Region::mask(&mask), &options).expect("N4 runs");
+    let stopped = n4(&gpu, &image, RegionTensors::mask(&mask), &options).expect("N4 runs");
     let ran: Vec<usize> = stopped.fit.levels.iter().map(|level| level.iterations).collect();
     eprintln!("levels: {:?}", stopped.fit.levels);
     assert!(ran.iter().all(|&n| n < 50), "converged: {ran:?}");
     assert!(stopped.fit.levels.iter().all(|level| level.convergence <= options.tolerance));
     let counted = N4Options { iterations: ran.clone(), tolerance: 0.0, ..options.clone() };
-    let counted = n4(&gpu, &image, Region::mask(&mask), &counted).expect("N4 runs");
+    let counted = n4(&gpu, &image, RegionTensors::mask(&mask), &counted).expect("N4 runs");
     assert_eq!(counted.fit.lattice, stopped.fit.lattice);
     // One iteration fewer had not converged.
     let fewer = N4Options { iterations: vec![ran[0] - 1], tolerance: 0.0, ..options };
-    let fewer = n4(&gpu, &image, Region::mask(&mask), &fewer).expect("N4 runs");
+    let fewer = n4(&gpu, &image, RegionTensors::mask(&mask), &fewer).expect("N4 runs");
     assert!(fewer.fit.levels[0].convergence > options.tolerance);
 }
 
@@ -244,9 +245,11 @@ fn voxels_that_are_no_intensities_leave_the_mask() {
     // Any label counts.
     let labels: Vec<f32> = mask.iter().map(|m| m * 255.0).collect();
     let image = upload(&gpu, &desc, &volume);
-    let got = n4(&gpu, &image, Region::mask(&upload_mask(&gpu, &desc, &labels)), &options).expect("N4 runs");
+    let got =
+        n4(&gpu, &image, RegionTensors::mask(&upload_mask(&gpu, &desc, &labels)), &options).expect("N4 runs");
     mask[centre..centre + bad.len()].fill(0.0);
-    let want = n4(&gpu, &image, Region::mask(&upload_mask(&gpu, &desc, &mask)), &options).expect("N4 runs");
+    let want =
+        n4(&gpu, &image, RegionTensors::mask(&upload_mask(&gpu, &desc, &mask)), &options).expect("N4 runs");
     assert_eq!(got.fit.lattice, want.fit.lattice);
     assert_eq!(got.fit.voxels, mask.iter().filter(|&&m| m > 0.0).count());
     assert!(got.fit.lattice.data.iter().all(|v| v.is_finite()));
@@ -259,7 +262,8 @@ fn the_unit_of_the_image_does_not_matter() {
     let options = N4Options { shrink: [2; 3], iterations: vec![10], ..N4Options::default() };
     let field = |factor: f32| -> Vec<f32> {
         let scaled: Vec<f32> = volume.iter().map(|v| v * factor).collect();
-        let result = n4(&gpu, &upload(&gpu, &desc, &scaled), Region::default(), &options).expect("N4 runs");
+        let result =
+            n4(&gpu, &upload(&gpu, &desc, &scaled), RegionTensors::default(), &options).expect("N4 runs");
         gpu.download(&result.log_field).expect("download")
     };
     let (plain, small) = (field(1.0), field(1.0 / 255.0));
@@ -275,7 +279,8 @@ fn what_cannot_be_corrected_is_an_error() {
     let image = upload(&gpu, &desc, &volume);
     let run = |image: &GpuTensor, mask: Option<&[f32]>, options: &N4Options| {
         let mask = mask.map(|mask| upload_mask(&gpu, &desc, mask));
-        n4(&gpu, image, Region { mask: mask.as_ref(), confidence: None }, options).expect_err("must fail")
+        n4(&gpu, image, RegionTensors { mask: mask.as_ref(), confidence: None }, options)
+            .expect_err("must fail")
     };
     let n = desc.len();
     assert!(matches!(run(&image, Some(&vec![0.0; n]), &options), N4Error::TooFewVoxels { voxels: 0, .. }));
@@ -297,9 +302,9 @@ fn what_cannot_be_corrected_is_an_error() {
         assert!(matches!(run(&image, Some(&mask), &wrong), N4Error::Options(_)), "{wrong:?}");
     }
     let other = upload_mask(&gpu, &TensorDesc::f32(&[36, 32, 40]), &mask);
-    assert!(matches!(n4(&gpu, &image, Region::mask(&other), &options), Err(N4Error::Shape { .. })));
+    assert!(matches!(n4(&gpu, &image, RegionTensors::mask(&other), &options), Err(N4Error::Shape { .. })));
     let flat = upload(&gpu, &TensorDesc::f32(&[n]), &volume);
-    assert!(matches!(n4(&gpu, &flat, Region::default(), &options), Err(N4Error::Shape { .. })));
+    assert!(matches!(n4(&gpu, &flat, RegionTensors::default(), &options), Err(N4Error::Shape { .. })));
 }
 
 /// A confidence of 0 and a mask that leaves the same voxels out are one; a confidence counts.
@@ -311,9 +316,11 @@ fn a_confidence_weighs_the_fit() {
     let image = upload(&gpu, &desc, &volume);
     let weighted = |confidence: &[f32]| {
         let confidence = upload(&gpu, &desc, confidence);
-        n4(&gpu, &image, Region { mask: None, confidence: Some(&confidence) }, &options).expect("N4 runs")
+        n4(&gpu, &image, RegionTensors { mask: None, confidence: Some(&confidence) }, &options)
+            .expect("N4 runs")
     };
-    let masked = n4(&gpu, &image, Region::mask(&upload_mask(&gpu, &desc, &mask)), &options).expect("N4 runs");
+    let masked =
+        n4(&gpu, &image, RegionTensors::mask(&upload_mask(&gpu, &desc, &mask)), &options).expect("N4 runs");
     let same = weighted(&mask);
     assert_eq!((same.fit.voxels, &same.fit.lattice), (masked.fit.voxels, &masked.fit.lattice));
     // Powers of two: the same factor in delta and omega, to the bit.
@@ -344,7 +351,7 @@ fn knots_every_few_mm_pad_the_domain() {
     assert_eq!(options.padding, [[0, 1], [12, 13], [5, 6]]);
     let image = upload(&gpu, &desc, &volume);
     let mask_tensor = upload_mask(&gpu, &desc, &mask);
-    let got = n4(&gpu, &image, Region::mask(&mask_tensor), &options).expect("N4 runs");
+    let got = n4(&gpu, &image, RegionTensors::mask(&mask_tensor), &options).expect("N4 runs");
 
     let [d, h, w] = [20 + 1, 36 + 25, 30 + 11];
     let (mut wide, mut wide_mask) = (vec![7.0; d * h * w], vec![0.0; d * h * w]);
@@ -358,7 +365,8 @@ fn knots_every_few_mm_pad_the_domain() {
     let wide_desc = TensorDesc::f32(&[d, h, w]);
     let region = upload_mask(&gpu, &wide_desc, &wide_mask);
     let unpadded = N4Options { padding: [[0; 2]; 3], ..options };
-    let want = n4(&gpu, &upload(&gpu, &wide_desc, &wide), Region::mask(&region), &unpadded).expect("N4 runs");
+    let want =
+        n4(&gpu, &upload(&gpu, &wide_desc, &wide), RegionTensors::mask(&region), &unpadded).expect("N4 runs");
     assert_eq!((got.fit.voxels, &got.fit.lattice), (want.fit.voxels, &want.fit.lattice));
     let (got, want): (Vec<f32>, Vec<f32>) =
         (gpu.download(&got.log_field).expect("download"), gpu.download(&want.log_field).expect("download"));

@@ -11,10 +11,11 @@ use rand::Rng;
 use trephine::gpu::Gpu;
 use trephine::ops::resample::{Edge, Interpolation};
 use trephine::pipeline::PipelineError;
-use trephine::pipeline::bias::{N4Error, N4Options};
+use trephine::pipeline::bias::{FitRegion, N4Error, N4Options, correct_bias, divide_by_field};
 use trephine::pipeline::grid::Grid;
-use trephine::pipeline::intensity::Method;
-use trephine::pipeline::slabs::{self, HostRegion, Sampler, correct_bias, divide_by, normalise, resample};
+use trephine::pipeline::normalise::{Method, normalise};
+use trephine::pipeline::resample::{Sampler, resample};
+use trephine::pipeline::slabs;
 use trephine::volume::Volume;
 
 const SHAPE: [usize; 3] = [31, 26, 47];
@@ -124,12 +125,12 @@ fn bias_fields_are_fitted_and_divided_by_in_slabs() {
         .with_spline_distance(90.0, [SHAPE[2], SHAPE[1], SHAPE[0]], [mm.z, mm.y, mm.x])
         .expect("positive");
     assert!(padded.padding[0][0] > 1, "{padded:?}");
-    let masked = HostRegion { mask: Some(&labels), ..HostRegion::default() };
-    let weighted = HostRegion { confidence: Some(&trust), ..masked };
+    let masked = FitRegion { mask: Some(&labels), ..FitRegion::default() };
+    let weighted = FitRegion { confidence: Some(&trust), ..masked };
     for (what, region, options) in [
         ("a mask", masked, &quick),
         ("a mask and a confidence, padded", weighted, &padded),
-        ("every voxel", HostRegion::default(), &N4Options { keep_nonpositive: true, ..quick.clone() }),
+        ("every voxel", FitRegion::default(), &N4Options { keep_nonpositive: true, ..quick.clone() }),
     ] {
         let [want, got] = [&whole, &small]
             .map(|gpu| correct_bias(gpu, Cow::Borrowed(&volume), region, options, true).expect("runs"));
@@ -139,10 +140,10 @@ fn bias_fields_are_fitted_and_divided_by_in_slabs() {
         assert_close(what, &field, &want_field, 0.0);
         assert_close(what, &floats(&got.values), &floats(&want.values), 0.0);
         let log_field = got.log_field.expect("wanted");
-        assert_eq!(divide_by(&small, &volume, &log_field).expect("runs"), got.values);
+        assert_eq!(divide_by_field(&small, &volume, &log_field).expect("runs"), got.values);
     }
     // The head is looked for in the halved volume, whose voxels are 7 to 11 mm large here.
-    let head = HostRegion { head_less_mm: Some(5.0), ..HostRegion::default() };
+    let head = FitRegion { head_less_mm: Some(5.0), ..FitRegion::default() };
     let [want, got] = [&whole, &small]
         .map(|gpu| correct_bias(gpu, Cow::Borrowed(&volume), head, &quick, true).expect("runs"));
     assert!(want.head_found && got.head_found);
@@ -156,7 +157,7 @@ fn bias_fields_are_fitted_and_divided_by_in_slabs() {
 fn a_shrunken_volume_must_be_bound() {
     let Some([_, small]) = devices() else { return };
     let options = N4Options { shrink: [1; 3], ..N4Options::default() };
-    match correct_bias(&small, Cow::Owned(volume()), HostRegion::default(), &options, false) {
+    match correct_bias(&small, Cow::Owned(volume()), FitRegion::default(), &options, false) {
         Err(PipelineError::N4(error @ N4Error::TooLarge { .. })) => {
             let text = error.to_string();
             assert!(text.contains("shrunken by 1") && text.contains("a larger shrink factor"), "{text}");

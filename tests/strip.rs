@@ -8,7 +8,7 @@ use std::sync::Arc;
 use common::{gpu, limited};
 use glam::{DMat4, DVec3};
 use trephine::model;
-use trephine::pipeline::bias::{N4Options, Region, n4};
+use trephine::pipeline::bias::{N4Options, RegionTensors, n4};
 use trephine::pipeline::grid::PlacedVolume;
 use trephine::pipeline::head::{Head, SCALP_MM};
 use trephine::pipeline::strip::{N4Choice, StripOptions, Stripped, Stripper};
@@ -275,7 +275,7 @@ fn two_passes_of_bias_correction_end_in_the_brain() {
     let labels: Vec<u32> = got.mask.iter().map(|&m| u32::from(m)).collect();
     let mask = gpu.upload(&TensorDesc::u32(&[z, y, x]), &labels).expect("upload");
     let image = gpu.upload(&TensorDesc::f32(&[z, y, x]), &volume.data).expect("upload");
-    let want = n4(&gpu, &image, Region::mask(&mask), &options).expect("N4 runs").log_field;
+    let want = n4(&gpu, &image, RegionTensors::mask(&mask), &options).expect("N4 runs").log_field;
     let want: Vec<f32> = gpu.download(&want).expect("download");
     for ix in (0..field.len()).step_by(89) {
         assert!((field[ix] - want[ix].exp()).abs() <= 1e-5 * field[ix], "voxel {ix}");

@@ -11,9 +11,8 @@ use serde_json::json;
 use super::files::{Input, append, check_folder, check_outputs};
 use super::{FrameOptions, Outcome, Session, about, triple, usage};
 use crate::pipeline::PipelineError;
-use crate::pipeline::bias::N4Options;
+use crate::pipeline::bias::{FitRegion, N4Options, correct_bias, divide_by_field};
 use crate::pipeline::head::SCALP_MM;
-use crate::pipeline::slabs::{HostRegion, correct_bias, divide_by};
 use crate::volume::image::{self, FrameChoice, Image};
 use crate::volume::{Problem, Volume};
 
@@ -232,7 +231,7 @@ impl Options {
         let gpu = session.gpu()?;
         let begun = Instant::now();
         let about = |error: PipelineError| about(&self.input, &error);
-        let region = HostRegion {
+        let region = FitRegion {
             mask: mask.as_deref(),
             confidence: weight.as_ref().map(|weight| weight.data.as_slice()),
             head_less_mm: match auto_mask {
@@ -306,7 +305,7 @@ impl Options {
         let log_field: Vec<f32> = field.data.iter().map(|v| v.ln()).collect();
         let mut corrected: Vec<f32> = Vec::new();
         for frame in 0..input.image.frames() {
-            let divided = divide_by(&gpu, &input.volume(frame)?, &log_field);
+            let divided = divide_by_field(&gpu, &input.volume(frame)?, &log_field);
             append(&mut corrected, divided.map_err(|error| about(&self.input, &error))?);
         }
         if let Some(output) = &self.output {
@@ -324,7 +323,7 @@ impl Options {
 
 /// Where the field of a volume was fitted, unless a file said so.
 fn region_in_words(
-    region: HostRegion,
+    region: FitRegion,
     head_found: bool,
     fitted: usize,
     voxels: usize,

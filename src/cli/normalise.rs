@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::files::{Input, append, check_folder, check_outputs};
 use super::{FrameOptions, Outcome, Session, about, interval, usage};
-use crate::pipeline::intensity::Method;
+use crate::pipeline::normalise::{Method, normalise};
 use crate::pipeline::slabs;
 use crate::volume::image;
 
@@ -83,7 +83,7 @@ impl Options {
                     self.input.display()
                 ));
             }
-            let normalised = slabs::normalise(&gpu, &volume, &method);
+            let normalised = normalise(&gpu, &volume, &method);
             append(&mut data, normalised.map_err(|e| about(&self.input, &e.into()))?);
         }
         image::write_like(&self.output, &input.image, &data)?;

@@ -10,7 +10,7 @@ use super::files::{Input, append, check_folder, check_outputs};
 use super::{FrameOptions, Outcome, Session, about, triple, usage};
 use crate::ops::resample::{Edge, Interpolation};
 use crate::pipeline::grid::Grid;
-use crate::pipeline::slabs::{self, Sampler};
+use crate::pipeline::resample::{Sampler, resample};
 use crate::volume::image::{self, FrameChoice, Image};
 
 /// Sample an image on another grid
@@ -122,7 +122,7 @@ impl Options {
         let mut data = Vec::new();
         for frame in 0..input.image.frames() {
             let volume = input.volume(frame)?;
-            let sampled = slabs::resample(&gpu, volume, &grid, Sampler { filtered, interpolation, edge });
+            let sampled = resample(&gpu, volume, &grid, Sampler { filtered, interpolation, edge });
             append(&mut data, sampled.map_err(|e| about(&self.input, &e.into()))?);
         }
         match &like {

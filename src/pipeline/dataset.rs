@@ -13,9 +13,9 @@ use rand_chacha::ChaCha8Rng;
 
 use super::PipelineError;
 use super::augment::{Augmentation, Draw, ELASTIC_POINTS};
-use super::bias::{Region, correct, n4};
+use super::bias::{RegionTensors, divide_in_place, n4};
 use super::grid::{Grid, PlacedVolume};
-use super::intensity::normalise;
+use super::normalise::normalise_tensor;
 use super::slabs::bindable;
 use super::strip::model_n4;
 use crate::gpu::{Gpu, GpuTensor};
@@ -94,8 +94,8 @@ impl StoredHead {
         }
         let placed = PlacedVolume::upload(gpu, &volume)?;
         if let Some(options) = model_n4(spec)? {
-            let field = n4(gpu, &placed.tensor, Region::default(), &options)?.log_field;
-            correct(gpu, &placed.tensor, &field)?;
+            let field = n4(gpu, &placed.tensor, RegionTensors::default(), &options)?.log_field;
+            divide_in_place(gpu, &placed.tensor, &field)?;
         }
         let placed_mask = PlacedVolume::upload(gpu, &bindable(gpu, &mask_volume).0)?;
         let placed = placed.prepared_for(gpu, spec)?;
@@ -169,7 +169,7 @@ impl StoredHead {
             };
             [linear(image)?, linear(mask)?]
         };
-        Ok([normalise(gpu, &image.tensor, &spec.intensity.into())?, mask.tensor])
+        Ok([normalise_tensor(gpu, &image.tensor, &spec.intensity.into())?, mask.tensor])
     }
 
     /// Image and target `[D, H, W]` of one random draw, cut to a random window of extents `crop`.
@@ -260,14 +260,14 @@ impl StoredHead {
         if augmentation.is_tonal() {
             // Tone curves are defined on tissue between 0 and 1, whatever scale the network wants.
             let tissue = Intensity::Percentile { low: 0.5, high: 99.5 };
-            x = normalise(gpu, &x, &tissue.into())?;
+            x = normalise_tensor(gpu, &x, &tissue.into())?;
             let curve = gpu.upload(&TensorDesc::f32(&[draw.curve.len()]), &draw.curve)?;
             let bias = gpu.upload(&TensorDesc::f32(&[4, 4, 4]), &draw.bias)?;
             let seed = gpu.upload(&TensorDesc::u32(&[2]), &draw.seed)?;
             let op = IntensityAugment { noise: draw.noise };
             x = run_op1(gpu, &op, &[&x, &curve, &bias, &seed])?;
         }
-        Ok([normalise(gpu, &x, &spec.intensity.into())?, y])
+        Ok([normalise_tensor(gpu, &x, &spec.intensity.into())?, y])
     }
 }
 

@@ -7,12 +7,14 @@ use std::time::Instant;
 use glam::DVec3;
 
 use super::PipelineError;
-use super::bias::{N4Error, N4Options, Region, correct, n4};
+use super::bias::{
+    FitRegion, N4Error, N4Options, RegionTensors, correct_bias, divide_by_fit, divide_in_place, n4,
+};
 use super::grid::{Grid, PlacedVolume};
 use super::head::{Head, SCALP_MM};
-use super::intensity::normalise;
+use super::normalise::normalise_tensor;
 use super::postprocess::{THRESHOLD, brain_mask, distance, with_border};
-use super::slabs::{HostRegion, bindable, correct_bias, divide, slabs};
+use super::slabs::{bindable, slabs};
 use crate::gpu::{Gpu, GpuTensor};
 use crate::graph::{Executor, ExecutorOptions, Tuning, run_op1};
 use crate::model::{Description, GridSpec, Mode, Model, build, fold_for_inference};
@@ -190,15 +192,15 @@ impl Stripper {
                     .transpose()?,
                 false => None,
             };
-            let region = Region { mask: inner_head.as_ref(), confidence: None };
+            let region = RegionTensors { mask: inner_head.as_ref(), confidence: None };
             match n4(&self.gpu, &placed.tensor, region, &n4_options) {
                 Ok(result) => {
-                    correct(gpu, &placed.tensor, &result.log_field)?;
+                    divide_in_place(gpu, &placed.tensor, &result.log_field)?;
                     if options.corrected && !two_pass {
                         let padding = n4_options.padding.map(|ends| ends.map(|voxels| voxels << halvings));
                         let (values, log_field) = match halvings {
                             0 => (gpu.download(&placed.tensor)?, Some(gpu.download(&result.log_field)?)),
-                            _ => divide(gpu, &volume, &result.fit, padding, true)?,
+                            _ => divide_by_fit(gpu, &volume, &result.fit, padding, true)?,
                         };
                         (corrected, bias) = (Some(values), exponentials(log_field));
                     }
@@ -225,7 +227,7 @@ impl Stripper {
         if let Some(brain) = brain {
             let second = N4Options { keep_nonpositive: false, ..N4Options::article() }
                 .shrunken_to(TWO_PASS_MM, zyx(volume.voxel_size()));
-            let region = HostRegion { mask: Some(&brain), ..HostRegion::default() };
+            let region = FitRegion { mask: Some(&brain), ..FitRegion::default() };
             let done = correct_bias(&self.gpu, Cow::Borrowed(&*volume), region, &second, true)?;
             (corrected, bias) = (Some(done.values), exponentials(done.log_field));
             watch.lap("n4 in the brain")?;
@@ -277,7 +279,7 @@ impl Stripper {
         let grid = Grid::of_network(spec, gpu, &prepared)?;
         let sampled = prepared.interpolated(gpu, &grid, AxisOrder::Xyz, spec.sampling.into())?;
         drop(prepared);
-        let x = normalise(gpu, &sampled.tensor, &spec.intensity.into())?;
+        let x = normalise_tensor(gpu, &sampled.tensor, &spec.intensity.into())?;
         watch.lap("resample")?;
         let tensor = self.logits_of(&x)?;
         watch.lap("network")?;

@@ -15,7 +15,7 @@ use crate::gpu::Gpu;
 use crate::ops::Fill;
 use crate::ops::resample::{AxisOrder, Edge, Interpolation, Resample, grid_matrix, index_matrix};
 use crate::pipeline::PipelineError;
-use crate::pipeline::bias::{N4Options, Region, correct, factors, n4};
+use crate::pipeline::bias::{N4Options, RegionTensors, divide_in_place, factors, n4};
 use crate::tensor::{DType, TensorDesc};
 
 /// Largest error of the field's logarithm that passes. N4 does not find a field exactly, whatever it runs on; what
@@ -47,7 +47,8 @@ pub fn measure_n4(
     let desc = TensorDesc::f32(&shape);
     // Warm-up, and the result to check.
     let volume = gpu.upload(&desc, &values)?;
-    let log_field: Vec<f32> = gpu.download(&n4(gpu, &volume, Region::default(), options)?.log_field)?;
+    let log_field: Vec<f32> =
+        gpu.download(&n4(gpu, &volume, RegionTensors::default(), options)?.log_field)?;
     drop(volume);
     // The image's mean intensity cannot be told from the field's.
     let mean = |of: &[f32]| brain.iter().map(|&ix| f64::from(of[ix])).sum::<f64>() / brain.len() as f64;
@@ -67,10 +68,10 @@ pub fn measure_n4(
         let volume = gpu.upload(&desc, &values)?;
         gpu.wait()?;
         ends[0] = begun.elapsed().as_secs_f64();
-        let log_field = n4(gpu, &volume, Region::default(), options)?.log_field;
+        let log_field = n4(gpu, &volume, RegionTensors::default(), options)?.log_field;
         gpu.wait()?;
         ends[1] = begun.elapsed().as_secs_f64();
-        correct(gpu, &volume, &log_field)?;
+        divide_in_place(gpu, &volume, &log_field)?;
         gpu.wait()?;
         ends[2] = begun.elapsed().as_secs_f64();
         let corrected: Vec<f32> = gpu.download(&volume)?;
@@ -86,8 +87,8 @@ pub fn measure_n4(
     if profile {
         let volume = gpu.upload(&desc, &values)?;
         let (done, times) = gpu.profiled(|| -> Result<_, PipelineError> {
-            let log_field = n4(gpu, &volume, Region::default(), options)?.log_field;
-            Ok(correct(gpu, &volume, &log_field)?)
+            let log_field = n4(gpu, &volume, RegionTensors::default(), options)?.log_field;
+            Ok(divide_in_place(gpu, &volume, &log_field)?)
         });
         done?;
         kernels = KernelShare::of(times.iter().map(|time| (time.kernel, time.seconds)));

@@ -1,10 +1,13 @@
-//! Intensity normalisation of a volume on the device, without reading anything back.
+//! Intensities brought to a common scale.
 
+use super::slabs::{slabs, upload};
 use crate::gpu::{Gpu, GpuTensor};
 use crate::graph::{GraphError, run_op1};
 use crate::model::Intensity;
 use crate::ops::Operator;
 use crate::ops::normalise::{MinMax, Moments, Percentiles, Rescale, Standardise};
+use crate::tensor::{HostTensor, TensorDesc};
+use crate::volume::Volume;
 
 /// How intensities are brought to a common scale. NaN and infinite voxels never count and become background:
 /// the lower end of a scale, or 0.
@@ -50,7 +53,7 @@ impl From<Intensity> for Method {
 
 impl Method {
     /// What finds the statistics of a volume, and what applies them to it.
-    pub(super) fn operators(&self) -> (Box<dyn Operator>, Box<dyn Operator>) {
+    fn operators(&self) -> (Box<dyn Operator>, Box<dyn Operator>) {
         match *self {
             Self::MinMax { low, high } => {
                 (Box::new(MinMax), Box::new(Rescale { out_low: low, out_high: high }))
@@ -64,12 +67,37 @@ impl Method {
     }
 }
 
-/// Normalises a volume; returns a new one of the same shape.
+/// Normalises a volume on the device without reading anything back; returns a new one of the same shape.
 ///
 /// # Errors
 /// Quantiles outside `[0, 1]`, or a failing device.
-pub fn normalise(gpu: &Gpu, volume: &GpuTensor, method: &Method) -> Result<GpuTensor, GraphError> {
+pub fn normalise_tensor(gpu: &Gpu, volume: &GpuTensor, method: &Method) -> Result<GpuTensor, GraphError> {
     let (statistics, apply) = method.operators();
     let statistics = run_op1(gpu, statistics.as_ref(), &[volume])?;
     run_op1(gpu, apply.as_ref(), &[volume, &statistics])
+}
+
+/// Normalises a volume; with more than one slab, its statistics are the f64 references of the operators.
+///
+/// # Errors
+/// Quantiles outside `[0, 1]`, or a failing device.
+pub fn normalise(gpu: &Gpu, volume: &Volume, method: &Method) -> Result<Vec<f32>, GraphError> {
+    let slabs = slabs(gpu, volume.shape);
+    let (statistics, apply) = method.operators();
+    if let [planes] = slabs.as_slice() {
+        let placed = upload(gpu, volume, planes)?;
+        return Ok(gpu.download(&normalise_tensor(gpu, &placed.tensor, method)?)?);
+    }
+    let data = volume.data.iter().map(|&v| f64::from(v)).collect();
+    let values = HostTensor::new(TensorDesc::f32(&[volume.data.len()]), data);
+    let statistics = statistics.reference(&[&values]).swap_remove(0);
+    drop(values);
+    let statistics = gpu.upload(&statistics.desc, &statistics.to_words())?;
+    let mut normalised = Vec::with_capacity(volume.data.len());
+    for planes in &slabs {
+        let placed = upload(gpu, volume, planes)?;
+        let done = run_op1(gpu, apply.as_ref(), &[&placed.tensor, &statistics])?;
+        normalised.append(&mut gpu.download(&done)?);
+    }
+    Ok(normalised)
 }

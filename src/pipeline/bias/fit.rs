@@ -1,266 +1,24 @@
-//! N4 bias-field correction: the outer loop over resolution levels.
-//!
-//! Tustison et al., "N4ITK: improved N3 bias correction", IEEE TMI 29(6), 2010, as ITK's
-//! `N4BiasFieldCorrectionImageFilter` does it. The kernels are operators of [`crate::ops::n4`]; an
-//! iteration is eleven launches, without allocation and without reading back, and a submission holds several.
+//! The fit: levels of a B-spline, each twice as fine as the one before.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use thiserror::Error;
-
-use crate::gpu::{Gpu, GpuError, GpuTensor};
-use crate::graph::{Executor, ExecutorOptions, Graph, GraphError, run_op, run_op1};
+use super::error::{MIN_VOXELS, N4Error};
+use super::options::N4Options;
+use super::region::RegionTensors;
+use crate::gpu::{Gpu, GpuTensor};
+use crate::graph::{Executor, ExecutorOptions, Graph, run_op, run_op1};
 use crate::ops::n4::{
-    Apply, BasisPower, CONVERGENCE, Contract, DONE, EXTENT, Evaluate, FieldUpdate, Histogram, ITERATIONS,
-    LatticeUpdate, LogShrink, MAX_BINS, Range, ResidualContract, Sharpen, VOXELS,
+    BasisPower, CONVERGENCE, Contract, DONE, EXTENT, Evaluate, FieldUpdate, Histogram, ITERATIONS,
+    LatticeUpdate, Range, ResidualContract, Sharpen, VOXELS,
 };
 use crate::tensor::{DType, HostTensor, TensorDesc};
-
-/// Fewest voxels that a field is fitted to.
-pub const MIN_VOXELS: usize = 1000;
-
-/// Most spans of the finest level: more than one for every voxel of a large head.
-const MOST_CONTROL_POINTS: f64 = 1.6e7;
 
 /// Voxels that the iterations of one submission pass. While a level may converge, the status is looked at after
 /// each: a look costs a round trip, an iteration after convergence changes nothing.
 const SUBMITTED_VOXELS: usize = 1 << 22;
 /// Most iterations of one submission.
 const MOST_SUBMITTED: usize = 5;
-
-/// What can go wrong.
-#[derive(Debug, Error)]
-pub enum N4Error {
-    /// An option is out of range.
-    #[error("N4: {0}")]
-    Options(String),
-    /// The volume is not `[D, H, W]`, or mask or confidence do not fit it.
-    #[error("N4: {what} has shape {shape:?}{remedy}")]
-    Shape {
-        /// Volume, mask or confidence.
-        what: &'static str,
-        /// Its shape.
-        shape: Vec<usize>,
-        /// What is expected.
-        remedy: String,
-    },
-    /// The mask is (nearly) empty.
-    #[error(
-        "N4: only {voxels} voxels to fit the field to after shrinking by {} (at least {MIN_VOXELS} are needed): \
-         the mask or the image is empty, or not positive there; a smaller shrink factor keeps more voxels",
-        factors(shrink)
-    )]
-    TooFewVoxels {
-        /// Voxels in the mask.
-        voxels: usize,
-        /// Shrink factors.
-        shrink: [usize; 3],
-    },
-    /// All voxels of the mask have one value.
-    #[error("N4: the image has one value throughout the mask: there is no field to estimate")]
-    Constant,
-    /// The shrunken volume exceeds what the device binds.
-    #[error(
-        "N4: shrunken by {}, the volume takes {mib} MiB, and {adapter} binds {limit_mib} MiB at once; a larger \
-         shrink factor fits",
-        factors(shrink)
-    )]
-    TooLarge {
-        /// Size of the shrunken volume.
-        mib: u64,
-        /// What the adapter binds.
-        limit_mib: u64,
-        /// Its name.
-        adapter: String,
-        /// Shrink factors.
-        shrink: [usize; 3],
-    },
-    /// The device refused or failed.
-    #[error(transparent)]
-    Graph(#[from] GraphError),
-}
-
-impl From<GpuError> for N4Error {
-    fn from(error: GpuError) -> Self {
-        Self::Graph(error.into())
-    }
-}
-
-/// One number for three equal factors, else `x,y,z`.
-pub(crate) fn factors([z, y, x]: &[usize; 3]) -> String {
-    if x == y && y == z { x.to_string() } else { format!("{x},{y},{z}") }
-}
-
-/// Where a field is estimated.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Region<'a> {
-    /// u32 `[D, H, W]`: voxels of 0 are left out, any other label counts.
-    pub mask: Option<&'a GpuTensor>,
-    /// f32 `[D, H, W]`: how much each voxel counts in the fit; those that are not positive are left out.
-    pub confidence: Option<&'a GpuTensor>,
-}
-
-impl<'a> Region<'a> {
-    /// The voxels of a mask, which count alike.
-    pub fn mask(mask: &'a GpuTensor) -> Self {
-        Self { mask: Some(mask), confidence: None }
-    }
-}
-
-/// Settings of N4. Arrays of three follow the axes of the volume's tensor: z, y, x.
-#[derive(Clone, Debug, PartialEq)]
-pub struct N4Options {
-    /// Every how many voxels the field is estimated from, along each axis.
-    pub shrink: [usize; 3],
-    /// Most iterations of each level; from level to level the control points double in density.
-    pub iterations: Vec<usize>,
-    /// A level stops at the iteration whose convergence measure (coefficient of variation of the change
-    /// of the field) is at most this; 0 runs all iterations.
-    pub tolerance: f32,
-    /// Histogram bins, 2 to 256.
-    pub bins: usize,
-    /// Full width at half maximum of the Gaussian that the histogram is sharpened by, in log intensity.
-    pub fwhm: f32,
-    /// Noise power of the Wiener filter.
-    pub noise: f32,
-    /// Control points along each axis in the first level, at least 4: three more than spans.
-    pub control_points: [usize; 3],
-    /// Voxels that the spline's domain has before and after the volume along each axis (see
-    /// [`N4Options::with_spline_distance`]).
-    pub padding: [[usize; 2]; 3],
-    /// Count values <= 0 in the mask and take them as they are for logarithms, as ITK does. Off, they
-    /// leave the mask. Without a mask, a background of zeros then counts as an intensity of 1, and the
-    /// field depends on the image's unit: on an 8-bit head with 42% zeros (Colin27) the two fields differ
-    /// by 0.041 rms.
-    pub keep_nonpositive: bool,
-    /// First voxel `[z, y, x]` of the shrunken grid; `None` takes ITK's.
-    pub offset: Option<[usize; 3]>,
-}
-
-impl Default for N4Options {
-    /// Shrink 4, four levels of at most 50 iterations, tolerance 1e-3.
-    fn default() -> Self {
-        Self {
-            shrink: [4; 3],
-            iterations: vec![50; 4],
-            tolerance: 1e-3,
-            bins: 200,
-            fwhm: 0.15,
-            noise: 0.01,
-            control_points: [4; 3],
-            padding: [[0; 2]; 3],
-            keep_nonpositive: false,
-            offset: None,
-        }
-    }
-}
-
-impl N4Options {
-    /// The article's setting (nipype with ANTs): shrink 3, iterations 20 10 10 5, no convergence test. It
-    /// used no mask.
-    pub fn article() -> Self {
-        Self {
-            shrink: [3; 3],
-            iterations: vec![20, 10, 10, 5],
-            tolerance: 0.0,
-            keep_nonpositive: true,
-            ..Self::default()
-        }
-    }
-
-    /// The schedule of ANTs' N4BiasFieldCorrection: shrink 4, four times 50 iterations, no convergence
-    /// test.
-    pub fn ants() -> Self {
-        Self { tolerance: 0.0, ..Self::default() }
-    }
-
-    /// The defaults of SimpleITK: no shrinking, four levels of at most 50 iterations, tolerance 1e-3.
-    pub fn sitk() -> Self {
-        Self { shrink: [1; 3], keep_nonpositive: true, ..Self::default() }
-    }
-
-    /// The same with knots every `distance_mm` in the first level, as ANTs' `-b [distance]` places them: the
-    /// domain grows evenly on both sides to a multiple of it. `shape` and `voxel_mm` are the volume's.
-    ///
-    /// # Errors
-    /// A distance or a voxel size that is not positive.
-    pub fn with_spline_distance(
-        mut self,
-        distance_mm: f64,
-        shape: [usize; 3],
-        voxel_mm: [f64; 3],
-    ) -> Result<Self, N4Error> {
-        let positive = |value: f64| value.is_finite() && value > 0.0;
-        if !positive(distance_mm) || !voxel_mm.into_iter().all(positive) {
-            return Err(N4Error::Options(format!(
-                "knots every {distance_mm} mm on voxels of {voxel_mm:?} mm; both must be positive"
-            )));
-        }
-        for axis in 0..3 {
-            let extent = (shape[axis] - 1) as f64 * voxel_mm[axis];
-            let spans = (extent / distance_mm).ceil().max(1.0);
-            let extra = ((spans * distance_mm - extent) / voxel_mm[axis] + 0.5) as usize;
-            self.control_points[axis] = spans as usize + 3;
-            self.padding[axis] = [extra / 2, extra - extra / 2];
-        }
-        Ok(self)
-    }
-
-    /// The same shrunken along each axis to voxels of about `target_mm`: thick slices less than thin voxels.
-    #[must_use]
-    pub fn shrunken_to(mut self, target_mm: f64, voxel_mm: [f64; 3]) -> Self {
-        self.shrink = voxel_mm.map(|mm| ((target_mm / mm).round() as usize).max(1));
-        self
-    }
-
-    /// The first step with these settings.
-    pub(super) fn log_shrink(&self) -> LogShrink {
-        LogShrink {
-            factor: self.shrink,
-            padding: self.padding,
-            offset: self.offset,
-            keep_nonpositive: self.keep_nonpositive,
-        }
-    }
-
-    /// Whether [`n4`] can run with these.
-    ///
-    /// # Errors
-    /// An option out of range.
-    pub fn validate(&self) -> Result<(), N4Error> {
-        let refuse = |reason: String| Err(N4Error::Options(reason));
-        if self.shrink.contains(&0) {
-            return refuse("the shrink factor must be at least 1".to_owned());
-        }
-        if self.iterations.is_empty() || self.iterations.contains(&0) {
-            return refuse("every level needs at least one iteration".to_owned());
-        }
-        if !(2..=MAX_BINS).contains(&self.bins) {
-            return refuse(format!("{} bins; 2 to {MAX_BINS} are possible", self.bins));
-        }
-        if !(self.fwhm > 0.0 && self.fwhm.is_finite() && self.noise > 0.0 && self.noise.is_finite()) {
-            return refuse("FWHM and noise must be positive".to_owned());
-        }
-        if self.tolerance.is_nan() || self.tolerance < 0.0 {
-            return refuse("the tolerance must not be negative".to_owned());
-        }
-        if self.control_points.iter().any(|&points| points < 4) {
-            return refuse("a cubic B-spline needs at least 4 control points along each axis".to_owned());
-        }
-        let finest =
-            self.control_points.map(|points| (points - 3) as f64 * 2f64.powi(self.iterations.len() as i32));
-        if finest.iter().product::<f64>() > MOST_CONTROL_POINTS {
-            return refuse(format!(
-                "{} levels from {} control points end in too fine a spline; take fewer levels, fewer control \
-                 points or a greater spline distance",
-                self.iterations.len(),
-                factors(&self.control_points)
-            ));
-        }
-        Ok(())
-    }
-}
 
 /// How a level ended.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -303,7 +61,7 @@ pub struct N4Result {
 pub fn n4(
     gpu: &Arc<Gpu>,
     volume: &GpuTensor,
-    region: Region,
+    region: RegionTensors,
     options: &N4Options,
 ) -> Result<N4Result, N4Error> {
     options.validate()?;
@@ -332,15 +90,6 @@ pub fn n4(
     let native = [0, 1, 2].map(|axis| volume.desc.shape[axis]);
     let log_field = evaluate(gpu, &fit.lattice, native, options.padding)?;
     Ok(N4Result { fit, log_field })
-}
-
-/// Divides `volume`, in place, by the field whose logarithm is `log_field`, both `[D, H, W]`.
-///
-/// # Errors
-/// Shapes that differ, or a failing device.
-pub fn correct(gpu: &Gpu, volume: &GpuTensor, log_field: &GpuTensor) -> Result<(), N4Error> {
-    run_op(gpu, &Apply, &[volume, log_field])?;
-    Ok(())
 }
 
 /// The B-spline with these control points `[cz, cy, cx]` on a grid `[D, H, W]` that, with `padding` voxels
