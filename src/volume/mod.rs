@@ -4,6 +4,7 @@
 //! Arrays are flat with x fastest, as NIfTI stores them: `data[x + nx * (y + ny * z)]`.
 //! World coordinates are millimetres, RAS+ (x to the right, y to the front, z upward).
 
+mod affine;
 pub mod components;
 pub mod distance;
 mod error;
@@ -57,12 +58,12 @@ impl Volume {
 
     /// Edge lengths of a voxel along its own axes, mm.
     pub fn voxel_size(&self) -> DVec3 {
-        geometry::voxel_size(&self.affine)
+        affine::voxel_size(&self.affine)
     }
 
     /// Volume of one voxel, mL.
     pub fn voxel_volume_ml(&self) -> f64 {
-        geometry::voxel_volume_ml(&self.affine)
+        affine::voxel_volume_ml(&self.affine)
     }
 
     /// Range of the finite voxels. An image without any, or with one and the same value

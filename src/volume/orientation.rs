@@ -1,6 +1,6 @@
 //! Which way the axes of a grid point, and the permutation and flips that turn it to RAS+.
 
-use super::geometry::{linear, nearest_orthogonal};
+use super::affine::{linear, nearest_orthogonal};
 use glam::{DMat4, DVec4};
 use rayon::prelude::*;
 

@@ -4,7 +4,7 @@
 //! parameters and tags, which are kept as they stand. There is no scaling. Geometry and field
 //! offsets: `mri.h` and `mghRead` of FreeSurfer's mriio.cpp; nibabel's `freesurfer/mghformat.py`.
 
-use super::super::geometry::{self, is_usable, voxel_size};
+use super::super::affine::{is_usable, linear, voxel_size};
 use super::super::{FormSource, Geometry, Problem, Warning};
 use ::nifti::NiftiType;
 use glam::{DMat3, DMat4, DVec3};
@@ -166,10 +166,10 @@ impl Header {
                     put(at + 4 * i, &(value as f32).to_be_bytes());
                 }
             };
-            let (linear, size) = (geometry::linear(affine), voxel_size(affine));
+            let (axes, size) = (linear(affine), voxel_size(affine));
             floats(DELTA, size);
             for axis in 0..3 {
-                floats(COSINES + 12 * axis, linear.col(axis) / size[axis]);
+                floats(COSINES + 12 * axis, axes.col(axis) / size[axis]);
             }
             floats(CENTRE, affine.transform_point3(middle(shape)));
             put(GOOD_RAS, &1_i16.to_be_bytes());

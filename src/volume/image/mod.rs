@@ -20,7 +20,7 @@ pub use write::{check_output_name, is_mgh_name, write_like, write_mask, write_ne
 pub(crate) use {source::strip_suffix, write::temporary_in};
 
 use self::nifti::{LONGEST, extension_records};
-use super::{FormSource, Geometry, Problem, Volume, VolumeError, Warning, geometry};
+use super::{FormSource, Geometry, Problem, Volume, VolumeError, Warning, affine};
 use glam::{DMat4, DVec3};
 use source::{Source, sibling};
 use std::path::{Path, PathBuf};
@@ -330,12 +330,12 @@ impl Image {
 
     /// Edge lengths of a voxel, mm.
     pub fn voxel_size(&self) -> DVec3 {
-        geometry::voxel_size(&self.info.geometry.affine)
+        affine::voxel_size(&self.info.geometry.affine)
     }
 
     /// Volume of one voxel, mL.
     pub fn voxel_volume_ml(&self) -> f64 {
-        geometry::voxel_volume_ml(&self.info.geometry.affine)
+        affine::voxel_volume_ml(&self.info.geometry.affine)
     }
 
     /// Datatype of the stored voxels.

@@ -6,6 +6,7 @@
 //! Field offsets: nifti1.h and nifti2.h of the NIfTI Data Format Working Group.
 
 use super::super::Problem;
+use super::super::affine::voxel_size;
 use super::super::geometry::{Forms, qform_fields};
 use ::nifti::{Endianness, NiftiHeader, NiftiType};
 use glam::DMat4;
@@ -468,7 +469,7 @@ impl Header {
             out.put_floats(layout.quatern, &quatern);
             out.put_floats(layout.qoffset, &affine.w_axis.truncate().to_array());
         } else {
-            let size = super::super::geometry::voxel_size(affine);
+            let size = voxel_size(affine);
             out.put_int(layout.qform_code, 0, 0);
             out.put_floats(layout.pixdim, &[1.0, size.x, size.y, size.z]);
             out.put_floats(layout.quatern, &[0.0; 3]);
