@@ -9,8 +9,9 @@ use serde_json::json;
 use super::files::check_folder;
 use super::{ModelOptions, Outcome, Session, text_about, usage};
 use crate::pipeline::evaluate::{HeadFailure, HeadScore, evaluate};
+use crate::pipeline::report::plot;
 use crate::pipeline::strip::StripOptions;
-use crate::pipeline::{plot, write_whole};
+use crate::pipeline::write_whole;
 use crate::volume::metrics::percentile;
 use crate::volume::pairs::{Pair, PairTable};
 

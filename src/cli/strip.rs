@@ -13,8 +13,9 @@ use super::files::{Input, append, check_distinct, check_folder, check_outputs};
 use super::terminal::{Terminal, one_line};
 use super::{FrameOptions, ModelOptions, Outcome, Session, text_about, usage};
 use crate::gpu::AdapterSummary;
+use crate::pipeline::report::qc;
 use crate::pipeline::strip::{StripOptions, Stripper};
-use crate::pipeline::{PipelineError, qc, write_whole};
+use crate::pipeline::{PipelineError, write_whole};
 use crate::volume::image::{self, FrameChoice};
 use crate::volume::pairs;
 

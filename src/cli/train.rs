@@ -11,7 +11,9 @@ use super::model::CardFile;
 use super::terminal::{Terminal, one_line};
 use super::{Outcome, Session, TuningOptions};
 use crate::model::{self as models, LossKind, ModelCard};
-use crate::pipeline::train::{EpochRow, NetworkConfig, Progress, TrainConfig, TrainRun};
+use crate::pipeline::train::config::{NetworkConfig, TrainConfig};
+use crate::pipeline::train::log::EpochRow;
+use crate::pipeline::train::run::{Progress, TrainRun};
 use crate::volume::image;
 use crate::volume::pairs::{Pair, PairTable};
 

@@ -1,17 +1,13 @@
 //! What the commands do, without a terminal: placing grids, training, stripping.
 
-pub mod augment;
 pub mod bench;
 pub mod bias;
-mod canvas;
-pub mod dataset;
 pub mod evaluate;
 pub mod grid;
 pub mod head;
 pub mod normalise;
-pub mod plot;
 pub mod postprocess;
-pub mod qc;
+pub mod report;
 pub mod resample;
 pub mod slabs;
 pub mod strip;

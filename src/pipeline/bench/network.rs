@@ -19,7 +19,7 @@ use crate::model::{
     Description, LossKind, Mode, Model, OptimiserSpec, Tensors, TrainingGraph, build, fold_for_inference,
 };
 use crate::ops::{Cost, Fill, ValueId, arithmetic_dtype};
-use crate::pipeline::train::TrainConfig;
+use crate::pipeline::train::config::TrainConfig;
 use crate::pipeline::{PipelineError, write_whole};
 use crate::tensor::{DType, HostTensor, TensorDesc};
 

@@ -8,7 +8,7 @@ use crate::model::{Mode, TrainingGraph, build, fold_for_inference, load};
 use crate::ops::conv3d::{Conv3d, Conv3dGradInput, Conv3dGradWeight, Window};
 use crate::ops::{self, Fill, OPS, OpDef, Operator};
 use crate::pipeline::PipelineError;
-use crate::pipeline::train::TrainConfig;
+use crate::pipeline::train::config::TrainConfig;
 use crate::tensor::{DType, TensorDesc};
 
 /// An operator on inputs of given shapes.

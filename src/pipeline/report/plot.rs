@@ -8,17 +8,32 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::canvas::Canvas;
-use super::evaluate::HeadScore;
-use super::train::EpochRow;
-use super::{PipelineError, write_whole};
+use crate::pipeline::evaluate::HeadScore;
+use crate::pipeline::{PipelineError, write_whole};
 use crate::volume::metrics::percentile;
 
-/// Draws loss on the left and Dice on the right, by epoch, training and validation.
+/// A line of a [`Panel`].
+pub struct Curve {
+    /// What the legend calls it.
+    pub name: &'static str,
+    /// Abscissae in rising order, each with its value; points that are not finite are left out.
+    pub points: Vec<(f64, f64)>,
+}
+
+/// Curves that share an axis.
+pub struct Panel {
+    /// What stands above it.
+    pub title: &'static str,
+    /// Its curves, up to three.
+    pub curves: Vec<Curve>,
+}
+
+/// Draws panels side by side, all by the same abscissa.
 ///
 /// # Errors
 /// When the file cannot be written.
-pub fn training_curves(path: &Path, rows: &[EpochRow]) -> Result<(), PipelineError> {
-    save(path, &TrainingCurves(rows))
+pub fn curves(path: &Path, abscissa: &str, panels: &[Panel]) -> Result<(), PipelineError> {
+    save(path, &Panels { abscissa, panels })
 }
 
 /// Draws how well masks agree with their references: a row a contrast, a column a measure, with the quartiles
@@ -76,13 +91,14 @@ fn png(figure: &impl Figure) -> Result<Vec<u8>, Box<dyn Error>> {
     Ok(bytes.into_inner())
 }
 
-struct TrainingCurves<'a>(&'a [EpochRow]);
+struct Panels<'a> {
+    abscissa: &'a str,
+    panels: &'a [Panel],
+}
 
-type Curve<'a> = (&'a str, RGBColor, fn(&EpochRow) -> f64);
-
-impl Figure for TrainingCurves<'_> {
+impl Figure for Panels<'_> {
     fn size(&self) -> (u32, u32) {
-        (1000, 400)
+        (500 * self.panels.len().max(1) as u32, 400)
     }
 
     fn draw<DB: DrawingBackend>(&self, root: &DrawingArea<DB, Shift>) -> Drawn
@@ -90,54 +106,45 @@ impl Figure for TrainingCurves<'_> {
         DB::ErrorType: 'static,
     {
         root.fill(&WHITE)?;
-        let (left, right) = root.split_horizontally(500);
-        let loss: [Curve<'_>; 2] =
-            [("training", BLUE, |r| r.loss), ("validation", RED, |r| r.validation_loss)];
-        let dice: [Curve<'_>; 3] = [
-            ("training Dice", BLUE, |r| r.dice),
-            ("validation Dice", RED, |r| r.validation_dice),
-            ("validation IoU", GREEN, |r| r.validation_iou),
-        ];
-        curves(&left, "Loss", self.0, &loss)?;
-        curves(&right, "Overlap", self.0, &dice)
+        let areas = root.split_evenly((1, self.panels.len().max(1)));
+        for (area, panel) in areas.iter().zip(self.panels) {
+            panel.draw(area, self.abscissa)?;
+        }
+        Ok(())
     }
 }
 
-fn curves<DB: DrawingBackend>(
-    area: &DrawingArea<DB, Shift>,
-    title: &str,
-    rows: &[EpochRow],
-    curves: &[Curve<'_>],
-) -> Drawn
-where
-    DB::ErrorType: 'static,
-{
-    let values = || curves.iter().flat_map(|(_, _, f)| rows.iter().map(f)).filter(|v| v.is_finite());
-    let low = values().fold(f64::INFINITY, f64::min).min(1e9);
-    let high = values().fold(f64::NEG_INFINITY, f64::max).max(low + 1e-6);
-    let last = rows.last().map_or(1, |r| r.epoch).max(2) as f64;
-    let mut chart = ChartBuilder::on(area)
-        .caption(title, ("sans-serif", 20))
-        .margin(10)
-        .x_label_area_size(35)
-        .y_label_area_size(50)
-        .build_cartesian_2d(1.0..last, low..high)?;
-    chart.configure_mesh().x_desc("epoch").draw()?;
-    for (name, colour, value) in curves {
-        let points: Vec<(f64, f64)> =
-            rows.iter().map(|r| (r.epoch as f64, value(r))).filter(|(_, v)| v.is_finite()).collect();
-        chart.draw_series(LineSeries::new(points, colour))?.label(*name).legend({
-            let colour = *colour;
-            move |(x, y)| PathElement::new([(x, y), (x + 15, y)], colour)
-        });
+impl Panel {
+    fn draw<DB: DrawingBackend>(&self, area: &DrawingArea<DB, Shift>, abscissa: &str) -> Drawn
+    where
+        DB::ErrorType: 'static,
+    {
+        let points = || self.curves.iter().flat_map(|c| &c.points).filter(|(_, v)| v.is_finite());
+        let low = points().map(|p| p.1).fold(f64::INFINITY, f64::min).min(1e9);
+        let high = points().map(|p| p.1).fold(f64::NEG_INFINITY, f64::max).max(low + 1e-6);
+        let last = self.curves.iter().flat_map(|c| &c.points).map(|p| p.0).fold(2.0, f64::max);
+        let mut chart = ChartBuilder::on(area)
+            .caption(self.title, ("sans-serif", 20))
+            .margin(10)
+            .x_label_area_size(35)
+            .y_label_area_size(50)
+            .build_cartesian_2d(1.0..last, low..high)?;
+        chart.configure_mesh().x_desc(abscissa).draw()?;
+        for (curve, colour) in self.curves.iter().zip([BLUE, RED, GREEN]) {
+            let finite = curve.points.iter().copied().filter(|(_, v)| v.is_finite());
+            chart
+                .draw_series(LineSeries::new(finite, colour))?
+                .label(curve.name)
+                .legend(move |(x, y)| PathElement::new([(x, y), (x + 15, y)], colour));
+        }
+        chart
+            .configure_series_labels()
+            .background_style(WHITE.mix(0.8))
+            .border_style(BLACK)
+            .position(SeriesLabelPosition::MiddleRight)
+            .draw()?;
+        Ok(())
     }
-    chart
-        .configure_series_labels()
-        .background_style(WHITE.mix(0.8))
-        .border_style(BLACK)
-        .position(SeriesLabelPosition::MiddleRight)
-        .draw()?;
-    Ok(())
 }
 
 /// A column of the figure of agreement.

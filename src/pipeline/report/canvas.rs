@@ -15,7 +15,7 @@ use plotters_backend::{
 /// Pixels of the picture along one of the plot: sharp on today's screens and in print.
 const SCALE: u32 = 2;
 
-static FONT: &[u8] = include_bytes!("../../assets/DejaVuSans-Latin.ttf");
+static FONT: &[u8] = include_bytes!("../../../assets/DejaVuSans-Latin.ttf");
 
 type Drawn = Result<(), DrawingErrorKind<Infallible>>;
 

@@ -1,9 +1,8 @@
-//! Heads for training: read ahead in a thread, brought to the network's orientation once, kept compactly.
+//! A head for training: brought to the network's orientation once, kept compactly, sampled with every draw.
 
-use std::collections::HashMap;
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::Arc;
 
 use glam::DVec3;
 use half::f16;
@@ -11,13 +10,7 @@ use half::slice::HalfFloatSliceExt;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::PipelineError;
 use super::augment::{Augmentation, Draw, ELASTIC_POINTS};
-use super::bias::{RegionTensors, divide_in_place, n4};
-use super::grid::{Grid, PlacedVolume};
-use super::normalise::normalise_tensor;
-use super::slabs::bindable;
-use super::strip::model_n4;
 use crate::gpu::{Gpu, GpuTensor};
 use crate::graph::run_op1;
 use crate::model::{GridSpec, Intensity};
@@ -25,6 +18,12 @@ use crate::ops::augment::IntensityAugment;
 use crate::ops::resample::{
     AxisOrder, Edge, IDENTITY, Interpolation, Resample, ResampleDeformed, grid_matrix,
 };
+use crate::pipeline::PipelineError;
+use crate::pipeline::bias::{RegionTensors, divide_in_place, n4};
+use crate::pipeline::grid::{Grid, PlacedVolume};
+use crate::pipeline::normalise::normalise_tensor;
+use crate::pipeline::slabs::bindable;
+use crate::pipeline::strip::model_n4;
 use crate::tensor::TensorDesc;
 use crate::volume::image::{self, FrameChoice};
 use crate::volume::pairs::Pair;
@@ -307,73 +306,5 @@ fn store_grid(network: &Grid) -> Grid {
         Grid::centred(wide.map(|n| 2 * n), voxel / 2.0, centre)
     } else {
         Grid::centred(wide, voxel, centre)
-    }
-}
-
-/// Reads heads ahead of their use and keeps those that fit in memory.
-pub struct Loader {
-    heads: mpsc::Receiver<Result<Arc<StoredHead>, PipelineError>>,
-}
-
-/// Heads kept between epochs, shared by successive loaders.
-#[derive(Clone, Default)]
-pub struct HeadCache(Arc<Mutex<HashMap<PathBuf, Arc<StoredHead>>>>);
-
-impl Loader {
-    /// Starts reading `order` in a thread, two heads ahead of their use.
-    pub fn start(
-        gpu: &Arc<Gpu>,
-        order: Vec<Pair>,
-        spec: &GridSpec,
-        spatial: bool,
-        cache: &HeadCache,
-        cache_bytes: usize,
-    ) -> Self {
-        let (sender, heads) = mpsc::sync_channel(2);
-        let (gpu, spec, cache) = (Arc::clone(gpu), spec.clone(), cache.clone());
-        std::thread::spawn(move || {
-            for pair in order {
-                let head = cache.get_or_read(&gpu, &pair, &spec, spatial, cache_bytes);
-                // The receiver is gone when training stops: nothing more to read.
-                if sender.send(head).is_err() {
-                    return;
-                }
-            }
-        });
-        Self { heads }
-    }
-}
-
-impl Iterator for Loader {
-    type Item = Result<Arc<StoredHead>, PipelineError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        self.heads.recv().ok()
-    }
-}
-
-impl HeadCache {
-    /// The head of a pair, from memory when it is kept.
-    ///
-    /// # Errors
-    /// As [`StoredHead::read`].
-    pub fn get_or_read(
-        &self,
-        gpu: &Arc<Gpu>,
-        pair: &Pair,
-        spec: &GridSpec,
-        spatial: bool,
-        cache_bytes: usize,
-    ) -> Result<Arc<StoredHead>, PipelineError> {
-        if let Some(head) = self.0.lock().expect("no panic while held").get(&pair.image) {
-            return Ok(Arc::clone(head));
-        }
-        let head = Arc::new(StoredHead::read(gpu, pair, spec, spatial)?);
-        let mut kept = self.0.lock().expect("no panic while held");
-        let bytes: usize = kept.values().map(|h| h.bytes()).sum();
-        if bytes + head.bytes() <= cache_bytes {
-            kept.insert(pair.image.clone(), Arc::clone(&head));
-        }
-        Ok(head)
     }
 }

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use image::{ImageFormat, Rgb, RgbImage};
 
-use super::{PipelineError, write_whole};
+use crate::pipeline::{PipelineError, write_whole};
 use crate::volume::Volume;
 use crate::volume::orientation::AxisMap;
 

@@ -1,0 +1,5 @@
+//! What people look at: pictures of masks, plots of figures.
+
+mod canvas;
+pub mod plot;
+pub mod qc;

@@ -1,0 +1,13 @@
+//! Training a network on heads with masks.
+//!
+//! [`TrainConfig`](config::TrainConfig) says what a run does, and [`TrainRun`](run::TrainRun) does it: the loader reads
+//! heads ahead, each is sampled with a draw of the augmentation, and every epoch ends with validation and a checkpoint.
+
+pub mod augment;
+mod checkpoint;
+pub mod config;
+pub mod head;
+pub mod loader;
+pub mod log;
+pub mod run;
+mod validate;
