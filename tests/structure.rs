@@ -1,7 +1,7 @@
 //! The house rules that the compiler does not know: layers, who may print, shaders without traps, and documents
 //! that follow the code.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -163,6 +163,383 @@ fn only_gpu_names_wgpu_and_only_cli_prints() {
         forbid(&[], &[".unwrap()"], "no unwrap outside tests; `expect` says why it holds");
         forbid(&[], &["#[allow(", "#![allow("], "`expect(lint, reason)` instead of `allow`");
         forbid(&[], &["@compute"], "shaders are files, not strings");
+    }
+    report(&breaches);
+}
+
+/// Arrows between files of `src/` that close a circle and are still to be removed: an entry that closes none any
+/// more fails the test. An end in `/` stands for every file of that folder.
+const KNOWN_CIRCLES: &[(&str, &str)] = &[
+    ("src/cli/mod.rs", "src/cli/"),
+    ("src/gpu/kernel.rs", "src/gpu/recording.rs"),
+    ("src/gpu/mod.rs", "src/gpu/"),
+    ("src/gpu/shader.rs", "src/gpu/kernel.rs"),
+    ("src/ops/conv3d.rs", "src/ops/conv_transpose3d.rs"),
+    ("src/ops/conv3d.rs", "src/ops/winograd.rs"),
+    ("src/ops/mod.rs", "src/ops/"),
+    ("src/pipeline/grid.rs", "src/pipeline/head.rs"),
+    ("src/pipeline/plot.rs", "src/pipeline/train.rs"),
+    ("src/volume/orientation.rs", "src/volume/geometry.rs"),
+];
+
+/// Files of `src/` that are still to be split.
+const KNOWN_LONG: &[&str] = &["src/ops/conv3d.rs", "src/ops/n4.rs", "src/ops/norm.rs"];
+
+/// Most lines of a file of `src/`.
+const MOST_LINES: usize = 700;
+
+/// The modules of `src/` by path from the root, such as `ops::conv`; the root itself is the empty path.
+#[derive(Default)]
+struct Modules(BTreeMap<String, Module>);
+
+/// A module that is a file.
+#[derive(Default)]
+struct Module {
+    file: String,
+    /// Its code without comments, unit tests, `use` and `mod`.
+    body: String,
+    /// What its `use` brings in: each name with its path from the root.
+    names: BTreeMap<String, String>,
+    /// Those of the names that are only passed on.
+    passed_on: BTreeSet<String>,
+    /// Modules of which it takes all names.
+    globs: Vec<String>,
+}
+
+/// Where a path leads: to an item in a file, or to a module.
+enum Target {
+    File(String),
+    Module(String),
+}
+
+/// The path of a module inside another.
+fn inside(module: &str, name: &str) -> String {
+    if module.is_empty() { name.to_owned() } else { format!("{module}::{name}") }
+}
+
+/// Splits at the commas that no brace encloses.
+fn split_group(group: &str) -> Vec<&str> {
+    let (mut depth, mut start, mut parts) = (0, 0, Vec::new());
+    for (ix, c) in group.char_indices() {
+        match c {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            ',' if depth == 0 => {
+                parts.push(group[start..ix].trim());
+                start = ix + 1;
+            }
+            _ => {}
+        }
+    }
+    parts.push(group[start..].trim());
+    parts.retain(|part| !part.is_empty());
+    parts
+}
+
+/// The tree of a `use`, flat: each path with the name it gets.
+fn leaves(tree: &str, prefix: &str, found: &mut Vec<(String, String)>) {
+    if let Some((head, group)) = tree.split_once('{') {
+        let prefix = format!("{prefix}{head}");
+        let group = group.trim_end();
+        for part in split_group(group.strip_suffix('}').unwrap_or(group)) {
+            leaves(part, &prefix, found);
+        }
+        return;
+    }
+    let (path, alias) = tree.split_once(" as ").unwrap_or((tree, ""));
+    let whole = format!("{prefix}{}", path.trim());
+    let whole = whole.strip_suffix("::self").unwrap_or(&whole).to_owned();
+    let last = whole.rsplit("::").next().unwrap_or_default().to_owned();
+    found.push((whole, if alias.is_empty() { last } else { alias.trim().to_owned() }));
+}
+
+/// Paths `a::b::c` in code, and single identifiers.
+fn paths(code: &str) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    let mut rest = code;
+    while let Some(start) = rest.find(|c: char| c.is_alphabetic() || c == '_') {
+        rest = &rest[start..];
+        let mut end = identifier(rest).len();
+        while let Some(next) = rest[end..].strip_prefix("::") {
+            match identifier(next).len() {
+                0 => break,
+                len => end += 2 + len,
+            }
+        }
+        found.insert(rest[..end].to_owned());
+        rest = &rest[end..];
+    }
+    found
+}
+
+/// Whether code defines an item of this name.
+fn defines(code: &str, name: &str) -> bool {
+    ["fn", "struct", "enum", "trait", "type", "const", "static"].iter().any(|kind| {
+        code.match_indices(&format!("{kind} {name}")).any(|(at, found)| {
+            let (before, after) = (&code[..at], &code[at + found.len()..]);
+            let whole = |c: Option<char>| c.is_none_or(|c| !c.is_alphanumeric() && c != '_');
+            whole(before.chars().next_back()) && whole(after.chars().next())
+        })
+    })
+}
+
+impl Modules {
+    /// Reads files by path, `src/...`.
+    fn new(files: &BTreeMap<String, String>) -> Self {
+        let mut modules = Self::default();
+        for (file, source) in files {
+            // The program is a crate of its own, which sees the library from outside.
+            let Some(path) = file.strip_prefix("src/").filter(|path| *path != "main.rs") else { continue };
+            let path = path.trim_end_matches(".rs").trim_end_matches("/mod").replace('/', "::");
+            let path = if path == "lib" { String::new() } else { path };
+            modules.0.insert(path, Module { file: file.clone(), ..Module::default() });
+        }
+        for path in modules.0.keys().cloned().collect::<Vec<_>>() {
+            let code = code_without_tests(&files[&modules.0[&path].file]);
+            let mut module = Module { file: modules.0[&path].file.clone(), ..Module::default() };
+            let mut statement: Option<String> = None;
+            let mut uses = Vec::new();
+            for line in code.lines() {
+                let trimmed = line.trim();
+                let visible = trimmed.starts_with("pub");
+                let tail = trimmed.strip_prefix("pub").unwrap_or(trimmed);
+                let tail = tail.strip_prefix("(crate)").or(tail.strip_prefix("(super)")).unwrap_or(tail);
+                let tail = tail.trim_start();
+                if tail.starts_with("mod ") && tail.ends_with(';') {
+                    continue;
+                }
+                let text = match (&mut statement, tail.strip_prefix("use ")) {
+                    (Some(text), _) => {
+                        text.push(' ');
+                        text.push_str(trimmed);
+                        text.clone()
+                    }
+                    (None, Some(tree)) => {
+                        uses.push((String::new(), visible));
+                        tree.to_owned()
+                    }
+                    (None, None) => {
+                        module.body.push_str(line);
+                        module.body.push('\n');
+                        continue;
+                    }
+                };
+                match text.strip_suffix(';') {
+                    Some(tree) => {
+                        uses.last_mut().expect("one was begun").0 = tree.to_owned();
+                        statement = None;
+                    }
+                    None => statement = Some(text),
+                }
+            }
+            for (tree, visible) in uses {
+                let mut found = Vec::new();
+                leaves(&tree, "", &mut found);
+                for (path_in_use, name) in found {
+                    let Some(target) = modules.absolute(&path, &module.names, &path_in_use) else { continue };
+                    if name == "*" {
+                        module.globs.push(target.trim_end_matches("::*").to_owned());
+                        continue;
+                    }
+                    if visible {
+                        module.passed_on.insert(name.clone());
+                    }
+                    module.names.insert(name, target);
+                }
+            }
+            modules.0.insert(path, module);
+        }
+        modules
+    }
+
+    /// A path as `module` writes it, from the root; `None` where it leads out of the crate.
+    fn absolute(&self, module: &str, names: &BTreeMap<String, String>, path: &str) -> Option<String> {
+        let (head, rest) = path.split_once("::").unwrap_or((path, ""));
+        let parent = |module: &str| module.rsplit_once("::").map_or("", |(parent, _)| parent).to_owned();
+        let start = match head {
+            "crate" => String::new(),
+            "self" => module.to_owned(),
+            "super" => {
+                let (mut at, mut rest) = (parent(module), rest);
+                while let Some(further) = rest.strip_prefix("super::") {
+                    (at, rest) = (parent(&at), further);
+                }
+                return Some(inside(&at, rest));
+            }
+            name if names.contains_key(name) => names[name].clone(),
+            name if self.0.contains_key(&inside(module, name)) => inside(module, name),
+            _ => return None,
+        };
+        Some(if rest.is_empty() { start } else { inside(&start, rest) })
+    }
+
+    /// Follows a path from the root, through what modules pass on.
+    fn resolve(&self, path: &str) -> Target {
+        let mut at = String::new();
+        let segments: Vec<&str> = path.split("::").collect();
+        for (ix, segment) in segments.iter().enumerate() {
+            let next = inside(&at, segment);
+            if self.0.contains_key(&next) {
+                at = next;
+                continue;
+            }
+            let module = &self.0[&at];
+            let further = |target: &str| {
+                let rest = segments[ix + 1..].iter().fold(target.to_owned(), |path, s| inside(&path, s));
+                self.resolve(&rest)
+            };
+            if let Some(target) = module.names.get(*segment).filter(|target| *target != path) {
+                return further(target);
+            }
+            if !defines(&module.body, segment)
+                && let Some(glob) = module.globs.iter().find(|glob| self.has(glob, segment))
+            {
+                return further(&inside(glob, segment));
+            }
+            return Target::File(module.file.clone());
+        }
+        Target::Module(at)
+    }
+
+    /// Whether a module defines a name or passes it on.
+    fn has(&self, module: &str, name: &str) -> bool {
+        self.0.get(module).is_some_and(|m| defines(&m.body, name) || m.names.contains_key(name))
+    }
+
+    /// The files that each file uses.
+    fn arrows(&self) -> BTreeMap<String, BTreeSet<String>> {
+        let mut arrows: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for (path, module) in &self.0 {
+            let mentioned = paths(&module.body);
+            let mut used: BTreeSet<String> = BTreeSet::new();
+            for (name, target) in &module.names {
+                let here = |path: &String| path.split("::").any(|segment| segment == name);
+                if !module.passed_on.contains(name) || mentioned.iter().any(here) {
+                    used.insert(target.clone());
+                }
+            }
+            for mention in &mentioned {
+                if mention.contains("::") {
+                    used.extend(self.absolute(path, &module.names, mention));
+                }
+                let head = mention.split("::").next().unwrap_or_default();
+                if !defines(&module.body, head) && !module.names.contains_key(head) {
+                    let glob = module.globs.iter().find(|glob| self.has(glob, head));
+                    used.extend(glob.map(|glob| inside(glob, mention)));
+                }
+            }
+            let files = used.iter().filter_map(|target| match self.resolve(target) {
+                Target::File(file) => Some(file),
+                // A module is used where a path goes through it.
+                Target::Module(_) => None,
+            });
+            let files = files.filter(|file| *file != module.file).collect();
+            arrows.insert(module.file.clone(), files);
+        }
+        arrows
+    }
+}
+
+/// A shortest way along the arrows from one file to another.
+fn way(arrows: &BTreeMap<String, BTreeSet<String>>, from: &str, to: &str) -> Option<Vec<String>> {
+    let mut ways = VecDeque::from([vec![from.to_owned()]]);
+    let mut seen = BTreeSet::from([from.to_owned()]);
+    while let Some(way) = ways.pop_front() {
+        let last = way.last().expect("a way has a start");
+        if last == to {
+            return Some(way);
+        }
+        for next in arrows.get(last).into_iter().flatten() {
+            if seen.insert(next.clone()) {
+                ways.push_back(way.iter().chain([next]).cloned().collect());
+            }
+        }
+    }
+    None
+}
+
+/// Circles of files, a shortest one through each arrow that lies on one.
+fn circles(arrows: &BTreeMap<String, BTreeSet<String>>) -> BTreeSet<Vec<String>> {
+    let mut found = BTreeSet::new();
+    for (from, targets) in arrows {
+        for to in targets {
+            if let Some(mut circle) = way(arrows, to, from) {
+                let least = (0..circle.len()).min_by_key(|&ix| &circle[ix]).expect("a way has a start");
+                circle.rotate_left(least);
+                found.insert(circle);
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn no_circle_of_files() {
+    let mut arrows = Modules::new(&files("src", "rs")).arrows();
+    let mut breaches = Vec::new();
+    let whole = arrows.clone();
+    for (from, to) in KNOWN_CIRCLES {
+        let meant = |target: &String| target == to || (to.ends_with('/') && target.starts_with(to));
+        let targets: Vec<String> =
+            whole.get(*from).into_iter().flatten().filter(|target| meant(target)).cloned().collect();
+        if !targets.iter().any(|target| way(&whole, target, from).is_some()) {
+            breaches.push(format!("{from} -> {to} closes no circle: take it off KNOWN_CIRCLES"));
+        }
+        if let Some(known) = arrows.get_mut(*from) {
+            known.retain(|target| !targets.contains(target));
+        }
+    }
+    for circle in circles(&arrows) {
+        breaches.push(format!("a circle: {} -> {}", circle.join(" -> "), circle[0]));
+    }
+    report(&breaches);
+}
+
+#[test]
+fn a_circle_is_seen_through_re_exports_groups_and_bare_paths() {
+    let source = |files: &[(&str, &str)]| {
+        files.iter().map(|(file, code)| ((*file).to_owned(), (*code).to_owned())).collect()
+    };
+    let found = |files: &[(&str, &str)]| circles(&Modules::new(&source(files)).arrows());
+    let tidy = [
+        ("src/lib.rs", "pub mod a;\npub mod b;"),
+        ("src/a/mod.rs", "mod one;\nmod two;\npub use one::{One, make};\npub use two::Two;"),
+        ("src/a/one.rs", "pub struct One;\npub fn make() -> One { One }"),
+        ("src/a/two.rs", "use super::One;\npub struct Two(One);\n#[cfg(test)]\nuse super::*;"),
+        ("src/b.rs", "use crate::a::{self, Two as Second};\nfn f() -> Second { a::make() }"),
+    ];
+    assert!(found(&tidy).is_empty());
+    let with = |file: &str, code: &'static str| {
+        let mut files = tidy;
+        files.iter_mut().find(|(name, _)| *name == file).expect("one of them").1 = code;
+        found(&files).into_iter().collect::<Vec<_>>()
+    };
+    let two = [["src/a/one.rs".to_owned(), "src/a/two.rs".to_owned()]];
+    assert_eq!(with("src/a/one.rs", "use super::{Two, two};\npub struct One;\nfn make() {}"), two);
+    assert_eq!(with("src/a/one.rs", "pub struct One;\nfn make() { super::two::g(); }"), two);
+    assert_eq!(with("src/a/one.rs", "use super::*;\npub struct One;\nfn make() -> Option<Two> { None }"), two);
+    let mod_and_two = [["src/a/mod.rs".to_owned(), "src/a/two.rs".to_owned()]];
+    let own = "mod one;\nmod two;\npub use one::One;\npub use two::Two;\npub struct Own(Two);";
+    let mut files = tidy;
+    files[1].1 = own;
+    files[3].1 = "pub struct Two;\nfn f(own: super::Own) {}";
+    assert_eq!(found(&files).into_iter().collect::<Vec<_>>(), mod_and_two);
+}
+
+#[test]
+fn no_file_is_too_long() {
+    let files = files("src", "rs");
+    let long: Vec<_> = files.iter().filter(|(_, source)| source.lines().count() > MOST_LINES).collect();
+    let mut breaches = Vec::new();
+    for (file, source) in &long {
+        if !KNOWN_LONG.contains(&file.as_str()) {
+            breaches.push(format!("{file}: {} lines; split it by what it says", source.lines().count()));
+        }
+    }
+    for known in KNOWN_LONG {
+        if !long.iter().any(|(file, _)| file == known) {
+            breaches.push(format!("{known} is not too long: take it off KNOWN_LONG"));
+        }
     }
     report(&breaches);
 }
