@@ -260,7 +260,7 @@ fn every_kernel() -> BTreeSet<KernelKey> {
                     for dispatch in lowered.dispatches {
                         assert!(
                             def.shaders.contains(&dispatch.kernel.path)
-                                || dispatch.kernel.path == "fill/fill.wgsl",
+                                || dispatch.kernel.path == "constant/fill.wgsl",
                             "{} uses {}, which its registry entry does not list",
                             def.name,
                             dispatch.kernel.path

@@ -7,7 +7,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use trephine::ops::OPS;
+use trephine::graph::Graph;
+use trephine::ops::{GradientBuilder, OPS, OpDef, ValueId};
 
 /// Each layer with the layers that it may use; see ARCHITECTURE.md.
 const LAYERS: [(&str, &[&str]); 8] = [
@@ -174,16 +175,11 @@ const KNOWN_CIRCLES: &[(&str, &str)] = &[
     ("src/gpu/kernel.rs", "src/gpu/recording.rs"),
     ("src/gpu/mod.rs", "src/gpu/"),
     ("src/gpu/shader.rs", "src/gpu/kernel.rs"),
-    ("src/ops/conv3d.rs", "src/ops/conv_transpose3d.rs"),
-    ("src/ops/conv3d.rs", "src/ops/winograd.rs"),
-    ("src/ops/mod.rs", "src/ops/"),
     ("src/pipeline/grid.rs", "src/pipeline/head.rs"),
-    ("src/pipeline/plot.rs", "src/pipeline/train.rs"),
-    ("src/volume/orientation.rs", "src/volume/geometry.rs"),
 ];
 
 /// Files of `src/` that are still to be split.
-const KNOWN_LONG: &[&str] = &["src/ops/conv3d.rs", "src/ops/n4.rs", "src/ops/norm.rs"];
+const KNOWN_LONG: &[&str] = &[];
 
 /// Most lines of a file of `src/`.
 const MOST_LINES: usize = 700;
@@ -206,10 +202,10 @@ struct Module {
     globs: Vec<String>,
 }
 
-/// Where a path leads: to an item in a file, or to a module.
+/// Where a path leads: to an item in a file, and what of the path lies inside the file; or to a module.
 enum Target {
-    File(String),
-    Module(String),
+    Item { file: String, path: String },
+    Module,
 }
 
 /// The path of a module inside another.
@@ -287,7 +283,7 @@ impl Modules {
     /// Reads files by path, `src/...`.
     fn new(files: &BTreeMap<String, String>) -> Self {
         let mut modules = Self::default();
-        for (file, source) in files {
+        for file in files.keys() {
             // The program is a crate of its own, which sees the library from outside.
             let Some(path) = file.strip_prefix("src/").filter(|path| *path != "main.rs") else { continue };
             let path = path.trim_end_matches(".rs").trim_end_matches("/mod").replace('/', "::");
@@ -396,9 +392,9 @@ impl Modules {
             {
                 return further(&inside(glob, segment));
             }
-            return Target::File(module.file.clone());
+            return Target::Item { file: module.file.clone(), path: segments[ix..].join("::") };
         }
-        Target::Module(at)
+        Target::Module
     }
 
     /// Whether a module defines a name or passes it on.
@@ -429,15 +425,41 @@ impl Modules {
                 }
             }
             let files = used.iter().filter_map(|target| match self.resolve(target) {
-                Target::File(file) => Some(file),
+                Target::Item { file, .. } => Some(file),
                 // A module is used where a path goes through it.
-                Target::Module(_) => None,
+                Target::Module => None,
             });
             let files = files.filter(|file| *file != module.file).collect();
             arrows.insert(module.file.clone(), files);
         }
         arrows
     }
+}
+
+/// The layers that name each item of `src/ops/`, by its path inside its file, such as `Activate::Relu`. The laboratory
+/// does not count, which names what it measures.
+fn users_of_operators(modules: &Modules) -> BTreeMap<String, BTreeSet<String>> {
+    let mut users: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let measures = |file: &str| file.starts_with("src/lab/") || file.starts_with("src/pipeline/bench/");
+    for (path, module) in &modules.0 {
+        let Some(layer) = layer_of(&module.file) else { continue };
+        if layer == "ops" || measures(&module.file) {
+            continue;
+        }
+        for mention in paths(&module.body) {
+            let Some(target) = modules.absolute(path, &module.names, &mention) else { continue };
+            let Target::Item { file, path } = modules.resolve(&target) else { continue };
+            if file.starts_with("src/ops/") {
+                // A function's operators are used with it.
+                let own = modules.0.values().find(|module| module.file == file).expect("paths lead to files");
+                let called = functions(&own.body).into_iter().filter(|(name, _)| *name == path);
+                for item in called.flat_map(|(_, body)| paths(&body)).chain([path.clone()]) {
+                    users.entry(item).or_default().insert(layer.to_owned());
+                }
+            }
+        }
+    }
+    users
 }
 
 /// A shortest way along the arrows from one file to another.
@@ -517,7 +539,10 @@ fn a_circle_is_seen_through_re_exports_groups_and_bare_paths() {
     let two = [["src/a/one.rs".to_owned(), "src/a/two.rs".to_owned()]];
     assert_eq!(with("src/a/one.rs", "use super::{Two, two};\npub struct One;\nfn make() {}"), two);
     assert_eq!(with("src/a/one.rs", "pub struct One;\nfn make() { super::two::g(); }"), two);
-    assert_eq!(with("src/a/one.rs", "use super::*;\npub struct One;\nfn make() -> Option<Two> { None }"), two);
+    assert_eq!(
+        with("src/a/one.rs", "use super::*;\npub struct One;\nfn make() -> Option<Two> { None }"),
+        two
+    );
     let mod_and_two = [["src/a/mod.rs".to_owned(), "src/a/two.rs".to_owned()]];
     let own = "mod one;\nmod two;\npub use one::One;\npub use two::Two;\npub struct Own(Two);";
     let mut files = tidy;
@@ -626,22 +651,99 @@ fn every_shader_says_what_it_computes() {
     report(&silent);
 }
 
+/// The item of `src/ops/` that each operator is, from the comments of the registry's entries; gradients of an item
+/// are none.
+fn items_of_operators(files: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let mut items = BTreeMap::new();
+    for source in files.values() {
+        for entry in source.split("/// Registry entry of [`").skip(1) {
+            let (comment, definition) = entry.split_once("\n").expect("an entry follows its comment");
+            let item = comment.trim_end_matches("`].").rsplit("[`").next().unwrap_or_default();
+            let name = definition.split("name: \"").nth(1).and_then(|rest| rest.split('"').next());
+            items.insert(name.expect("an entry has a name").to_owned(), item.to_owned());
+        }
+    }
+    items
+}
+
+/// The operators that the backward of each one applies.
+fn backward_of(def: &OpDef) -> BTreeSet<String> {
+    let mut applied = BTreeSet::new();
+    for case in (def.cases)() {
+        if case.differentiable.is_empty() {
+            continue;
+        }
+        let mut graph = Graph::new();
+        let inputs: Vec<ValueId> =
+            case.inputs.iter().map(|(desc, _)| graph.input("input", desc.clone())).collect();
+        let outputs = GradientBuilder::apply(&mut graph, case.op, &inputs).expect("cases have legal shapes");
+        let desc = graph.desc(outputs[0]).clone();
+        let seed = graph.input("seed", desc);
+        let wrt: Vec<ValueId> = case.differentiable.iter().map(|&ix| inputs[ix]).collect();
+        graph.backward(outputs[0], seed, &wrt).expect("the backward of a case builds");
+        applied.extend(graph.nodes[1..].iter().map(|node| node.op.name().to_owned()));
+    }
+    applied
+}
+
+/// What uses each operator, in words: layers, and operators that are used and whose backward applies it.
+fn uses_of_operators() -> BTreeMap<&'static str, String> {
+    let sources = files("src", "rs");
+    let users = users_of_operators(&Modules::new(&sources));
+    let items = items_of_operators(&sources);
+    let layers = |name: &str| {
+        let of_item = |item: &String| {
+            let methods = format!("{item}::");
+            let named = users.iter().filter(|(path, _)| *path == item || path.starts_with(&methods));
+            named.flat_map(|(_, layers)| layers.clone()).collect::<BTreeSet<String>>()
+        };
+        items.get(name).map(of_item).unwrap_or_default()
+    };
+    let backward: Vec<(&str, BTreeSet<String>)> =
+        OPS.iter().map(|def| (def.name, backward_of(def))).collect();
+    let mut used: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for def in OPS {
+        let layers = layers(def.name);
+        if !layers.is_empty() {
+            used.insert(def.name, layers.into_iter().map(|layer| format!("{layer}/")).collect());
+        }
+    }
+    // Gradients follow what they are gradients of; some are differentiated in turn.
+    for _ in 0..2 {
+        for (name, applied) in &backward {
+            for other in OPS.iter().filter(|other| other.name != *name && applied.contains(other.name)) {
+                let word = format!("backward of `{name}`");
+                let is_new = !used.get(other.name).is_some_and(|words| words.contains(&word));
+                if used.contains_key(name) && is_new {
+                    used.entry(other.name).or_default().push(word);
+                }
+            }
+        }
+    }
+    OPS.iter()
+        .map(|def| (def.name, used.get(def.name).map_or("nothing yet".to_owned(), |words| words.join(", "))))
+        .collect()
+}
+
 /// The registry as a table for readers.
 fn operators_page() -> String {
     let mut page = String::from(
         "# Operators\n\n\
-         Generated from the registry `OPS` in `src/ops/mod.rs`; regenerate with\n\
+         Generated from the registry `OPS` in `src/ops/registry.rs`; regenerate with\n\
          `UPDATE_DOCS=1 cargo test --test structure`.\n\n\
          Every operator has an f64 reference, a cost and test cases in the file of its family under `src/ops/`.\n\
-         *Gradient* marks those that gradients flow back through.\n\n\
-         | operator | what it computes | gradient | shaders |\n|---|---|---|---|\n",
+         *Gradient* marks those that gradients flow back through. *Used by* names the folders of `src/` that apply the\n\
+         operator; what nothing uses yet is there for networks to come, and is tested like the others.\n\n\
+         | operator | what it computes | gradient | used by | shaders |\n|---|---|---|---|---|\n",
     );
+    let uses = uses_of_operators();
     for def in OPS {
         let gradient = (def.cases)().iter().any(|case| !case.differentiable.is_empty());
         let shaders: Vec<String> = def.shaders.iter().map(|path| format!("`{path}`")).collect();
         let summary = def.summary.replace('|', "\\|");
         let gradient = if gradient { "yes" } else { "" };
-        writeln!(page, "| `{}` | {summary} | {gradient} | {} |", def.name, shaders.join(", "))
+        let (used, shaders) = (&uses[def.name], shaders.join(", "));
+        writeln!(page, "| `{}` | {summary} | {gradient} | {used} | {shaders} |", def.name)
             .expect("writing to a string does not fail");
     }
     page

@@ -213,7 +213,7 @@ pub fn estimate_bytes(graph: &Graph, caps: &Caps) -> Result<u64, GraphError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::conv3d::{Conv3d, Window};
+    use crate::ops::conv::{Conv3d, Window};
     use crate::ops::elementwise::Add;
     use crate::ops::pool::MaxPool3d;
     use crate::ops::upsample::{Upsample, UpsampleMode, UpsampleTo};

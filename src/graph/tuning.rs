@@ -100,7 +100,7 @@ pub fn source_hash(op: &dyn Operator, inputs: &[TensorDesc], caps: &Caps) -> Res
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::conv3d::{Conv3d, Window};
+    use crate::ops::conv::{Conv3d, Window};
 
     fn inputs(width: usize, channels: usize) -> Vec<TensorDesc> {
         vec![TensorDesc::f32(&[1, channels, 16, 16, width]), TensorDesc::f32(&[8, channels, 3, 3, 3])]

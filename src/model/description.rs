@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::ops::activation_kind::Activation;
+use crate::ops::activation::Activation;
 
 /// A network with the preprocessing it was trained with.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -8,9 +8,10 @@ use super::build::{BuiltNetwork, Mode, build};
 use super::description::Description;
 use super::{ModelError, Tensors};
 use crate::graph::{Executor, Graph, ValueKind};
+use crate::ops::ValueId;
+use crate::ops::constant::Constant;
 use crate::ops::loss::{Loss, OverlapCounts};
 use crate::ops::optimizer::{AccumulateSumOfSquares, Adam, AdamForm, ClipFactor, Ema};
-use crate::ops::{Fill32, ValueId};
 use crate::tensor::{HostTensor, TensorDesc};
 
 /// Losses that training offers.
@@ -114,7 +115,7 @@ impl TrainingGraph {
         let one = graph.constant("one", &HostTensor::new(TensorDesc::f32(&[1]), vec![1.0]));
         let gradients = graph.backward(loss, one, &parameters)?;
         graph.set_scope("clip");
-        let mut squares = graph.apply1(Fill32 { desc: TensorDesc::f32(&[1]), value: 0.0 }, &[])?;
+        let mut squares = graph.apply1(Constant { desc: TensorDesc::f32(&[1]), value: 0.0 }, &[])?;
         for parameter in &parameters {
             if let Some(&gradient) = gradients.get(parameter) {
                 squares = graph.apply1(AccumulateSumOfSquares, &[squares, gradient])?;

@@ -3,8 +3,9 @@
 
 use std::ops::Range;
 
+use super::constant::Constant;
 use super::{
-    Case, Cost, FLAT, Fill, Fill32, GradientBuilder, NodeIo, OpDef, OpError, Operator, ValueId, batch_pieces,
+    Case, Cost, FLAT, Fill, GradientBuilder, NodeIo, OpDef, OpError, Operator, ValueId, batch_pieces,
     expect_inputs, expect_ncdhw, sample_range,
 };
 use crate::gpu::{Caps, Dispatch, KernelKey, Lowered, Params, Slot};
@@ -202,7 +203,7 @@ impl Operator for SliceChannels {
         let mut zeros = |channels: usize| {
             let mut desc = x.clone();
             desc.shape[1] = channels;
-            let fill = Fill32 { desc, value: 0.0 };
+            let fill = Constant { desc, value: 0.0 };
             graph.apply(Box::new(fill), &[]).map(|outputs| outputs[0])
         };
         let after = x.shape[1] - self.start - self.count;

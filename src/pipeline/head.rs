@@ -7,8 +7,8 @@ use super::grid::{Grid, PlacedVolume};
 use super::postprocess::{distance, with_border};
 use crate::gpu::{Gpu, GpuTensor};
 use crate::graph::{GraphError, run_op1};
+use crate::ops::intensity::{Histogram, Percentiles};
 use crate::ops::label::{FillHoles, Keep, LargestComponent, Threshold};
-use crate::ops::normalise::{Histogram, Percentiles};
 use crate::ops::resample::{AxisOrder, Interpolation};
 
 /// Voxel size that the head is looked for at: averaging down to it takes the noise of the air away.

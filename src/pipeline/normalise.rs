@@ -5,7 +5,7 @@ use crate::gpu::{Gpu, GpuTensor};
 use crate::graph::{GraphError, run_op1};
 use crate::model::Intensity;
 use crate::ops::Operator;
-use crate::ops::normalise::{MinMax, Moments, Percentiles, Rescale, Standardise};
+use crate::ops::intensity::{MinMax, Moments, Percentiles, Rescale, Standardise};
 use crate::tensor::{HostTensor, TensorDesc};
 use crate::volume::Volume;
 

@@ -8,8 +8,7 @@ use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
 use crate::ops::Operator;
-use crate::ops::conv_transpose3d::ConvTranspose3d;
-use crate::ops::conv3d::{Conv3d, Conv3dGradInput, Conv3dGradWeight, Window};
+use crate::ops::conv::{Conv3d, Conv3dGradInput, Conv3dGradWeight, ConvTranspose3d, Window};
 use crate::tensor::{HostTensor, TensorDesc};
 
 /// A few outputs: flat index in the whole output, and value.
@@ -256,7 +255,7 @@ mod tests {
 
     use super::*;
     use crate::ops::Fill;
-    use crate::ops::activation_kind::Activation;
+    use crate::ops::activation::Activation;
 
     /// Samples of an operator, against its whole reference.
     fn compare(op: Arc<dyn Operator>, shapes: &[&[usize]]) {

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use crate::graph::Graph;
 use crate::model::{Mode, TrainingGraph, build, fold_for_inference, load};
-use crate::ops::conv3d::{Conv3d, Conv3dGradInput, Conv3dGradWeight, Window};
+use crate::ops::conv::{Conv3d, Conv3dGradInput, Conv3dGradWeight, Window};
 use crate::ops::{self, Fill, OPS, OpDef, Operator};
 use crate::pipeline::PipelineError;
 use crate::pipeline::train::config::TrainConfig;

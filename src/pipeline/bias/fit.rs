@@ -9,8 +9,8 @@ use super::region::RegionTensors;
 use crate::gpu::{Gpu, GpuTensor};
 use crate::graph::{Executor, ExecutorOptions, Graph, run_op, run_op1};
 use crate::ops::n4::{
-    BasisPower, CONVERGENCE, Contract, DONE, EXTENT, Evaluate, FieldUpdate, Histogram, ITERATIONS,
-    LatticeUpdate, Range, ResidualContract, Sharpen, VOXELS,
+    BasisPower, CONVERGENCE, Contract, DONE, EXTENT, Evaluate, FieldUpdate, ITERATIONS, LatticeUpdate,
+    MaskedRange, ParzenHistogram, ResidualContract, Sharpen, VOXELS,
 };
 use crate::tensor::{DType, HostTensor, TensorDesc};
 
@@ -127,7 +127,7 @@ pub(super) fn fit_shrunken(
     weighted: bool,
     options: &N4Options,
 ) -> Result<N4Fit, N4Error> {
-    let status = run_op1(gpu, &Range, &[&v])?;
+    let status = run_op1(gpu, &MaskedRange, &[&v])?;
     let start: Vec<f32> = gpu.download(&status)?;
     let voxels = start[VOXELS] as usize;
     if voxels < MIN_VOXELS {
@@ -204,7 +204,7 @@ fn run_level(
         (0..3).map(|axis| graph.constant("field basis", &basis(BasisPower::Evaluate, axis))).collect();
 
     let bins = options.bins;
-    let histogram = graph.apply1(Histogram { bins }, &[v, status])?;
+    let histogram = graph.apply1(ParzenHistogram { bins }, &[v, status])?;
     let sharpen = Sharpen { bins, fwhm: options.fwhm, noise: options.noise };
     let shift = graph.apply1(sharpen, &[histogram, status])?;
     // z first and last: neighbouring invocations then read neighbouring voxels.

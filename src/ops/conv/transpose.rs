@@ -1,18 +1,19 @@
 //! `conv_transpose3d`: the adjoint of a strided convolution, used for learned upsampling.
 
-use super::activation_kind::Activation;
-use super::conv3d::{
-    Conv3d, Conv3dGradWeight, Packing, Pass, SumChannels, Window, conv_cost, for_each_tap, pack_weights,
-    spatial,
-};
-use super::{
-    Case, Cost, FLAT, Fill, GradientBuilder, NodeIo, OpDef, OpError, Operator, Precision, ValueId,
-    expect_ncdhw,
-};
+use super::forms::lower_transposed;
+use super::forward::Conv3d;
+use super::grad_weight::Conv3dGradWeight;
+use super::pass::{PACK, Packing, Pass, TRANSPOSED, pack_weights};
+use super::window::{Window, conv_cost, for_each_tap, spatial};
 use crate::gpu::{Caps, Lowered, Slot};
+use crate::ops::activation::Activation;
+use crate::ops::reduction::SumChannels;
+use crate::ops::{
+    Case, Cost, FLAT, Fill, GradientBuilder, NodeIo, OpDef, OpError, Operator, Precision, ValueId,
+    expect_inputs, expect_ncdhw,
+};
 use crate::tensor::{HostTensor, TensorDesc};
 
-pub(super) const NAIVE: &str = "conv_transpose3d/naive.wgsl";
 const CELL: &str = "conv_transpose3d/cell.wgsl";
 
 /// `conv_transpose3d`:
@@ -53,7 +54,7 @@ impl ConvTranspose3d {
 pub static CONV_TRANSPOSE3D: OpDef = OpDef {
     name: "conv_transpose3d",
     summary: "transposed 3D convolution (learned upsampling)",
-    shaders: &[NAIVE, CELL, super::conv3d::PACK],
+    shaders: &[TRANSPOSED, CELL, PACK],
     cases: || {
         let case = |name: &str, x: [usize; 5], c_out, kernel: [usize; 3], op: ConvTranspose3d| {
             let mut inputs = vec![
@@ -97,14 +98,6 @@ pub static CONV_TRANSPOSE3D: OpDef = OpDef {
     },
 };
 
-/// Adds the launches of the kernel that serves any window.
-pub(super) fn lower_naive(lowered: &mut Lowered, pass: &Pass<'_>, caps: &Caps) {
-    let (weight, packing) = &pass.weight;
-    let packed = pack_weights(lowered, *weight, packing, 1);
-    let grid = [packing.n_out * pass.y.1.voxels(), FLAT, 1];
-    pass.launch(lowered, &pass.kernel(NAIVE), &pass.window_params(), packed, grid, caps);
-}
-
 impl Operator for ConvTranspose3d {
     fn name(&self) -> &'static str {
         "conv_transpose3d"
@@ -115,7 +108,7 @@ impl Operator for ConvTranspose3d {
     }
 
     fn infer(&self, inputs: &[TensorDesc]) -> Result<Vec<TensorDesc>, OpError> {
-        super::expect_inputs("conv_transpose3d", inputs, 2 + usize::from(self.bias))?;
+        expect_inputs("conv_transpose3d", inputs, 2 + usize::from(self.bias))?;
         let fail = |reason: String| OpError::new("conv_transpose3d", inputs, reason);
         let x = expect_ncdhw("conv_transpose3d", inputs, 0)?;
         let w = expect_ncdhw("conv_transpose3d", inputs, 1)?;
@@ -174,7 +167,7 @@ impl Operator for ConvTranspose3d {
             let grid = [cells, FLAT, c_out.div_ceil(4)];
             pass.launch(&mut lowered, &key, &pass.shape_params(), packed, grid, caps);
         } else {
-            lower_naive(&mut lowered, &pass, caps);
+            lower_transposed(&mut lowered, &pass, caps);
         }
         lowered
     }

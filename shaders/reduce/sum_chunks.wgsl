@@ -1,4 +1,4 @@
-// reduce: y[i] = sum_chunk sums[chunk][i], in the order of the chunks, so that reruns are bit-equal.
+// sum_chunks: y[i] = sum_chunk sums[chunk][i], in the order of the chunks, so that reruns are bit-equal.
 // Input: sums [chunks][n] f32. Output: y [n] f32. One invocation an element. Cost: 4 n (chunks + 1) bytes.
 #import "lib/index.wgsl"
 

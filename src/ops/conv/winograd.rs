@@ -5,21 +5,15 @@
 //! - `winograd_hw`, F(4x4, 3x3) along h and w: 36 multiplications a tap along d for 16 voxels instead of 144;
 //! - `winograd_3d`, F(2x2x2, 3x3x3): 64 for 8 voxels instead of 216.
 
-use super::conv3d::{EXPANDED, PRODUCTS, Packing, Pass, TRANSFORMED, pack_with, pad_params, spatial};
-use super::{FLAT, element_kernel, sample_bytes, sample_planes};
+use super::pass::{
+    EXPANDED, PACK_WINOGRAD_3D, PACK_WINOGRAD_HW, PRODUCTS, Packing, Pass, TRANSFORMED, WINOGRAD_3D_INPUT,
+    WINOGRAD_3D_OUTPUT, WINOGRAD_HW_CORRELATE, WINOGRAD_HW_EXPAND, WINOGRAD_HW_INPUT, WINOGRAD_HW_OUTPUT,
+    WINOGRAD_HW_WEIGHT, WINOGRAD_MULTIPLY, pack_with, pad_params,
+};
+use super::window::spatial;
 use crate::gpu::{Caps, DeviceClass, Dispatch, KernelKey, Lowered, Params, Slot};
+use crate::ops::{FLAT, element_kernel, sample_bytes, sample_planes};
 use crate::tensor::TensorDesc;
-
-pub(super) const MULTIPLY: &str = "conv3d/winograd_multiply.wgsl";
-pub(super) const PACK_3D: &str = "conv3d/pack_winograd_3d.wgsl";
-pub(super) const INPUT_3D: &str = "conv3d/winograd_3d_input.wgsl";
-pub(super) const OUTPUT_3D: &str = "conv3d/winograd_3d_output.wgsl";
-pub(super) const PACK_HW: &str = "conv3d/pack_winograd_hw.wgsl";
-pub(super) const INPUT_HW: &str = "conv3d/winograd_hw_input.wgsl";
-pub(super) const OUTPUT_HW: &str = "conv3d/winograd_hw_output.wgsl";
-pub(super) const EXPAND_HW: &str = "conv3d/winograd_hw_expand.wgsl";
-pub(super) const CORRELATE_HW: &str = "conv3d/winograd_hw_correlate.wgsl";
-pub(super) const WEIGHT_HW: &str = "conv3d/winograd_hw_weight.wgsl";
 
 /// Name of the variant F(2x2x2, 3x3x3).
 pub(super) const WINOGRAD_3D: &str = "winograd_3d";
@@ -115,7 +109,7 @@ struct Product {
 
 impl Product {
     fn dispatch(&self, v: Slot, weight: Slot, m: Slot) -> Dispatch {
-        let mut dispatch = Dispatch::new(KernelKey::new(MULTIPLY))
+        let mut dispatch = Dispatch::new(KernelKey::new(WINOGRAD_MULTIPLY))
             .bind("v", v)
             .bind("weight", weight)
             .bind("m", m)
@@ -149,7 +143,8 @@ pub(super) fn lower_3d(lowered: &mut Lowered, pass: &Pass<'_>, caps: &Caps) {
     let (weight, packing) = &pass.weight;
     let (input, output) = (spatial(&x.shape), spatial(&y.shape));
     let channels = packing.n_out.next_multiple_of(TILE);
-    let packed = pack_with(lowered, PACK_3D, *weight, packing, TILE, &packing.packed(TILE, POINTS_3D), 1);
+    let packed =
+        pack_with(lowered, PACK_WINOGRAD_3D, *weight, packing, TILE, &packing.packed(TILE, POINTS_3D), 1);
     let tiles = output.map(|n| n.div_ceil(2));
     let total: usize = tiles.iter().product();
     let bytes_per_window = POINTS_3D * packing.n_in.max(channels) * 4;
@@ -174,7 +169,7 @@ pub(super) fn lower_3d(lowered: &mut Lowered, pass: &Pass<'_>, caps: &Caps) {
                     .u32("stride", stride)
             };
             let params = slab(input_params(input, pass.pad));
-            let launch = Dispatch::new(element_kernel(INPUT_3D, x))
+            let launch = Dispatch::new(element_kernel(WINOGRAD_3D_INPUT, x))
                 .bind("v", transformed)
                 .params(params.u32("channels", packing.n_in))
                 .flat(stride, FLAT);
@@ -183,8 +178,10 @@ pub(super) fn lower_3d(lowered: &mut Lowered, pass: &Pass<'_>, caps: &Caps) {
             let params = slab(output_params(output))
                 .u32("channels", channels)
                 .f32("negative_slope", pass.negative_slope);
-            let launch =
-                Dispatch::new(pass.kernel(OUTPUT_3D)).bind("m", products).params(params).flat(stride, FLAT);
+            let launch = Dispatch::new(pass.kernel(WINOGRAD_3D_OUTPUT))
+                .bind("m", products)
+                .params(params)
+                .flat(stride, FLAT);
             transform(lowered, &pass.with_bias(launch), ("y", y_slot, y), (n, 0), caps);
         }
     }
@@ -285,7 +282,7 @@ pub(super) fn lower_hw(lowered: &mut Lowered, pass: &Pass<'_>, caps: &Caps) {
     let (weight, packing) = &pass.weight;
     let &Packing { n_in, n_out, kernel: [taps, ..], .. } = packing;
     let packed = packing.packed(TILE, POINTS_HW * taps);
-    let packed = pack_with(lowered, PACK_HW, *weight, packing, TILE, &packed, POINTS_HW);
+    let packed = pack_with(lowered, PACK_WINOGRAD_HW, *weight, packing, TILE, &packed, POINTS_HW);
     let channels = n_out.next_multiple_of(TILE);
     let slabs = Slabs::new(spatial(&y.shape), taps, n_in.max(channels), slab_bytes(caps));
     let bytes = |channels: usize, stride: usize| (POINTS_HW * channels * stride * 4) as u64;
@@ -293,8 +290,13 @@ pub(super) fn lower_hw(lowered: &mut Lowered, pass: &Pass<'_>, caps: &Caps) {
     let products = lowered.pass_scratch(PRODUCTS, bytes(channels, slabs.out_stride()));
     for n in 0..x.shape[0] {
         for slab in slabs.iter() {
-            let launch =
-                slab.input(element_kernel(INPUT_HW, x), spatial(&x.shape), pass.pad, n_in, transformed);
+            let launch = slab.input(
+                element_kernel(WINOGRAD_HW_INPUT, x),
+                spatial(&x.shape),
+                pass.pad,
+                n_in,
+                transformed,
+            );
             transform_inputs(lowered, &launch, pass, n, caps);
             let product = Product {
                 points: POINTS_HW,
@@ -304,7 +306,8 @@ pub(super) fn lower_hw(lowered: &mut Lowered, pass: &Pass<'_>, caps: &Caps) {
                 quads: [slabs.in_stride() / 4, slab.out_total() / 4],
             };
             lowered.push(product.dispatch(transformed, packed, products));
-            let mut launch = slab.output(pass.kernel(OUTPUT_HW), slab.out_total(), channels, ("m", products));
+            let mut launch =
+                slab.output(pass.kernel(WINOGRAD_HW_OUTPUT), slab.out_total(), channels, ("m", products));
             launch.params = launch.params.f32("negative_slope", pass.negative_slope);
             transform(lowered, &pass.with_bias(launch), ("y", y_slot, y), (n, 0), caps);
         }
@@ -340,13 +343,13 @@ pub(super) fn lower_grad_weight(
     let mut accumulate = false;
     for n in 0..x.shape[0] {
         for slab in slabs.iter() {
-            let key = KernelKey::new(INPUT_HW).define("F16", 0).define("TILED", 1);
+            let key = KernelKey::new(WINOGRAD_HW_INPUT).define("F16", 0).define("TILED", 1);
             let launch = slab.input(key, spatial(&x.shape), pad, c_in, transformed);
             transform(lowered, &launch, ("x", x_slot, x), (n, 0), caps);
-            let key = KernelKey::new(EXPAND_HW).define("TILED", 1);
+            let key = KernelKey::new(WINOGRAD_HW_EXPAND).define("TILED", 1);
             let launch = slab.output(key, slabs.out_stride(), c_out, ("v", expanded));
             transform(lowered, &launch, ("dy", dy_slot, dy), (n, 0), caps);
-            let key = KernelKey::new(CORRELATE_HW).define("ACCUMULATE", accumulate.into());
+            let key = KernelKey::new(WINOGRAD_HW_CORRELATE).define("ACCUMULATE", accumulate.into());
             let mut dispatch = Dispatch::new(key)
                 .bind("left", left.0)
                 .bind("right", right.0)
@@ -370,7 +373,7 @@ pub(super) fn lower_grad_weight(
     }
     let (ci_step, co_step) = if swap { (1, c_in) } else { (c_out, 1) };
     lowered.push(
-        Dispatch::new(KernelKey::new(WEIGHT_HW))
+        Dispatch::new(KernelKey::new(WINOGRAD_HW_WEIGHT))
             .bind("m", sums)
             .bind("dweight", dweight)
             .params(

@@ -50,7 +50,7 @@ pub struct MinMax;
 pub static MIN_MAX: OpDef = OpDef {
     name: "min_max",
     summary: "smallest and largest finite value",
-    shaders: &["normalise/min_max.wgsl"],
+    shaders: &["intensity/min_max.wgsl"],
     cases: || {
         let case =
             |name: &str, shape: &[usize], fill| Case::new(name, MinMax, vec![(TensorDesc::f32(shape), fill)]);
@@ -83,7 +83,7 @@ impl Operator for MinMax {
         let mut lowered = Lowered::default();
         let partials = lowered.scratch(threads as u64 * 8);
         let launch = |partial, x, y| {
-            Dispatch::new(KernelKey::new("normalise/min_max.wgsl").define("PARTIAL", partial))
+            Dispatch::new(KernelKey::new("intensity/min_max.wgsl").define("PARTIAL", partial))
                 .bind("x", x)
                 .bind("y", y)
                 .params(params.clone())
@@ -113,7 +113,7 @@ pub struct Moments {
 pub static MOMENTS: OpDef = OpDef {
     name: "moments",
     summary: "mean and standard deviation of the finite values",
-    shaders: &["normalise/moments.wgsl"],
+    shaders: &["intensity/moments.wgsl"],
     cases: || {
         let case = |name: &str, shape: &[usize], above, fill| {
             Case::new(name, Moments { above }, vec![(TensorDesc::f32(shape), fill)])
@@ -149,7 +149,7 @@ impl Operator for Moments {
         for squares in [0, 1] {
             for partial in [1, 0] {
                 let dispatch = Dispatch::new(
-                    KernelKey::new("normalise/moments.wgsl")
+                    KernelKey::new("intensity/moments.wgsl")
                         .define("PARTIAL", partial)
                         .define("SQUARES", squares)
                         .define("ABOVE", u32::from(self.above.is_some())),
@@ -200,7 +200,7 @@ pub struct Histogram {
 pub static HISTOGRAM: OpDef = OpDef {
     name: "histogram",
     summary: "counts in equal bins of a range",
-    shaders: &["normalise/histogram.wgsl"],
+    shaders: &["intensity/histogram.wgsl"],
     cases: || {
         let case = |name: &str, shape: &[usize], bins, fill, range| {
             Case::new(
@@ -242,7 +242,7 @@ impl Operator for Histogram {
         let threads = threads(n);
         let mut lowered = Lowered::one(fill_dispatch(Slot::Output(0), self.bins, 0));
         lowered.push(
-            Dispatch::new(KernelKey::new("normalise/histogram.wgsl").define("BINS", self.bins as u32))
+            Dispatch::new(KernelKey::new("intensity/histogram.wgsl").define("BINS", self.bins as u32))
                 .bind("x", Slot::Input(0))
                 .bind("range", Slot::Input(1))
                 .bind("y", Slot::Output(0))
@@ -279,9 +279,9 @@ pub static PERCENTILES: OpDef = OpDef {
     name: "percentiles",
     summary: "exact quantiles of the finite values",
     shaders: &[
-        "normalise/select_histogram.wgsl",
-        "normalise/select_digit.wgsl",
-        "normalise/select_value.wgsl",
+        "intensity/select_histogram.wgsl",
+        "intensity/select_digit.wgsl",
+        "intensity/select_value.wgsl",
     ],
     cases: || {
         let case = |name: &str, shape: &[usize], quantiles: &[f64], fill| {
@@ -336,14 +336,14 @@ impl Operator for Percentiles {
         for level in 0..3usize {
             lowered.push(fill_dispatch(counts, if level == 0 { DIGITS } else { targets * DIGITS }, 0));
             let mut histogram = Dispatch::new(
-                KernelKey::new("normalise/select_histogram.wgsl").define("LEVEL", level as u32),
+                KernelKey::new("intensity/select_histogram.wgsl").define("LEVEL", level as u32),
             )
             .bind("x", Slot::Input(0))
             .bind("counts", counts)
             .params(Params::new().u32("n", n).u32("threads", threads).u32("targets", targets))
             .flat(threads, 256);
             let mut digit =
-                Dispatch::new(KernelKey::new("normalise/select_digit.wgsl").define("LEVEL", level as u32))
+                Dispatch::new(KernelKey::new("intensity/select_digit.wgsl").define("LEVEL", level as u32))
                     .bind("counts", counts)
                     .bind("after", states[level])
                     .params(
@@ -360,7 +360,7 @@ impl Operator for Percentiles {
             lowered.push(digit);
         }
         lowered.push(
-            Dispatch::new(KernelKey::new("normalise/select_value.wgsl"))
+            Dispatch::new(KernelKey::new("intensity/select_value.wgsl"))
                 .bind("state", states[2])
                 .bind("first", states[0])
                 .bind("y", Slot::Output(0))
@@ -397,7 +397,7 @@ pub struct Rescale {
 pub static RESCALE: OpDef = OpDef {
     name: "rescale",
     summary: "a range of intensities to another, clipped",
-    shaders: &["normalise/rescale.wgsl"],
+    shaders: &["intensity/rescale.wgsl"],
     cases: || {
         let case = |name: &str, fill, range| {
             Case::new(
@@ -429,7 +429,7 @@ impl Operator for Rescale {
     fn lower(&self, inputs: &[TensorDesc], _: &[TensorDesc], _: &Caps, _: &str) -> Lowered {
         let n = inputs[0].len();
         Lowered::one(
-            Dispatch::new(KernelKey::new("normalise/rescale.wgsl"))
+            Dispatch::new(KernelKey::new("intensity/rescale.wgsl"))
                 .bind("x", Slot::Input(0))
                 .bind("range", Slot::Input(1))
                 .bind("y", Slot::Output(0))
@@ -459,7 +459,7 @@ pub struct Standardise;
 pub static STANDARDISE: OpDef = OpDef {
     name: "standardise",
     summary: "(x - mean) / std",
-    shaders: &["normalise/standardise.wgsl"],
+    shaders: &["intensity/standardise.wgsl"],
     cases: || {
         let case = |name: &str, fill, moments| {
             Case::new(
@@ -491,7 +491,7 @@ impl Operator for Standardise {
     fn lower(&self, inputs: &[TensorDesc], _: &[TensorDesc], _: &Caps, _: &str) -> Lowered {
         let n = inputs[0].len();
         Lowered::one(
-            Dispatch::new(KernelKey::new("normalise/standardise.wgsl"))
+            Dispatch::new(KernelKey::new("intensity/standardise.wgsl"))
                 .bind("x", Slot::Input(0))
                 .bind("moments", Slot::Input(1))
                 .bind("y", Slot::Output(0))
