@@ -65,12 +65,15 @@ impl Options {
         let scores = evaluate(&gpu, &model, dtype, &tuning, &table, &options, &mut |result| {
             done += 1;
             match result {
-                Ok(score) => session.terminal.note(&format!(
-                    "[{done}/{count}] {}: Dice {:.4} in {:.1} s",
-                    score.image.display(),
-                    score.agreement.dice,
-                    score.seconds
-                )),
+                Ok(score) => {
+                    score.warnings.iter().for_each(|warning| session.terminal.warning(&score.image, warning));
+                    session.terminal.note(&format!(
+                        "[{done}/{count}] {}: Dice {:.4} in {:.1} s",
+                        score.image.display(),
+                        score.agreement.dice,
+                        score.seconds
+                    ));
+                }
                 // Printed now: the table at the end is hours away.
                 Err(failure) => session.terminal.error(&text_of(failure)),
             }
@@ -116,6 +119,7 @@ fn json_of(result: &Result<HeadScore, HeadFailure>) -> serde_json::Value {
                 "image": score.image,
                 "contrast": score.contrast,
                 "seconds": score.seconds,
+                "warnings": score.warnings,
             });
             for (name, value) in COLUMNS.iter().zip(values(score)) {
                 row[name] = json!(value);
@@ -261,7 +265,13 @@ mod tests {
             assd_mm: 1.0,
             volume_error_percent: volume,
         };
-        HeadScore { image: name.into(), contrast: Some(contrast.into()), agreement, seconds: 1.0 }
+        HeadScore {
+            image: name.into(),
+            contrast: Some(contrast.into()),
+            agreement,
+            seconds: 1.0,
+            warnings: Vec::new(),
+        }
     }
 
     #[test]

@@ -29,13 +29,15 @@ pub(super) struct Options {
 
 impl Options {
     pub fn run(self, session: &Session) -> anyhow::Result<Outcome> {
-        let index = pairs::index(&self.folder)?;
+        let mut index = pairs::index(&self.folder)?;
+        if index.table.pairs.is_empty() {
+            bail!("{}: {}", self.folder.display(), index.nothing_found());
+        }
+        let misfits = index.check(&self.output);
+        misfits.iter().for_each(|(file, reason)| session.terminal.warning(file, reason));
         let pairs = &index.table.pairs;
         if pairs.is_empty() {
-            bail!(
-                "{}: holds no image (.nii, .nii.gz, .hdr, .mgz, .mgh); name the folder that does",
-                self.folder.display()
-            );
+            bail!("{}: holds no image that can be used; the warnings say why", self.folder.display());
         }
         for mask in &index.unused_masks {
             session
@@ -54,6 +56,7 @@ impl Options {
             "images": pairs.len(),
             "with_mask": with_mask,
             "unused_masks": index.unused_masks,
+            "warnings": misfits.iter().map(|(file, reason)| json!({ "file": file.to_string_lossy(), "warning": reason })).collect::<Vec<_>>(),
         }))?;
         Ok(Outcome::Done)
     }

@@ -14,8 +14,8 @@ use crate::model::{self as models, LossKind, ModelCard};
 use crate::pipeline::train::config::{NetworkConfig, TrainConfig};
 use crate::pipeline::train::log::EpochRow;
 use crate::pipeline::train::run::{Progress, TrainRun};
-use crate::volume::image;
 use crate::volume::pairs::{Pair, PairTable};
+use crate::volume::{companion, image};
 
 /// Train a network on heads with masks
 ///
@@ -232,10 +232,7 @@ fn read_pairs(path: &Path) -> anyhow::Result<Vec<Pair>> {
     }
     for pair in &table.pairs {
         let Some(mask) = &pair.mask else { continue };
-        let (image, labels) = (image::read_info(&pair.image)?, image::read_info(mask)?);
-        if image.shape != labels.shape {
-            return Err(crate::volume::Problem::Grid { a: labels.shape, b: image.shape }.at(mask).into());
-        }
+        companion::check_mask(mask, &image::read_info(&pair.image)?)?;
     }
     Ok(table.pairs)
 }

@@ -10,7 +10,8 @@ use crate::gpu::Gpu;
 use crate::graph::Tuning;
 use crate::model::Model;
 use crate::tensor::DType;
-use crate::volume::image::{self, FrameChoice};
+use crate::volume::companion;
+use crate::volume::image;
 use crate::volume::metrics::{Agreement, compare};
 use crate::volume::pairs::PairTable;
 
@@ -25,6 +26,8 @@ pub struct HeadScore {
     pub agreement: Agreement,
     /// Wall time of reading and stripping.
     pub seconds: f64,
+    /// What a person should know about the reference (a file's name first) and the mask.
+    pub warnings: Vec<String>,
 }
 
 /// A head that could not be scored.
@@ -55,13 +58,9 @@ pub fn evaluate(
     let mut scores = Vec::new();
     for pair in &table.pairs {
         let Some(mask) = &pair.mask else { continue };
+        let contrast = contrast.and_then(|ix| pair.extra.get(ix).cloned());
         let score = score(&stripper, &pair.image, mask, options)
-            .map(|(agreement, seconds)| HeadScore {
-                image: pair.image.clone(),
-                contrast: contrast.and_then(|ix| pair.extra.get(ix).cloned()),
-                agreement,
-                seconds,
-            })
+            .map(|score| HeadScore { contrast, ..score })
             .map_err(|error| HeadFailure { image: pair.image.clone(), error });
         progress(&score);
         scores.push(score);
@@ -74,26 +73,24 @@ fn score(
     image_path: &Path,
     mask_path: &Path,
     options: &StripOptions,
-) -> Result<(Agreement, f64), PipelineError> {
+) -> Result<HeadScore, PipelineError> {
     let begun = Instant::now();
-    let image = image::read(image_path, FrameChoice::Only)?;
+    let image = image::read_single(image_path)?;
+    // Where the reference lies is known before the work.
+    companion::check_mask(mask_path, image.info())?;
     let volume = image.frame_f32(0)?;
     volume.check_content().map_err(|problem| problem.at(image_path))?;
     let stripped = stripper.strip(&volume, options)?;
     let seconds = begun.elapsed().as_secs_f64();
-    let reference = image::read(mask_path, FrameChoice::Only)?;
-    if reference.shape() != image.shape() {
-        return Err(PipelineError::Input {
-            file: mask_path.to_path_buf(),
-            reason: format!(
-                "has shape {:?}, its image {:?}; a mask must lie on its image's grid",
-                reference.shape(),
-                image.shape()
-            ),
-        });
-    }
-    let reference: Vec<u8> = reference.frame_f32(0)?.data.iter().map(|&v| u8::from(v > 0.0)).collect();
-    let agreement = compare(&stripped.mask, &reference, image.shape(), volume.voxel_size().into())
+    let reference = companion::read_mask(mask_path, &image, None)?;
+    let agreement = compare(&stripped.mask, &reference.voxels, image.shape(), volume.voxel_size().into())
         .map_err(|problem| problem.at(mask_path))?;
-    Ok((agreement, seconds))
+    let warnings = reference.warnings.iter().map(|warning| format!("{}: {warning}", mask_path.display()));
+    Ok(HeadScore {
+        image: image_path.to_path_buf(),
+        contrast: None,
+        agreement,
+        seconds,
+        warnings: warnings.chain(stripped.warnings).collect(),
+    })
 }

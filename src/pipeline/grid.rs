@@ -1,14 +1,13 @@
 //! Volumes on the device, where the head lies in them, and the network's grid placed on it.
 
-use std::ops::Range;
-
-use glam::{DMat4, DVec3, DVec4};
+use glam::{DMat4, DVec3};
 
 use crate::gpu::{Gpu, GpuTensor};
 use crate::graph::{GraphError, run_op1};
 use crate::model::{Centre, GridSpec, Sampling};
 use crate::ops::resample::{AxisOrder, Edge, Interpolation, Resample, grid_matrix, index_matrix, prefilters};
 use crate::tensor::TensorDesc;
+pub use crate::volume::Grid;
 use crate::volume::{Volume, components};
 
 /// A volume on the device with its place in the world.
@@ -112,47 +111,7 @@ impl From<Sampling> for Interpolation {
     }
 }
 
-/// A regular grid in the world.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Grid {
-    /// Voxels along x, y, z.
-    pub shape: [usize; 3],
-    /// Voxel (x, y, z) to world in mm.
-    pub affine: DMat4,
-}
-
 impl Grid {
-    /// That of a volume.
-    pub fn of(volume: &Volume) -> Self {
-        Self { shape: volume.shape, affine: volume.affine }
-    }
-
-    /// These planes of it, along z.
-    pub fn planes(&self, planes: &Range<usize>) -> Self {
-        let [x, y, _] = self.shape;
-        let first = DMat4::from_translation(DVec3::Z * planes.start as f64);
-        Self { shape: [x, y, planes.len()], affine: self.affine * first }
-    }
-
-    /// RAS axes, voxels of `voxel_mm`, the middle of the extent at `centre` in mm.
-    pub fn centred(shape: [usize; 3], voxel_mm: DVec3, centre: DVec3) -> Self {
-        let half = DVec3::from_array(shape.map(|n| (n as f64 - 1.0) / 2.0));
-        let origin = centre - half * voxel_mm;
-        let affine = DMat4::from_cols(
-            DVec4::new(voxel_mm.x, 0.0, 0.0, 0.0),
-            DVec4::new(0.0, voxel_mm.y, 0.0, 0.0),
-            DVec4::new(0.0, 0.0, voxel_mm.z, 0.0),
-            origin.extend(1.0),
-        );
-        Self { shape, affine }
-    }
-
-    /// Edge lengths of a voxel along x, y, z in mm.
-    pub fn voxel_size(&self) -> DVec3 {
-        let axes = [self.affine.x_axis, self.affine.y_axis, self.affine.z_axis];
-        DVec3::from_array(axes.map(|axis| axis.truncate().length()))
-    }
-
     /// The grid on which a network sees a volume, given as [`PlacedVolume::prepared_for`] returns it.
     ///
     /// # Errors

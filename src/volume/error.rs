@@ -1,5 +1,6 @@
 //! What can go wrong with a file or an image, each with what to do about it.
 
+use super::grid::Apart;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -154,19 +155,64 @@ pub enum Problem {
         /// Values passed.
         got: usize,
     },
-    /// Two grids that should be equal are not.
+    /// A weight, field or other image of values that lies on another grid than the image it belongs to.
     #[error(
-        "has a grid of {a:?} where {b:?} is expected; resample one on to the other with `trephine resample --like`"
+        "lies on another grid than its image ({0}); bring it there with `trephine resample --like IMAGE`, or correct the header that is wrong"
     )]
-    Grid {
-        /// Shape found.
-        a: [usize; 3],
-        /// Shape expected.
-        b: [usize; 3],
+    OtherGrid(Box<Apart>),
+    /// A second image that shares no place with the one it belongs to.
+    #[error("lies nowhere in its image ({0}); correct the header that is wrong, or register the two")]
+    NoOverlap(Box<Apart>),
+    /// A mask all of whose voxels lie outside the image.
+    #[error(
+        "marks no voxel of its image: all that it marks lies outside; correct the header that is wrong, or register the two"
+    )]
+    MaskOutside,
+    /// A mask without a voxel.
+    #[error("is empty; a mask marks voxels by labels other than 0")]
+    EmptyMask,
+    /// A mask without the label that was asked for.
+    #[error("has no voxel of label {0}; name another label")]
+    NoLabel(f64),
+    /// Several labels, and none of them is 0.
+    #[error(
+        "has no voxel of 0, which is what a mask holds outside ({min} to {max} are there); set the voxels outside to 0"
+    )]
+    NoBackground {
+        /// Least value.
+        min: f64,
+        /// Greatest value.
+        max: f64,
     },
+    /// Values that are neither labels nor probabilities.
+    #[error(
+        "holds values from {min} to {max}, neither labels (whole numbers from 0) nor probabilities (0 to 1); pass a mask, resampled with `--interpolation nearest` where it has to be"
+    )]
+    NotAMask {
+        /// Least value.
+        min: f64,
+        /// Greatest value.
+        max: f64,
+    },
+    /// Values between 0 and 1, none of them above a half.
+    #[error(
+        "holds values between 0 and 1, the greatest of them {max}, and a mask counts where it is above 0.5; scale it"
+    )]
+    FaintMask {
+        /// Greatest value.
+        max: f64,
+    },
+    /// Several volumes where a companion has one.
+    #[error(
+        "is 4D with {0} volumes where one is expected; write the one that belongs here to a file of its own first"
+    )]
+    SeveralVolumes(usize),
     /// A grid that the header of the output format cannot express.
     #[error("cannot hold a grid of {0:?} in its format; choose a smaller grid")]
     GridTooLarge([usize; 3]),
+    /// An integer that MGH has no type for.
+    #[error("cannot hold the value {0} in its format exactly; name the output .nii.gz")]
+    MghInteger(f64),
     /// A table that cannot be parsed.
     #[error("is not a table of pairs ({0}); write tab-separated columns with a header line")]
     Table(String),

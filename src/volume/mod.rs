@@ -5,19 +5,23 @@
 //! World coordinates are millimetres, RAS+ (x to the right, y to the front, z upward).
 
 mod affine;
+pub mod companion;
 pub mod components;
 pub mod distance;
 mod error;
 mod geometry;
+mod grid;
 pub mod image;
 pub mod metrics;
 pub mod morphology;
+pub mod nearest;
 pub mod orientation;
 pub mod pairs;
 mod warning;
 
 pub use error::{Problem, VolumeError};
 pub use geometry::{FormSource, Geometry};
+pub use grid::{Apart, Grid};
 pub use warning::Warning;
 
 use glam::{DMat4, DQuat, DVec3};
@@ -31,6 +35,13 @@ pub struct Volume {
     pub affine: DMat4,
     /// `shape` product of values.
     pub data: Vec<f32>,
+}
+
+impl Grid {
+    /// That of a volume.
+    pub fn of(volume: &Volume) -> Self {
+        Self { shape: volume.shape, affine: volume.affine }
+    }
 }
 
 /// What the finite voxels of an image hold.

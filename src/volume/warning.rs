@@ -1,5 +1,6 @@
 //! What a user should know about an image that is read all the same.
 
+use super::grid::Apart;
 use std::fmt;
 
 /// Something odd about an image that is read all the same. Its text names the remedy.
@@ -18,7 +19,7 @@ pub enum Warning {
         /// Largest displacement of a corner of the image, mm.
         displacement_mm: f64,
     },
-    /// The header gives its lengths in another unit than mm; they are taken as mm.
+    /// The header gives its lengths in a unit that would make the voxels absurd; they are taken as mm.
     Units(&'static str),
     /// NaN or infinite voxels; they count as 0.
     NonFinite {
@@ -27,6 +28,31 @@ pub enum Warning {
         /// Of how many.
         total: usize,
     },
+    /// A mask on another grid than its image; it is sampled there.
+    OtherGrid {
+        /// The two grids.
+        apart: Box<Apart>,
+        /// How much of the mask lies outside the image, %.
+        outside_percent: f64,
+    },
+    /// A mask with several labels; all of them count.
+    SeveralLabels {
+        /// How many, besides 0.
+        count: usize,
+        /// The greatest.
+        max: f64,
+    },
+    /// A mask with more different values than masks have labels; all of them but 0 count.
+    LooksLikeScan {
+        /// It has more values than so many.
+        more_than: usize,
+        /// The greatest.
+        max: f64,
+    },
+    /// A mask with values between 0 and 1; it was cut at a half.
+    Fractions,
+    /// A mask that marks every voxel.
+    FullMask,
     /// Header extensions that cannot be parsed; they are left out of the outputs.
     DamagedExtensions,
 }
@@ -51,14 +77,40 @@ impl fmt::Display for Warning {
             ),
             Self::Units(unit) => write!(
                 f,
-                "the header gives lengths in {unit}, taken as mm; \
-                 correct xyzt_units or the voxel size if one is wrong"
+                "the header gives lengths in {unit}, which no MRI has voxels for, so they are taken as mm; \
+                 correct xyzt_units or the voxel size"
             ),
             Self::NonFinite { count, total } => write!(
                 f,
                 "{count} of {total} voxels are NaN or infinite and count as 0; \
                  check the step that made the image if that is many"
             ),
+            Self::OtherGrid { apart, outside_percent } => {
+                write!(
+                    f,
+                    "lies on another grid than its image ({apart}) and is sampled there, nearest voxel"
+                )?;
+                if *outside_percent > 0.0 {
+                    write!(f, "; {outside_percent:.1}% of it lies outside the image")?;
+                }
+                write!(f, "; correct its header if the two should agree")
+            }
+            Self::SeveralLabels { count, max } => write!(
+                f,
+                "holds {count} labels up to {max} besides 0, all of which count; \
+                 keep only those that belong to the mask if some do not"
+            ),
+            Self::LooksLikeScan { more_than, max } => write!(
+                f,
+                "holds more than {more_than} different values up to {max}, all of which but 0 count; \
+                 check that it is a mask and no scan"
+            ),
+            Self::Fractions => write!(
+                f,
+                "holds values between 0 and 1, and counts where they are above 0.5; \
+                 pass a mask of 0 and 1 to decide otherwise"
+            ),
+            Self::FullMask => write!(f, "marks every voxel of the image; check that it is the right file"),
             Self::DamagedExtensions => write!(
                 f,
                 "the header extensions are damaged and left out of the outputs; \

@@ -1,5 +1,6 @@
 //! NIfTI files as users have them: odd headers, odd containers, damage; and what comes back out.
 
+mod companion;
 mod mgh;
 mod nii;
 mod reading;

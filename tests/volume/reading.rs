@@ -7,12 +7,13 @@ use std::sync::atomic::Ordering;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use glam::{DMat4, DVec3};
 
 use crate::mgh::Mgh;
 use crate::nii::*;
 use crate::{LARGEST, SANE, peak_of};
 use trephine::volume::image::{
-    FrameChoice, Image, Version, read, read_info, write_like, write_mask, write_stripped,
+    FrameChoice, Image, Version, read, read_info, write_like, write_mask, write_new, write_stripped,
 };
 use trephine::volume::orientation::AxisMap;
 use trephine::volume::{FormSource, Problem, VolumeError, Warning};
@@ -567,4 +568,60 @@ fn every_warning_and_refusal_says_what_to_do() {
     let mut bytes = metres.bytes();
     bytes[500] = 1;
     assert_eq!(only(&dir.put("x.nii", &bytes)).warnings(), [Warning::Units("metres")]);
+}
+
+/// A header in metres or micrometres says where voxels lie as one in mm does, and outputs keep its unit and forms.
+#[test]
+fn lengths_in_other_units_are_converted() {
+    let dir = Folder::new();
+    for two in [false, true] {
+        for (unit, mm) in [(1, 1000.0), (3, 1e-3)] {
+            for codes in [[0, 2], [1, 0], [0, 0]] {
+                let plain =
+                    Nii { two, codes, quatern: [0.1, -0.2, 0.3], qoffset: [10.0, -20.0, 30.0], ..Nii::new() };
+                let mut other = plain.clone();
+                other.pixdim[1..4].iter_mut().for_each(|v| *v /= mm);
+                other.qoffset.iter_mut().for_each(|v| *v /= mm);
+                other.srow.iter_mut().flatten().for_each(|v| *v /= mm);
+                let mut bytes = other.bytes();
+                bytes[if two { 500 } else { 123 }] = 8 | unit;
+                let want = {
+                    plain.write(&dir.path("mm.nii"));
+                    only(&dir.path("mm.nii"))
+                };
+                let image = only(&dir.put("other.nii", &bytes));
+                assert_eq!(image.warnings(), want.warnings());
+                assert!(image.affine().abs_diff_eq(want.affine(), 1e-4), "{unit} {codes:?}");
+                assert!((image.voxel_volume_ml() - want.voxel_volume_ml()).abs() < 1e-8);
+
+                // On its own grid an output has the header's bytes; on a new one its unit.
+                let out = dir.path("out.nii");
+                write_mask(&out, &image, &vec![1; VOXELS]).unwrap();
+                assert_eq!(only(&out).affine(), image.affine());
+                let written = std::fs::read(&out).unwrap();
+                let forms = if two { 344..496 } else { 252..328 };
+                assert_eq!(written[forms.clone()], bytes[forms]);
+                let affine = DMat4::from_translation(DVec3::X) * image.affine();
+                write_new(&out, image.shape(), &affine, &vec![1.0; VOXELS], &image).unwrap();
+                assert!(only(&out).affine().abs_diff_eq(affine, 1e-4));
+            }
+        }
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_pair_of_files_need_not_have_a_name_in_utf8() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    let dir = Folder::new();
+    let name = |end: &str| dir.0.path().join(OsStr::from_bytes(&[b"Schl\xe4fe", end.as_bytes()].concat()));
+    let pair = Nii { pair: true, ..Nii::new() };
+    // Some file systems refuse such names.
+    if std::fs::write(name(".hdr"), pair.head()).is_err() {
+        return;
+    }
+    std::fs::write(name(".img"), &pair.data).unwrap();
+    assert_eq!(values(&only(&name(".hdr"))), expected(4));
+    assert_eq!(values(&only(&name(".img"))), expected(4));
 }

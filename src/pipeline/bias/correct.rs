@@ -6,7 +6,7 @@ use std::sync::Arc;
 use glam::{DMat4, DVec3};
 
 use super::error::N4Error;
-use super::fit::{N4Fit, N4Result, evaluate, fit_shrunken, n4};
+use super::fit::{N4Fit, N4Result, evaluate, fit_shrunken, n4, voxels_with_nonpositive};
 use super::options::N4Options;
 use super::region::{FitRegion, RegionTensors};
 use crate::gpu::{Gpu, GpuTensor};
@@ -151,6 +151,7 @@ fn fit_in_slabs(
     let plane = |k: usize| (offset[0] + k * shrink.factor[0]).checked_sub(shrink.padding[0][0]);
     let kept: Vec<usize> = (0..shape[0]).filter(|&k| plane(k).is_some_and(|plane| plane < nz)).collect();
     let at_once = (gpu.caps.max_binding as usize / (4 * nx * ny)).max(1);
+    let mut in_region = 0;
     for group in kept.chunks(at_once) {
         let planes: Vec<usize> = group.iter().filter_map(|&k| plane(k)).collect();
         let slab = TensorDesc::f32(&[planes.len(), ny, nx]);
@@ -161,13 +162,18 @@ fn fit_in_slabs(
         let [mask, confidence] = region.on_device(gpu, &grid, head, Some(&planes))?;
         let inputs: Vec<&GpuTensor> =
             [Some(&picked), mask.as_ref(), confidence.as_ref()].into_iter().flatten().collect();
+        if mask.is_some() {
+            in_region += voxels_with_nonpositive(gpu, &in_plane, &inputs)?;
+        }
         let shrunken = run_op(gpu, &in_plane, &inputs)?;
         for (from, to) in shrunken.iter().zip([&v, &weight]) {
             gpu.copy(from, to, group[0] * shape[1] * shape[2])?;
         }
         gpu.wait()?;
     }
-    Ok(fit_shrunken(gpu, v, weight, region.confidence.is_some(), options)?)
+    let mut fit = fit_shrunken(gpu, v, weight, region.confidence.is_some(), options)?;
+    fit.left_out = in_region.saturating_sub(fit.voxels);
+    Ok(fit)
 }
 
 /// Divides `volume`, in place, by the field whose logarithm is `log_field`, both `[D, H, W]`.

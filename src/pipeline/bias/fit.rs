@@ -10,7 +10,7 @@ use crate::gpu::{Gpu, GpuTensor};
 use crate::graph::{Executor, ExecutorOptions, Graph, run_op, run_op1};
 use crate::ops::n4::{
     BasisPower, CONVERGENCE, Contract, DONE, EXTENT, Evaluate, FieldUpdate, ITERATIONS, LatticeUpdate,
-    MaskedRange, ParzenHistogram, ResidualContract, Sharpen, VOXELS,
+    LogShrink, MaskedRange, ParzenHistogram, ResidualContract, Sharpen, VOXELS,
 };
 use crate::tensor::{DType, HostTensor, TensorDesc};
 
@@ -38,6 +38,9 @@ pub struct N4Fit {
     pub levels: Vec<N4Level>,
     /// Voxels of the shrunken grid that the field was fitted to.
     pub voxels: usize,
+    /// Voxels of the shrunken grid inside the mask that were left out, as they are not positive; 0 without a mask,
+    /// where that is how the background is left out.
+    pub left_out: usize,
 }
 
 /// What N4 estimated, and the field itself.
@@ -84,12 +87,29 @@ pub fn n4(
         [Some(volume), region.mask, region.confidence].into_iter().flatten().collect();
     let [v, weight]: [GpuTensor; 2] =
         run_op(gpu, &options.log_shrink(), &inputs)?.try_into().expect("n4_log_shrink has two outputs");
-    let fit = fit_shrunken(gpu, v, weight, region.confidence.is_some(), options)?;
+    let in_region = match region.mask {
+        Some(_) => voxels_with_nonpositive(gpu, &options.log_shrink(), &inputs)?,
+        None => 0,
+    };
+    let mut fit = fit_shrunken(gpu, v, weight, region.confidence.is_some(), options)?;
+    fit.left_out = in_region.saturating_sub(fit.voxels);
     // The working volumes are free once the device is idle; the field may take their place.
     gpu.wait()?;
     let native = [0, 1, 2].map(|axis| volume.desc.shape[axis]);
     let log_field = evaluate(gpu, &fit.lattice, native, options.padding)?;
     Ok(N4Result { fit, log_field })
+}
+
+/// How many voxels `shrink` would keep of these inputs (see [`LogShrink`]) if those that are not positive counted.
+pub(super) fn voxels_with_nonpositive(
+    gpu: &Gpu,
+    shrink: &LogShrink,
+    inputs: &[&GpuTensor],
+) -> Result<usize, N4Error> {
+    let all = LogShrink { keep_nonpositive: true, ..*shrink };
+    let v = run_op(gpu, &all, inputs)?.swap_remove(0);
+    let status: Vec<f32> = gpu.download(&run_op1(gpu, &MaskedRange, &[&v])?)?;
+    Ok(status[VOXELS] as usize)
 }
 
 /// The B-spline with these control points `[cz, cy, cx]` on a grid `[D, H, W]` that, with `padding` voxels
@@ -149,7 +169,7 @@ pub(super) fn fit_shrunken(
         levels.push(level);
         log::debug!("N4 level {ix}: {level:?}");
     }
-    Ok(N4Fit { lattice, levels, voxels })
+    Ok(N4Fit { lattice, levels, voxels, left_out: 0 })
 }
 
 /// The shrunken volumes `[d, h, w]` and the status that every level works on.

@@ -400,7 +400,13 @@ mod tests {
             assd_mm: 40.0 * (1.0 - dice),
             volume_error_percent: 300.0 * (dice - 0.95),
         };
-        HeadScore { image: "head.nii".into(), contrast: Some(contrast.into()), agreement, seconds: 1.0 }
+        HeadScore {
+            image: "head.nii".into(),
+            contrast: Some(contrast.into()),
+            agreement,
+            seconds: 1.0,
+            warnings: Vec::new(),
+        }
     }
 
     #[test]

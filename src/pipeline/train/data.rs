@@ -11,9 +11,10 @@ use sha2::{Digest, Sha256};
 
 use crate::pipeline::PipelineError;
 use crate::pipeline::postprocess::THRESHOLD;
-use crate::volume::image::{self, FrameChoice};
+use crate::volume::companion::{self, Placement};
+use crate::volume::image;
 use crate::volume::pairs::{Pair, PairTable};
-use crate::volume::{Problem, Volume};
+use crate::volume::Volume;
 
 /// How far a stored mask value may lie from the whole number that it stands for: a header's slope is rounded.
 const WHOLE: f32 = 1e-3;
@@ -55,17 +56,17 @@ impl Labelled {
         if *mask_path == pair.image {
             return Err(fault(mask_path, "is named as image and as mask; name the mask of the image"));
         }
-        let image_file = image::read(&pair.image, FrameChoice::Only)?;
-        let mask_file = image::read(mask_path, FrameChoice::Only)?;
+        let image_file = image::read_single(&pair.image)?;
+        let mask_file = image::read_single(mask_path)?;
         let mut remarks: Vec<String> = image_file.warnings().iter().map(ToString::to_string).collect();
         let mut volume = image_file.frame_f32(0)?;
         volume.check_content().map_err(|p| p.at(&pair.image))?;
         stored(&volume);
-        let mut mask = mask_file.frame_f32(0)?;
-        if volume.shape != mask.shape {
-            return Err(Problem::Grid { a: mask.shape, b: volume.shape }.at(mask_path).into());
-        }
-        mask.affine = volume.affine;
+        let placement = Placement::of(mask_file.grid(), image_file.grid(), companion::Role::Mask)
+            .map_err(|problem| problem.at(mask_path))?;
+        remarks.extend(placement.warning(0.0).map(|warning| format!("the mask {warning}")));
+        let data = placement.bring(mask_file.shape(), mask_file.frame_f32(0)?.data, 0.0);
+        let mut mask = Volume { shape: volume.shape, affine: volume.affine, data };
         let kind = binarise(&mut mask.data).map_err(|reason| fault(mask_path, reason))?;
         remarks.extend(kind.remark());
         check_region(&mask).map_err(|reason| fault(mask_path, reason))?;

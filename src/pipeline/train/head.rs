@@ -25,8 +25,8 @@ use crate::pipeline::normalise::normalise_tensor;
 use crate::pipeline::slabs::bindable;
 use crate::pipeline::strip::model_n4;
 use crate::tensor::TensorDesc;
-use crate::volume::image::{self, FrameChoice};
 use crate::volume::pairs::Pair;
+use crate::volume::{Volume, companion, image};
 
 /// A head ready to sample from: image and mask on a grid like the network's, finer and with a margin when
 /// samples are moved in space.
@@ -62,27 +62,16 @@ impl StoredHead {
             file: pair.image.clone(),
             reason: "has no mask in the table; training needs one".into(),
         })?;
-        let image = image::read(&pair.image, FrameChoice::Only)?;
-        let mask = image::read(mask_path, FrameChoice::Only)?;
-        if image.shape() != mask.shape() {
-            return Err(PipelineError::Input {
-                file: mask_path.clone(),
-                reason: format!(
-                    "has shape {:?}, its image {:?}; a mask must lie on its image's grid",
-                    mask.shape(),
-                    image.shape()
-                ),
-            });
+        let image = image::read_single(&pair.image)?;
+        let mask = companion::read_mask(mask_path, &image, None)?;
+        for warning in &mask.warnings {
+            log::warn!("{}: {warning}", mask_path.display());
         }
         let mut volume = image.frame_f32(0)?;
         volume.check_content().map_err(|p| p.at(&pair.image))?;
         volume.replace_non_finite();
-        let mut mask_volume = mask.frame_f32(0)?;
-        mask_volume.affine = volume.affine;
-        mask_volume.data.iter_mut().for_each(|v| *v = f32::from(u8::from(*v > 0.0)));
-        if !mask_volume.data.iter().any(|&v| v > 0.0) {
-            return Err(PipelineError::Input { file: mask_path.clone(), reason: "is empty".into() });
-        }
+        let data = mask.voxels.into_iter().map(f32::from).collect();
+        let mask_volume = Volume { shape: volume.shape, affine: volume.affine, data };
         let (volume, halvings) = bindable(gpu, &volume);
         if halvings > 0 {
             log::warn!(

@@ -16,11 +16,13 @@ mod write;
 pub use self::nifti::{Header, Version};
 pub use ::nifti::{Endianness, NiftiType};
 pub use mgh::Header as MghHeader;
-pub use write::{check_output_name, is_mgh_name, write_like, write_mask, write_new, write_stripped};
+pub use write::{
+    check_output_name, is_mgh_name, write_like, write_mask, write_new, write_sampled, write_stripped,
+};
 pub(crate) use {source::strip_suffix, write::temporary_in};
 
 use self::nifti::{LONGEST, extension_records};
-use super::{FormSource, Geometry, Problem, Volume, VolumeError, Warning, affine};
+use super::{FormSource, Geometry, Grid, Problem, Volume, VolumeError, Warning, affine};
 use glam::{DMat4, DVec3};
 use source::{Source, sibling};
 use std::path::{Path, PathBuf};
@@ -64,6 +66,13 @@ pub struct Info {
     pub warnings: Vec<Warning>,
 }
 
+impl Info {
+    /// Where the voxels lie.
+    pub fn grid(&self) -> Grid {
+        Grid { shape: self.shape, affine: self.geometry.affine }
+    }
+}
+
 /// An image in memory: everything needed to write its like, with the voxels as stored.
 #[derive(Debug, Clone)]
 pub struct Image {
@@ -86,6 +95,15 @@ pub fn read_info(path: impl AsRef<Path>) -> Result<Info, VolumeError> {
 pub fn read(path: impl AsRef<Path>, choice: FrameChoice) -> Result<Image, VolumeError> {
     let path = path.as_ref();
     open(path).and_then(|opened| opened.image(path, choice)).map_err(|problem| problem.at(path))
+}
+
+/// Reads an image where one volume is expected and none can be chosen: in a table, or beside another image. A fourth
+/// axis of length 1 is dropped.
+pub fn read_single(path: impl AsRef<Path>) -> Result<Image, VolumeError> {
+    read(path, FrameChoice::Only).map_err(|VolumeError { path, problem }| match problem {
+        Problem::FrameNeeded(frames) => Problem::SeveralVolumes(frames).at(&path),
+        problem => problem.at(&path),
+    })
 }
 
 /// The header that a file begins with.
@@ -148,7 +166,7 @@ fn open(path: &Path) -> Result<Opened, Problem> {
         Ok(opened) => opened,
         // Not a header: the voxels of a pair, if the name says so.
         Err(problem @ (Problem::OtherFormat { .. } | Problem::TooShort(_))) => {
-            match sibling(path, ".img", ".hdr") {
+            match sibling(path, "img", "hdr") {
                 Some(hdr) => {
                     let opened = start(&hdr)?;
                     named_voxels = Some(path.to_path_buf());
@@ -162,7 +180,7 @@ fn open(path: &Path) -> Result<Opened, Problem> {
         Err(problem) => return Err(problem),
     };
     let voxels = if start.is_pair() {
-        let found = named_voxels.or_else(|| sibling(&header_path, ".hdr", ".img"));
+        let found = named_voxels.or_else(|| sibling(&header_path, "hdr", "img"));
         Some(found.ok_or(Problem::MissingImg)?)
     } else {
         None
@@ -195,10 +213,13 @@ impl Opened {
         let (shape, frames) = header.grid()?;
         let scaling = header.scaling()?;
         let offset = header.voxel_offset()?;
-        if let Some(unit) = header.odd_unit() {
+        let (forms, unit_mm) = header.forms();
+        if let Some((unit, mm)) = header.odd_unit()
+            && mm != unit_mm
+        {
             warnings.push(Warning::Units(unit));
         }
-        let geometry = Geometry::from_forms(header.forms(), shape, &mut warnings)?;
+        let geometry = Geometry::from_forms(&forms, shape, &mut warnings)?;
         let mut header = header.clone();
         header.extensions = self.read_extensions(&header, offset, &mut warnings)?;
         Ok(Info { shape, frames, datatype, geometry, scaling, header, mgh: None, warnings })
@@ -328,6 +349,11 @@ impl Image {
         self.info.geometry.source
     }
 
+    /// Where its voxels lie.
+    pub fn grid(&self) -> Grid {
+        self.info.grid()
+    }
+
     /// Edge lengths of a voxel, mm.
     pub fn voxel_size(&self) -> DVec3 {
         affine::voxel_size(&self.info.geometry.affine)
@@ -369,6 +395,13 @@ impl Image {
     /// Voxel bytes of the held volumes in the datatype and byte order of the file.
     pub fn raw(&self) -> &[u8] {
         &self.data
+    }
+
+    /// Calls `f` with each voxel of volume 0 in turn, slope and intercept applied, in f64: labels beyond 2^24 stay
+    /// what they are.
+    pub(super) fn for_each_value(&self, f: impl FnMut(f64)) {
+        let bytes = &self.data[..self.voxels() * self.info.datatype.size_of()];
+        voxels::for_each(bytes, self.info.datatype, self.endianness(), self.info.scaling, f);
     }
 
     /// Volume `frame` of the held ones as floats, slope and intercept applied. NaN and infinite

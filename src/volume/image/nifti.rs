@@ -1,15 +1,16 @@
 //! The 348 bytes of a NIfTI-1 header and the 540 of NIfTI-2.
 //!
 //! The bytes themselves are kept: a written header is the one that was read with the few
-//! fields patched that must change, so everything else survives bit for bit. NIfTI-1 is parsed
-//! by the `nifti` crate, NIfTI-2 (which it does not know) by the field table here.
+//! fields patched that must change, so everything else survives bit for bit. One table of fields
+//! serves reading and patching of both versions; datatypes and byte orders are the `nifti` crate's,
+//! which parses NIfTI-1 alone and patches nothing.
 //! Field offsets: nifti1.h and nifti2.h of the NIfTI Data Format Working Group.
 
 use super::super::Problem;
 use super::super::affine::voxel_size;
 use super::super::geometry::{Forms, qform_fields};
 use ::nifti::{Endianness, NiftiHeader, NiftiType};
-use glam::DMat4;
+use glam::{DMat4, DVec3};
 
 /// Which version of the format a file has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,6 +19,15 @@ pub enum Version {
     One,
     /// 540-byte header, f64 geometry, 64-bit dimensions.
     Two,
+}
+
+impl Version {
+    fn layout(self) -> &'static Layout {
+        match self {
+            Self::One => &ONE,
+            Self::Two => &TWO,
+        }
+    }
 }
 
 /// How a number is stored in a header.
@@ -119,10 +129,15 @@ const TWO: Layout = Layout {
     dim_info: Field(524, Kind::U8),
 };
 
+/// `sizeof_hdr`, in both versions.
+const SIZE: Field = Field(0, Kind::I32);
 const MAGIC_ONE: std::ops::Range<usize> = 344..348;
 const MAGIC_TWO: std::ops::Range<usize> = 4..12;
 /// End of the NIfTI-2 magic: line ends that a transfer in text mode would damage.
 const MAGIC_TWO_TAIL: &[u8; 4] = b"\r\n\x1a\n";
+
+/// Edges of voxels of MRI, from microscopy of specimens to the thickest slices, with room on both sides.
+const PLAUSIBLE_EDGE_MM: std::ops::Range<f64> = 5e-3..50.0;
 
 /// `xyzt_units`: NIFTI_UNITS_MM and NIFTI_UNITS_SEC.
 const MM_AND_SECONDS: i64 = 2 | 8;
@@ -155,13 +170,13 @@ impl Header {
         if bytes.len() >= TWO.size {
             let magic = &bytes[MAGIC_TWO];
             if (magic.starts_with(b"n+2\0") || magic.starts_with(b"ni2\0")) && &magic[4..] == MAGIC_TWO_TAIL {
-                return Self::parse_two(&bytes[..TWO.size]);
+                return Self::parse_as(Version::Two, &bytes[..TWO.size]);
             }
         }
         if bytes.len() >= ONE.size {
             let magic = &bytes[MAGIC_ONE];
             if magic == b"n+1\0" || magic == b"ni1\0" {
-                return Self::parse_one(&bytes[..ONE.size]);
+                return Self::parse_as(Version::One, &bytes[..ONE.size]);
             }
         }
         Err(other_format(bytes))
@@ -191,68 +206,48 @@ impl Header {
         let mut out = Writer { raw: blank, layout, endianness: Endianness::Little };
         out.put_floats(layout.pixdim, &[1.0, 1.0, 1.0, 1.0, repetition_s, 1.0, 1.0, 1.0]);
         out.put_int(layout.xyzt_units, 0, MM_AND_SECONDS);
-        let output = Output { datatype, keep_scaling: false, all_frames: frames > 1, range: (0.0, 0.0) };
+        let output =
+            Output { datatype, scaling: Some((1.0, 0.0)), all_frames: frames > 1, range: (0.0, 0.0) };
         let bytes = Self::parse(&out.raw)?.for_new_grid(shape, frames, affine, &output)?;
         Self::parse(&bytes)
     }
 
-    /// NIfTI-1, through the `nifti` crate. It reads dimensions as unsigned; here they are
-    /// signed as in the standard.
-    fn parse_one(raw: &[u8]) -> Result<Self, Problem> {
-        let h = NiftiHeader::from_reader(raw).map_err(|_| other_format(raw))?;
-        let f = f64::from;
-        Ok(Self {
-            raw: raw.to_vec(),
-            extensions: Vec::new(),
-            version: Version::One,
-            endianness: h.endianness,
-            pair: &h.magic == b"ni1\0",
-            dim: h.dim.map(|d| i64::from(d.cast_signed())),
-            datatype: h.datatype,
-            vox_offset: f(h.vox_offset),
-            slope: f(h.scl_slope),
-            intercept: f(h.scl_inter),
-            xyzt_units: i32::from(h.xyzt_units),
-            forms: Forms {
-                pixdim: [h.pixdim[0], h.pixdim[1], h.pixdim[2], h.pixdim[3]].map(f),
-                qform_code: i32::from(h.qform_code),
-                sform_code: i32::from(h.sform_code),
-                quatern: [h.quatern_b, h.quatern_c, h.quatern_d].map(f),
-                qoffset: [h.quatern_x, h.quatern_y, h.quatern_z].map(f),
-                srow: [h.srow_x, h.srow_y, h.srow_z].map(|row| row.map(f)),
+    fn parse_as(version: Version, raw: &[u8]) -> Result<Self, Problem> {
+        let layout = version.layout();
+        let little = Reader { raw, endianness: Endianness::Little };
+        let endianness = match version {
+            // By the number of dimensions, as the standard wants it: readers do not insist on the size.
+            Version::One if (0..=7).contains(&little.int(layout.dim, 0)) => Endianness::Little,
+            Version::One => Endianness::Big,
+            Version::Two => match little.int(SIZE, 0) as i32 {
+                540 => Endianness::Little,
+                size if size.swap_bytes() == 540 => Endianness::Big,
+                _ => return Err(other_format(raw)),
             },
-        })
-    }
-
-    fn parse_two(raw: &[u8]) -> Result<Self, Problem> {
-        let little = i32::from_le_bytes([raw[0], raw[1], raw[2], raw[3]]);
-        let endianness = if little == 540 {
-            Endianness::Little
-        } else if little.swap_bytes() == 540 {
-            Endianness::Big
-        } else {
-            return Err(other_format(raw));
         };
         let reader = Reader { raw, endianness };
-        let rows = reader.floats::<12>(TWO.srow);
+        let rows = reader.floats::<12>(layout.srow);
         Ok(Self {
             raw: raw.to_vec(),
             extensions: Vec::new(),
-            version: Version::Two,
+            version,
             endianness,
-            pair: raw[MAGIC_TWO].starts_with(b"ni2"),
-            dim: std::array::from_fn(|i| reader.int(TWO.dim, i)),
-            datatype: reader.int(TWO.datatype, 0) as i16,
-            vox_offset: reader.int(TWO.vox_offset, 0) as f64,
-            slope: reader.float(TWO.scl_slope, 0),
-            intercept: reader.float(TWO.scl_inter, 0),
-            xyzt_units: reader.int(TWO.xyzt_units, 0) as i32,
+            pair: match version {
+                Version::One => &raw[MAGIC_ONE] == b"ni1\0",
+                Version::Two => raw[MAGIC_TWO].starts_with(b"ni2"),
+            },
+            dim: std::array::from_fn(|i| reader.int(layout.dim, i)),
+            datatype: reader.int(layout.datatype, 0) as i16,
+            vox_offset: reader.float(layout.vox_offset, 0),
+            slope: reader.float(layout.scl_slope, 0),
+            intercept: reader.float(layout.scl_inter, 0),
+            xyzt_units: reader.int(layout.xyzt_units, 0) as i32,
             forms: Forms {
-                pixdim: reader.floats(TWO.pixdim),
-                qform_code: reader.int(TWO.qform_code, 0) as i32,
-                sform_code: reader.int(TWO.sform_code, 0) as i32,
-                quatern: reader.floats(TWO.quatern),
-                qoffset: reader.floats(TWO.qoffset),
+                pixdim: reader.floats(layout.pixdim),
+                qform_code: reader.int(layout.qform_code, 0) as i32,
+                sform_code: reader.int(layout.sform_code, 0) as i32,
+                quatern: reader.floats(layout.quatern),
+                qoffset: reader.floats(layout.qoffset),
                 srow: std::array::from_fn(|r| std::array::from_fn(|c| rows[4 * r + c])),
             },
         })
@@ -313,25 +308,45 @@ impl Header {
     }
 
     fn layout(&self) -> &'static Layout {
-        match self.version {
-            Version::One => &ONE,
-            Version::Two => &TWO,
-        }
+        self.version.layout()
     }
 
-    pub(super) fn forms(&self) -> &Forms {
-        &self.forms
+    /// The forms in mm, and how many mm the header's unit of length has.
+    pub(super) fn forms(&self) -> (Forms, f64) {
+        let mm = self.unit_mm();
+        let Forms { pixdim, qform_code, sform_code, quatern, qoffset, srow } = self.forms;
+        let [qfac, dx, dy, dz] = pixdim;
+        let forms = Forms {
+            pixdim: [qfac, dx * mm, dy * mm, dz * mm],
+            qform_code,
+            sform_code,
+            quatern,
+            qoffset: qoffset.map(|v| v * mm),
+            srow: srow.map(|row| row.map(|v| v * mm)),
+        };
+        (forms, mm)
+    }
+
+    /// Millimetres of the header's unit of length: by `xyzt_units`, unless its voxels then have a size that no MRI
+    /// has, and as millimetres they would not.
+    fn unit_mm(&self) -> f64 {
+        let Some((_, mm)) = self.odd_unit() else { return 1.0 };
+        let edge = match self.forms.sform_code {
+            ..=0 => self.forms.pixdim[1].abs(),
+            _ => DVec3::from_array(self.forms.srow.map(|row| row[0])).length(),
+        };
+        if !PLAUSIBLE_EDGE_MM.contains(&(edge * mm)) && PLAUSIBLE_EDGE_MM.contains(&edge) { 1.0 } else { mm }
     }
 
     pub(super) fn size(&self) -> usize {
         self.raw.len()
     }
 
-    /// The unit of length where it is neither mm nor unknown.
-    pub(super) fn odd_unit(&self) -> Option<&'static str> {
+    /// The unit of length where it is neither mm nor unknown, with its millimetres.
+    pub(super) fn odd_unit(&self) -> Option<(&'static str, f64)> {
         match self.xyzt_units & 7 {
-            1 => Some("metres"),
-            3 => Some("micrometres"),
+            1 => Some(("metres", 1000.0)),
+            3 => Some(("micrometres", 1e-3)),
             _ => None,
         }
     }
@@ -429,8 +444,8 @@ impl Header {
         out.finish(self, output)
     }
 
-    /// The header of an output on a new grid. Both forms are set to `affine` with the codes of
-    /// this header (1, scanner, where it has none); the qform stays unset for a sheared matrix.
+    /// The header of an output on a new grid. Both forms are set to `affine` (mm), in this header's
+    /// unit of length, with the codes of this header (1, scanner, where it has none); the qform stays unset for a sheared matrix.
     /// Slice fields say nothing about the new grid and are cleared.
     pub(super) fn for_new_grid(
         &self,
@@ -454,6 +469,7 @@ impl Header {
         }
         out.put_float(layout.slice_duration, 0, 0.0);
 
+        let affine = &(DMat4::from_scale(DVec3::splat(1.0 / self.unit_mm())) * *affine);
         let (sform_code, qform_code) = self.form_codes();
         let known = [sform_code, qform_code].into_iter().find(|&code| code > 0);
         let or_known = |code: i32| i64::from(if code > 0 { code } else { known.unwrap_or(1) });
@@ -482,8 +498,8 @@ impl Header {
 /// What an output file holds, as far as its header is concerned.
 pub(super) struct Output {
     pub datatype: NiftiType,
-    /// Keep slope and intercept as stored (else 1 and 0).
-    pub keep_scaling: bool,
+    /// Slope and intercept; `None` keeps them as stored.
+    pub scaling: Option<(f64, f64)>,
     /// Keep dimensions past the third.
     pub all_frames: bool,
     /// Least and greatest finite value.
@@ -579,9 +595,9 @@ impl Writer {
         self.put_int(layout.datatype, 0, output.datatype as i64);
         let bits = 8 * output.datatype.size_of() as i64;
         self.put_int(layout.bitpix, 0, bits);
-        if !output.keep_scaling {
-            self.put_float(layout.scl_slope, 0, 1.0);
-            self.put_float(layout.scl_inter, 0, 0.0);
+        if let Some((slope, intercept)) = output.scaling {
+            self.put_float(layout.scl_slope, 0, slope);
+            self.put_float(layout.scl_inter, 0, intercept);
         }
         self.put_float(layout.cal_min, 0, output.range.0);
         self.put_float(layout.cal_max, 0, output.range.1);
@@ -590,7 +606,7 @@ impl Writer {
         self.put_int(layout.vox_offset, 0, offset as i64);
         match header.version {
             Version::One => {
-                self.put_int(Field(0, Kind::I32), 0, ONE.size as i64);
+                self.put_int(SIZE, 0, ONE.size as i64);
                 self.raw[MAGIC_ONE].copy_from_slice(b"n+1\0");
             }
             Version::Two => {

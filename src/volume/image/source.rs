@@ -2,7 +2,6 @@
 
 use super::super::Problem;
 use flate2::bufread::GzDecoder;
-use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -214,11 +213,6 @@ impl<R: BufRead> Read for Members<R> {
     }
 }
 
-/// `name` without `.gz`, and whether it had it. Case does not matter.
-fn without_gz(name: &str) -> (&str, bool) {
-    strip_suffix(name, ".gz").map_or((name, false), |stem| (stem, true))
-}
-
 /// `name` without an ASCII `suffix`, in either case.
 pub(crate) fn strip_suffix<'a>(name: &'a str, suffix: &str) -> Option<&'a str> {
     let at = name.len().checked_sub(suffix.len())?;
@@ -226,18 +220,20 @@ pub(crate) fn strip_suffix<'a>(name: &'a str, suffix: &str) -> Option<&'a str> {
     end.eq_ignore_ascii_case(suffix).then_some(stem)
 }
 
-/// The other file of a pair: beside `path` with extension `to` instead of `from` (`.hdr`,
-/// `.img`), compressed or not.
+/// The other file of a pair: beside `path` with extension `to` instead of `from` (`hdr`, `img`), compressed or not.
 pub(super) fn sibling(path: &Path, from: &str, to: &str) -> Option<PathBuf> {
-    let name = path.file_name()?.to_str()?;
-    let (name, gz) = without_gz(name);
-    let stem = strip_suffix(name, from)?;
+    // Extensions of paths, not of text: a name need not be UTF-8.
+    let is =
+        |path: &Path, extension: &str| path.extension().is_some_and(|e| e.eq_ignore_ascii_case(extension));
+    let packed = is(path, "gz");
+    let plain = if packed { path.with_extension("") } else { path.to_path_buf() };
+    if !is(&plain, from) {
+        return None;
+    }
     let upper = to.to_ascii_uppercase();
-    let packed = ["", ".gz"];
-    let order = if gz { [1, 0] } else { [0, 1] };
-    order
-        .into_iter()
-        .flat_map(|i| [to, &upper].map(|ext| format!("{stem}{ext}{}", packed[i])))
-        .map(|name| path.with_file_name(OsString::from(name)))
-        .find(|p| p.is_file())
+    let ends = if packed { [".gz", ""] } else { ["", ".gz"] };
+    ends.into_iter()
+        .flat_map(|end| [to, &upper].map(|extension| format!("{extension}{end}")))
+        .map(|extension| plain.with_extension(extension))
+        .find(|path| path.is_file())
 }

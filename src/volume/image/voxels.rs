@@ -86,6 +86,25 @@ pub(super) fn to_f32(
     }, Vec::new())
 }
 
+/// Calls `f` with each voxel in turn: exact but for integers of 64 bits beyond 2^53.
+#[expect(clippy::unnecessary_cast, reason = "one body for all types, f64 among them")]
+pub(super) fn for_each(
+    bytes: &[u8],
+    datatype: NiftiType,
+    endianness: Endianness,
+    (slope, intercept): (f64, f64),
+    mut f: impl FnMut(f64),
+) {
+    let big = endianness == Endianness::Big;
+    let scaled = (slope, intercept) != (1.0, 0.0);
+    with_type!(datatype, T => {
+        for raw in bytes.as_chunks::<{ size_of::<T>() }>().0 {
+            let v = if big { T::from_be_bytes(*raw) } else { T::from_le_bytes(*raw) } as f64;
+            f(if scaled { v * slope + intercept } else { v });
+        }
+    }, ());
+}
+
 /// The bytes of the stored value whose scaled value is nearest to `value`: rounded half to even
 /// and clamped to the range of an integer type. NaN becomes the stored value 0 in those.
 pub(super) fn nearest_raw(
@@ -108,13 +127,20 @@ pub(super) fn nearest_raw(
     }, Vec::new())
 }
 
-/// Whole numbers and floats as voxels of a type that holds them.
-pub(super) fn cast(data: &[f32], datatype: NiftiType, endianness: Endianness) -> Vec<u8> {
-    let big = endianness == Endianness::Big;
-    with_type!(datatype, T => {
-        let bytes = |&v: &f32| if big { (v as T).to_be_bytes() } else { (v as T).to_le_bytes() };
-        data.iter().flat_map(bytes).collect()
-    }, Vec::new())
+/// Voxels in another type and byte order, slope and intercept applied: whole numbers up to 2^53 stay what they are in
+/// a type that holds them.
+pub(super) fn recast(
+    bytes: &[u8],
+    (from, order): (NiftiType, Endianness),
+    scaling: (f64, f64),
+    (to, to_order): (NiftiType, Endianness),
+) -> Vec<u8> {
+    let mut out = Vec::with_capacity(bytes.len() / from.size_of() * to.size_of());
+    with_type!(to, T => for_each(bytes, from, order, scaling, |v| match to_order {
+        Endianness::Big => out.extend_from_slice(&(v as T).to_be_bytes()),
+        Endianness::Little => out.extend_from_slice(&(v as T).to_le_bytes()),
+    }), ());
+    out
 }
 
 /// Floats as bytes in the given order; no copy where it is this machine's.

@@ -8,7 +8,7 @@
 //! Voxels are made a piece at a time, just before they are compressed: writing takes no copy of
 //! the volume.
 
-use super::super::{Problem, VolumeError, expect_length};
+use super::super::{Grid, Problem, VolumeError, expect_length};
 use super::nifti::Output;
 use super::source::strip_suffix;
 use super::{Endianness, Image, MghHeader, NiftiType, gzip, mgh, voxels};
@@ -48,7 +48,24 @@ pub fn write_stripped(
     keep: &[u8],
     fill: f32,
 ) -> Result<(), VolumeError> {
-    write(path.as_ref(), image, None, Values::Stripped { image, keep, fill })
+    write(path.as_ref(), image, None, Values::Stored { image, bytes: &image.data, keep: Some((keep, fill)) })
+}
+
+/// Writes voxels of the datatype, scaling and byte order of `image` that lie on `grid`, bit-equal: what
+/// [`crate::volume::nearest`] sampled of it. The header is that of `like`, an image on this grid, for one volume;
+/// without it that of `image`, moved to the grid as [`write_new`] does.
+pub fn write_sampled(
+    path: impl AsRef<Path>,
+    image: &Image,
+    bytes: &[u8],
+    grid: &Grid,
+    like: Option<&Image>,
+) -> Result<(), VolumeError> {
+    let values = Values::Stored { image, bytes, keep: None };
+    match like {
+        Some(like) => write(path.as_ref(), like, None, values),
+        None => write(path.as_ref(), image, Some((grid.shape, &grid.affine)), values),
+    }
 }
 
 /// Writes floats on a grid of its own, as after resampling: float32, sform and qform set to
@@ -76,7 +93,7 @@ fn write(
             None => frames_of(like, values.len())?,
             Some((shape, _)) => frames_on(shape, values.len())?,
         };
-        if let Values::Stripped { keep, .. } = values {
+        if let Values::Stored { keep: Some((keep, _)), .. } = values {
             frames_of(like, keep.len())?;
         }
         if is_mgh_name(path) {
@@ -104,7 +121,11 @@ fn nifti_file<'a>(
     let voxels = Voxels { values, datatype, order: header.endianness(), scaled: false };
     let output = Output {
         datatype,
-        keep_scaling: matches!(values, Values::Stripped { .. }),
+        scaling: match values {
+            Values::Stored { image, .. } if std::ptr::eq(image, like) => None,
+            Values::Stored { image, .. } => Some(image.info.scaling),
+            _ => Some((1.0, 0.0)),
+        },
         all_frames: frames > 1,
         range: voxels.range(),
     };
@@ -122,10 +143,11 @@ fn mgh_file<'a>(
     frames: usize,
     values: Values<'a>,
 ) -> Result<(Vec<u8>, Voxels<'a>), Problem> {
-    let scaled = matches!(values, Values::Stripped { image, .. } if image.info.scaling != (1.0, 0.0));
-    let datatype = match (&values, &like.info.mgh) {
+    let scaled = matches!(values, Values::Stored { image, .. } if image.info.scaling != (1.0, 0.0));
+    let datatype = match values {
         // Its own types stay as they are, the rare ones too.
-        (Values::Stripped { .. }, Some(_)) => values.datatype(),
+        Values::Stored { image, .. } if image.info.mgh.is_some() => values.datatype(),
+        Values::Stored { image, bytes, keep } if !scaled => mgh_integers(image, bytes, keep.is_none())?,
         _ => mgh::stored_type(values.datatype(), scaled),
     };
     let head = match &like.info.mgh {
@@ -139,6 +161,30 @@ fn mgh_file<'a>(
     Ok((head, Voxels { values, datatype, order: Endianness::Big, scaled }))
 }
 
+/// The type in which MGH holds unscaled voxels of an image. It has no integer wider than 32 bits with a sign: wider ones
+/// become float32 where that holds them all, else int32; intensities that fit neither are rounded, labels refused.
+fn mgh_integers(image: &Image, bytes: &[u8], are_labels: bool) -> Result<NiftiType, Problem> {
+    /// Float32 holds every whole number up to here.
+    const EXACT: f64 = 16_777_216.0;
+    let datatype = image.info.datatype;
+    if !matches!(datatype, NiftiType::Uint32 | NiftiType::Int64 | NiftiType::Uint64) {
+        return Ok(mgh::stored_type(datatype, false));
+    }
+    let (mut least, mut most) = (0.0f64, 0.0f64);
+    voxels::for_each(bytes, datatype, image.endianness(), (1.0, 0.0), |v| {
+        (least, most) = (least.min(v), most.max(v));
+    });
+    if least >= -EXACT && most <= EXACT {
+        Ok(NiftiType::Float32)
+    } else if least >= f64::from(i32::MIN) && most <= f64::from(i32::MAX) {
+        Ok(NiftiType::Int32)
+    } else if are_labels {
+        Err(Problem::MghInteger(if most > EXACT { most } else { least }))
+    } else {
+        Ok(NiftiType::Float32)
+    }
+}
+
 fn new_mgh(like: &Image, frames: usize) -> MghHeader {
     MghHeader::new(if frames > 1 { like.info.header.repetition_ms() as f32 } else { 0.0 })
 }
@@ -150,8 +196,8 @@ enum Values<'a> {
     Labels(&'a [u8]),
     /// float32.
     Floats(&'a [f32]),
-    /// An image's own voxels where `keep` is not 0.
-    Stripped { image: &'a Image, keep: &'a [u8], fill: f32 },
+    /// Voxels as an image stores them; with `keep`, only where that is not 0, and the value beside it elsewhere.
+    Stored { image: &'a Image, bytes: &'a [u8], keep: Option<(&'a [u8], f32)> },
 }
 
 impl Values<'_> {
@@ -159,7 +205,7 @@ impl Values<'_> {
         match self {
             Self::Labels(mask) => mask.len(),
             Self::Floats(data) => data.len(),
-            Self::Stripped { image, .. } => image.voxels() * image.held,
+            Self::Stored { image, bytes, .. } => bytes.len() / image.info.datatype.size_of(),
         }
     }
 
@@ -167,7 +213,7 @@ impl Values<'_> {
         match self {
             Self::Labels(_) => NiftiType::Uint8,
             Self::Floats(_) => NiftiType::Float32,
-            Self::Stripped { image, .. } => image.info.datatype,
+            Self::Stored { image, .. } => image.info.datatype,
         }
     }
 }
@@ -198,17 +244,22 @@ impl<'a> Voxels<'a> {
         match self.values {
             Values::Labels(mask) => Cow::Borrowed(&mask[from..to]),
             Values::Floats(data) => voxels::from_f32(&data[from..to], self.order),
-            Values::Stripped { image, keep, fill } => {
+            Values::Stored { image, bytes, keep } => {
                 let (stored, order) = (image.info.datatype, image.endianness());
                 let size = stored.size_of();
-                let mut bytes = image.data[from * size..to * size].to_vec();
-                let scaling = if self.scaled { image.info.scaling } else { (1.0, 0.0) };
-                if self.scaled || stored != self.datatype {
-                    let floats = voxels::to_f32(&bytes, stored, order, scaling);
-                    bytes = voxels::cast(&floats, self.datatype, self.order);
+                let as_stored = &bytes[from * size..to * size];
+                let recast = self.scaled || stored != self.datatype;
+                if !recast && order == self.order && keep.is_none() {
+                    return Cow::Borrowed(as_stored);
+                }
+                let mut bytes = as_stored.to_vec();
+                if recast {
+                    let scaling = if self.scaled { image.info.scaling } else { (1.0, 0.0) };
+                    bytes = voxels::recast(&bytes, (stored, order), scaling, (self.datatype, self.order));
                 } else if order != self.order {
                     bytes.chunks_exact_mut(size).for_each(<[u8]>::reverse);
                 }
+                let Some((keep, fill)) = keep else { return Cow::Owned(bytes) };
                 // One that is stored as it is keeps its scaling, and the fill value goes by it.
                 let scaling = if self.scaled { (1.0, 0.0) } else { image.info.scaling };
                 let fill = voxels::nearest_raw(f64::from(fill), self.datatype, self.order, scaling);
@@ -227,7 +278,7 @@ impl<'a> Voxels<'a> {
     /// Least and greatest finite scaled value; zeros where there is none.
     fn range(&self) -> (f64, f64) {
         let scaling = match self.values {
-            Values::Stripped { image, .. } => image.info.scaling,
+            Values::Stored { image, .. } => image.info.scaling,
             _ => (1.0, 0.0),
         };
         let of_piece = |ix| {

@@ -1,161 +1,14 @@
-//! Tables of images and their masks, and finding such pairs in a folder.
-//!
-//! A table is tab-separated with a header line. Columns `image` and `mask` hold paths relative
-//! to the table's folder; other columns are kept. An empty mask (or `n/a`, as BIDS writes it)
-//! means that there is none.
+//! Finding pairs of images and masks in a folder, by their names and headers.
 
-use super::{Problem, VolumeError};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::io;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
-/// One image, perhaps with its mask.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pair {
-    /// Path of the image, ready to open.
-    pub image: PathBuf,
-    /// Path of its mask, ready to open.
-    pub mask: Option<PathBuf>,
-    /// Values of the other columns, one each.
-    pub extra: Vec<String>,
-}
-
-/// A table of pairs.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct PairTable {
-    /// Names of the columns besides `image` and `mask`.
-    pub extra_columns: Vec<String>,
-    /// The pairs in order.
-    pub pairs: Vec<Pair>,
-}
-
-const IMAGE: &str = "image";
-const MASK: &str = "mask";
-
-impl PairTable {
-    /// Reads a table. Whether the images exist is not looked at.
-    pub fn read(path: impl AsRef<Path>) -> Result<Self, VolumeError> {
-        let path = path.as_ref();
-        Self::parse(path).map_err(|p| p.at(path))
-    }
-
-    fn parse(path: &Path) -> Result<Self, Problem> {
-        let bytes = fs::read(path).map_err(Problem::from_read)?;
-        let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
-        // Tab-separated files have no quotes: one in a name is part of the name.
-        let mut reader =
-            csv::ReaderBuilder::new().delimiter(b'\t').quoting(false).flexible(true).from_reader(text);
-        let table = |e: csv::Error| Problem::Table(e.to_string());
-        let header = reader.headers().map_err(table)?.clone();
-        let column = |name: &str| header.iter().position(|h| h.trim() == name);
-        let image_at = column(IMAGE).ok_or(Problem::Column(IMAGE))?;
-        let mask_at = column(MASK);
-        let others: Vec<usize> = (0..header.len()).filter(|&i| i != image_at && Some(i) != mask_at).collect();
-        let folder = path.parent().unwrap_or(Path::new(""));
-        let mut pairs = Vec::new();
-        for record in reader.records() {
-            let record = record.map_err(table)?;
-            let cell = |i: usize| record.get(i).unwrap_or("").trim();
-            if record.iter().all(|c| c.trim().is_empty()) {
-                continue;
-            }
-            let image = cell(image_at);
-            if image.is_empty() {
-                let line = record.position().map_or(0, csv::Position::line);
-                return Err(Problem::EmptyImage(line));
-            }
-            let mask = mask_at.map(cell).filter(|m| !matches!(*m, "" | "n/a"));
-            pairs.push(Pair {
-                image: folder.join(image),
-                mask: mask.map(|m| folder.join(m)),
-                extra: others.iter().map(|&i| cell(i).to_owned()).collect(),
-            });
-        }
-        Ok(Self { extra_columns: others.iter().map(|&i| header[i].trim().to_owned()).collect(), pairs })
-    }
-
-    /// Writes a table, its paths relative to its folder. An existing file is replaced.
-    pub fn write(&self, path: impl AsRef<Path>) -> Result<(), VolumeError> {
-        let path = path.as_ref();
-        self.format(path)
-            .and_then(|bytes| replace(path, &bytes).map_err(Problem::Write))
-            .map_err(|p| p.at(path))
-    }
-
-    fn format(&self, path: &Path) -> Result<Vec<u8>, Problem> {
-        let folder = match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
-        if !folder.is_dir() {
-            return Err(Problem::NoFolder(folder.to_path_buf()));
-        }
-        let mut writer = csv::WriterBuilder::new()
-            .delimiter(b'\t')
-            .quote_style(csv::QuoteStyle::Never)
-            .from_writer(Vec::new());
-        let table = |e: csv::Error| Problem::Table(e.to_string());
-        let head = [IMAGE, MASK].into_iter();
-        writer.write_record(head.chain(self.extra_columns.iter().map(String::as_str))).map_err(table)?;
-        for pair in &self.pairs {
-            let cell = |file: &Path| {
-                let text = relative(file, folder);
-                text.filter(|t| !t.contains(['\t', '\n', '\r']))
-                    .ok_or_else(|| Problem::PathName(file.to_path_buf()))
-            };
-            let image = cell(&pair.image)?;
-            let mask = pair.mask.as_deref().map(cell).transpose()?;
-            let cells = [image, mask.unwrap_or_default()];
-            let extra = (0..self.extra_columns.len())
-                .map(|i| pair.extra.get(i).map_or("", String::as_str))
-                .map(|text| text.replace(['\t', '\n', '\r'], " "));
-            writer.write_record(cells.into_iter().chain(extra)).map_err(table)?;
-        }
-        writer.into_inner().map_err(|e| Problem::Table(e.to_string()))
-    }
-}
-
-/// Writes a file on to a temporary one beside it and renames.
-fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let folder = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    super::image::temporary_in(folder)
-        .and_then(|mut file| {
-            io::Write::write_all(&mut file, bytes)?;
-            Ok(file)
-        })?
-        .persist(path)
-        .map(drop)
-        .map_err(|e| e.error)
-}
-
-/// `file` as seen from `folder`, with `/` between the parts; absolute where they share no root.
-/// `None` where it is not UTF-8.
-fn relative(file: &Path, folder: &Path) -> Option<String> {
-    // Only folders are resolved: a file may be a link into some store, and its name counts.
-    let resolved = |p: &Path| {
-        let p = if p.as_os_str().is_empty() { Path::new(".") } else { p };
-        p.canonicalize().or_else(|_| std::path::absolute(p)).unwrap_or_else(|_| p.to_path_buf())
-    };
-    let file = match (file.parent(), file.file_name()) {
-        (Some(parent), Some(name)) => resolved(parent).join(name),
-        _ => resolved(file),
-    };
-    let folder = resolved(folder);
-    let (to, from): (Vec<Component>, Vec<Component>) =
-        (file.components().collect(), folder.components().collect());
-    let shared = to.iter().zip(&from).take_while(|(a, b)| a == b).count();
-    if shared == 0 {
-        return file.to_str().map(str::to_owned);
-    }
-    let up = from[shared..].iter().map(|_| Some(".."));
-    let down = to[shared..].iter().map(|c| c.as_os_str().to_str());
-    let parts: Option<Vec<&str>> = up.chain(down).collect();
-    parts.map(|parts| parts.join("/"))
-}
+use super::table::{Pair, PairTable, cell, folder_of};
+use crate::volume::companion::check_mask;
+use crate::volume::image::{read_info, strip_suffix};
+use crate::volume::{Problem, VolumeError};
 
 /// What a scan of a folder found.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -164,6 +17,64 @@ pub struct Index {
     pub table: PairTable,
     /// Masks that belong to no image, or to one that has another mask.
     pub unused_masks: Vec<PathBuf>,
+    /// Files that by their names are made from an image, and no masks: stripped brains, segmentations.
+    pub derived: Vec<PathBuf>,
+}
+
+impl Index {
+    /// Why there is nothing to do, where no image was found: what the folder holds instead. To follow its name.
+    pub fn nothing_found(&self) -> String {
+        let look_like = |files: &[PathBuf], what: &str| {
+            let first = files.first()?.file_name().unwrap_or_default().display().to_string();
+            let more = if files.len() > 1 { ", ..." } else { "" };
+            Some(format!("{} {what} ({first}{more})", files.len()))
+        };
+        let found = [
+            look_like(&self.derived, "made from a head by their names"),
+            look_like(&self.unused_masks, "masks by their names"),
+        ];
+        let found: Vec<String> = found.into_iter().flatten().collect();
+        match found[..] {
+            [] => "holds no image (.nii, .nii.gz, .hdr, .mgz, .mgh); name the folder that does".to_owned(),
+            _ => format!(
+                "holds no raw head, only images {}; name the folder of the heads, or rename them if they are heads",
+                found.join(" and ")
+            ),
+        }
+    }
+
+    /// Leaves out what a table at `path` cannot be used with, and says why, file by file: names that it cannot hold,
+    /// images whose headers cannot be used, and masks that by theirs are not those of their images. A mask on another
+    /// grid that overlaps stays, with a word.
+    pub fn check(&mut self, path: &Path) -> Vec<(PathBuf, String)> {
+        let mut said = Vec::new();
+        self.table.pairs.retain_mut(|pair| {
+            let mut unfit = |file: &Path, reason: Option<String>| {
+                let reason = reason.or_else(|| match cell(file, folder_of(path)) {
+                    Some(_) => None,
+                    None => {
+                        Some("its name is not UTF-8 or holds a tab or a line break; rename it".to_owned())
+                    }
+                });
+                let unfit = reason.is_some();
+                said.extend(reason.map(|reason| (file.to_path_buf(), format!("is left out: {reason}"))));
+                unfit
+            };
+            let image = read_info(&pair.image);
+            if unfit(&pair.image, image.as_ref().err().map(|error| error.problem.to_string())) {
+                return false;
+            }
+            let (Some(mask), Ok(image)) = (&pair.mask, image) else { return true };
+            let placement = check_mask(mask, &image);
+            if unfit(mask, placement.as_ref().err().map(|error| error.problem.to_string())) {
+                pair.mask = None;
+            } else if let Some(warning) = placement.ok().and_then(|placement| placement.warning(0.0)) {
+                said.push((mask.clone(), warning.to_string()));
+            }
+            true
+        });
+        said
+    }
 }
 
 /// Last parts of names that say how a head was scanned.
@@ -187,12 +98,12 @@ pub fn index(folder: impl AsRef<Path>) -> Result<Index, VolumeError> {
     let mut files = BTreeMap::new();
     scan(folder, &mut BTreeSet::new(), &mut files).map_err(|(path, e)| Problem::from_read(e).at(&path))?;
 
-    let (mut images, mut masks) = (Vec::new(), Vec::new());
+    let (mut images, mut masks, mut derived) = (Vec::new(), Vec::new(), Vec::new());
     for (path, stem) in &files {
         match Role::of(stem) {
             Role::Image => images.push((path, stem)),
             Role::Mask(mask) => masks.push((path, mask)),
-            Role::Other => {}
+            Role::Other => derived.push(path.clone()),
         }
     }
     let mut by_stem: HashMap<&str, Vec<usize>> = HashMap::new();
@@ -241,7 +152,7 @@ pub fn index(folder: impl AsRef<Path>) -> Result<Index, VolumeError> {
         .zip(found)
         .map(|((path, _), mask)| Pair { image: path.clone(), mask, extra: Vec::new() })
         .collect();
-    Ok(Index { table: PairTable { extra_columns: Vec::new(), pairs }, unused_masks })
+    Ok(Index { table: PairTable { extra_columns: Vec::new(), pairs }, unused_masks, derived })
 }
 
 /// Collects NIfTI files with their names less the extension. `seen` breaks circles of links.
@@ -256,7 +167,7 @@ fn scan(
     }
     for entry in fs::read_dir(folder).map_err(at)? {
         let path = entry.map_err(at)?.path();
-        let Some(name) = path.file_name().and_then(|n| n.to_str()) else {
+        let Some(name) = path.file_name().map(|name| name.to_string_lossy().into_owned()) else {
             continue;
         };
         if name.starts_with('.') {
@@ -264,7 +175,7 @@ fn scan(
         }
         if path.is_dir() {
             scan(&path, seen, files)?;
-        } else if let Some(stem) = stem(name) {
+        } else if let Some(stem) = stem(&name) {
             let stem = stem.to_owned();
             files.insert(path, stem);
         }
@@ -275,10 +186,10 @@ fn scan(
 /// The name of an image file less its extension; `None` for other files. Of a pair, the header
 /// stands for both.
 pub fn stem(name: &str) -> Option<&str> {
-    let plain = super::image::strip_suffix(name, ".gz").unwrap_or(name);
+    let plain = strip_suffix(name, ".gz").unwrap_or(name);
     [".nii", ".hdr", ".mgz", ".mgh"]
         .iter()
-        .find_map(|ext| super::image::strip_suffix(plain, ext))
+        .find_map(|ext| strip_suffix(plain, ext))
         .filter(|stem| !stem.is_empty())
 }
 
@@ -317,7 +228,7 @@ impl<'a> Role<'a> {
         let bids = BidsName::parse(stem);
         let of_brain =
             bids.as_ref().is_none_or(|name| name.about.iter().all(|about| about.contains("brain")));
-        let ends = |suffix: &str| super::image::strip_suffix(stem, suffix);
+        let ends = |suffix: &str| strip_suffix(stem, suffix);
         if ends("_mask").is_some() || ends("_brainmask").is_some() {
             if !of_brain {
                 return Self::Other;
@@ -382,6 +293,7 @@ impl<'a> BidsName<'a> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::table::relative;
     use super::*;
 
     fn touch(folder: &Path, names: &[&str]) {
@@ -533,61 +445,5 @@ mod tests {
             ]
         );
         assert!(unused.is_empty());
-    }
-
-    #[test]
-    fn table_round_trip_from_another_folder() {
-        let dir = tempfile::tempdir().unwrap();
-        touch(dir.path(), &["data/a.nii", "data/\"b\" mask.nii", "t/x"]);
-        let table = PairTable {
-            extra_columns: vec!["site".into()],
-            pairs: vec![
-                Pair {
-                    image: dir.path().join("data/a.nii"),
-                    mask: Some(dir.path().join("data/\"b\" mask.nii")),
-                    extra: vec!["one\ttwo".into()],
-                },
-                Pair { image: dir.path().join("t/../data/a.nii"), mask: None, extra: vec![] },
-            ],
-        };
-        let path = dir.path().join("t/pairs.tsv");
-        table.write(&path).unwrap();
-        let text = fs::read_to_string(&path).unwrap();
-        assert_eq!(
-            text,
-            "image\tmask\tsite\n../data/a.nii\t../data/\"b\" mask.nii\tone two\n../data/a.nii\t\t\n"
-        );
-        let back = PairTable::read(&path).unwrap();
-        assert_eq!(back.extra_columns, ["site"]);
-        assert!(back.pairs[0].image.is_file());
-        assert!(back.pairs[0].mask.as_ref().unwrap().is_file());
-        assert_eq!(back.pairs[1].mask, None);
-        assert_eq!(back.pairs[0].extra, ["one two"]);
-        assert_eq!(fs::read_dir(dir.path().join("t")).unwrap().count(), 2);
-    }
-
-    #[test]
-    fn tables_by_hand() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("p.tsv");
-        let read = |text: &str| {
-            fs::write(&path, text).unwrap();
-            PairTable::read(&path)
-        };
-        // Byte-order mark, Windows line ends, other order, short row, empty line.
-        let t = read("\u{feff}age\tmask\timage\r\n3\tn/a\ta.nii\r\n\r\n4\tm.nii\tb.nii\r\n").unwrap();
-        assert_eq!(t.pairs.len(), 2);
-        assert_eq!(t.pairs[0].mask, None);
-        assert_eq!(t.pairs[1].mask, Some(dir.path().join("m.nii")));
-        assert_eq!(t.pairs[1].extra, ["4"]);
-        assert_eq!(read("image\tmask\na.nii\n").unwrap().pairs[0].mask, None);
-        let error = read("picture\tmask\na\tb\n").unwrap_err().to_string();
-        assert!(error.contains("p.tsv: has no column `image`;"), "{error}");
-        let error = read("image\tmask\n\tb.nii\n").unwrap_err().to_string();
-        assert!(error.contains("line 2"), "{error}");
-        assert!(read("").is_err());
-        let error = PairTable::read(dir.path().join("none.tsv")).unwrap_err();
-        assert!(error.to_string().ends_with("none.tsv: does not exist; check the path"));
-        assert!(index(dir.path().join("none")).is_err());
     }
 }
