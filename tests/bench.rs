@@ -11,6 +11,12 @@ use std::time::Duration;
 
 use program::{has_gpu, program};
 use serde_json::Value;
+use trephine::gpu::{Gpu, GpuOptions};
+use trephine::graph::Tuning;
+use trephine::lab::FailureKind;
+use trephine::lab::timing::Budget;
+use trephine::lab::tune::{Progress, TuneOptions, tune};
+use trephine::tensor::DType;
 
 fn trephine(cache: &Path, arguments: &[&str]) -> Output {
     program(cache, arguments).output().expect("the program starts")
@@ -103,10 +109,138 @@ fn a_wrong_kernel_is_a_failure_and_no_result() {
 
     let broken = source.replace(right, "f32(a[i]) +");
     let line = 1 + broken.lines().position(|line| line.contains("f32(a[i]) +)")).expect("the broken line");
-    fs::write(&own, broken).expect("writes");
+    fs::write(&own, &broken).expect("writes");
     let (code, _, err) = json(folder.path(), &arguments);
     assert_eq!(code, Some(1));
-    assert!(err.contains(&format!("own.wgsl:{line}")), "{err}");
+    let text = broken.lines().nth(line - 1).expect("the broken line");
+    let column = 1 + text.find(");").expect("where an operand lacks");
+    assert!(err.contains(&format!("own.wgsl:{line}:{column}: ")), "{err}");
+    let excerpt = err.lines().position(|l| l.starts_with(&line.to_string()) && l.ends_with(text));
+    let below = excerpt.and_then(|at| err.lines().nth(at + 1)).expect("the line and what is wrong with it");
+    assert!(below.contains('^'), "{err}");
+}
+
+/// Exit code, stdout and stderr.
+fn run(cache: &Path, arguments: &[&str]) -> (Option<i32>, String, String) {
+    let output = trephine(cache, arguments);
+    let [out, err] = [output.stdout, output.stderr].map(|b| String::from_utf8_lossy(&b).into_owned());
+    (output.status.code(), out, err)
+}
+
+/// Writes a kernel to a file of this name and returns its path.
+fn own_shader(folder: &Path, name: &str, source: &str) -> String {
+    let path = folder.join(name);
+    fs::write(&path, source).expect("writes");
+    path.to_str().expect("UTF-8").to_owned()
+}
+
+/// Variant and shader of every row.
+fn rows(report: &Value) -> Vec<(String, Option<String>)> {
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    let rows = report["rows"].as_array().expect("rows");
+    rows.iter().map(|row| (text(&row["variant"]).expect("a variant"), text(&row["shader"]))).collect()
+}
+
+#[test]
+fn a_kernel_takes_the_place_that_its_name_or_replaces_says() {
+    if !has_gpu() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let cache = folder.path();
+    let direct = include_str!("../shaders/conv3d/direct.wgsl");
+    let named = own_shader(cache, "direct.wgsl", direct);
+    let unnamed = own_shader(cache, "mine.wgsl", direct);
+    for arguments in [
+        &["--shader", &named][..],
+        &["--shader", &unnamed, "--replaces", "conv3d/direct.wgsl"],
+        &["--shader", &unnamed, "--replaces", "shaders/conv3d/direct.wgsl", "--variant", "auto"],
+    ] {
+        let (code, report, err) = json(cache, &[&CONV[..], &["--check"], arguments].concat());
+        assert_eq!(code, Some(0), "{err}");
+        let [(ours, None), (theirs, Some(label))] = &rows(&report)[..] else { panic!("{report}") };
+        assert_eq!((&**ours, &**theirs), ("direct", "direct"), "{arguments:?}");
+        assert!(label.ends_with(" for conv3d/direct.wgsl"), "{label}");
+    }
+    // Nothing is measured before a mistake is found, not even the roofline.
+    for (arguments, code, says) in [
+        (&["--shader", &unnamed][..], 2, "direct (conv3d/pack.wgsl, conv3d/direct.wgsl)"),
+        (
+            &["--shader", &unnamed, "--replaces", "conv3d/none.wgsl"],
+            2,
+            "conv3d has no kernel conv3d/none.wgsl",
+        ),
+        (&["--shader", &named, "--variant", "naive"], 2, "naive (conv3d/"),
+        (&["--shader", "away.wgsl"], 1, "away.wgsl: cannot be read"),
+        (&["--variant", "none"], 2, "no variant 'none'"),
+    ] {
+        let (got, out, err) = run(cache, &[&CONV[..], arguments].concat());
+        assert_eq!(got, Some(code), "{arguments:?}: {err}");
+        assert!(err.contains(says), "{arguments:?}: {err}");
+        assert!(!out.contains("roofline"), "{arguments:?}: {out}");
+    }
+    let (code, out, err) = run(cache, &["bench", "network", "--model", "away.safetensors"]);
+    assert_eq!(code, Some(1), "{err}");
+    assert!(err.contains("away.safetensors") && !out.contains("roofline"), "{out}{err}");
+}
+
+/// Three quarters of the voxels that `tile.wgsl` gives a workgroup, and half of the depth.
+#[test]
+fn a_kernel_states_its_own_launch() {
+    if !has_gpu() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut source = include_str!("../shaders/conv3d/tile.wgsl").to_owned();
+    for (ours, own) in [
+        ("const TILE_D: u32 = 4u", "const TILE_D: u32 = 2u"),
+        ("@workgroup_size(256)", "@workgroup_size(128)"),
+        ("i < DEPTH * HALO; i += 256u", "i < DEPTH * HALO; i += 128u"),
+        ("i < DEPTH * QUADS; i += 256u", "i < DEPTH * QUADS; i += 128u"),
+        ("local / 128u", "local / 64u"),
+        ("local / 32u % 4u", "local / 32u % 2u"),
+    ] {
+        assert_eq!(source.matches(ours).count(), 1, "{ours}");
+        source = source.replace(ours, own);
+    }
+    let bench = |source: &str| {
+        let own = own_shader(folder.path(), "tile.wgsl", source);
+        let shape = ["bench", "conv3d", "--shape", "2,3,7,9,35", "--out-channels", "17", "--check"];
+        json(folder.path(), &[&shape[..], &["--shader", &own]].concat())
+    };
+    // With the launch of ours, half of the voxels are left out.
+    let (code, report, err) = bench(&source);
+    assert_eq!((code, report["failures"][0]["kind"].as_str()), (Some(1), Some("wrong-result")), "{err}");
+    let tiles = "ceil(out_d / TILE_D) * ceil(out_h / TILE_H) * ceil(out_w / TILE_W)";
+    let (code, report, err) = bench(&format!("//! launch: {tiles}, 1, groups.z\n{source}"));
+    assert_eq!(code, Some(0), "{err}");
+    assert_eq!(report["rows"][1]["error"]["checked"], "all outputs", "{report}");
+    assert!(rows(&report)[1].1.is_some(), "{report}");
+    let (code, report, err) =
+        bench(&format!("//! launch: {}, 1, groups.z\n{source}", tiles.replace("out_d", "depth")));
+    assert_eq!((code, report["failures"][0]["kind"].as_str()), (Some(1), Some("does-not-compile")), "{err}");
+    assert!(err.contains("tile.wgsl:1: launch: ") && err.contains("names `depth`"), "{err}");
+    assert!(err.contains("out_d") && err.contains("TILE_D"), "what there is: {err}");
+}
+
+/// Where the reference computes a sample of the outputs alone, a kernel of one's own has to agree with ours in the
+/// rest: it runs without bounds checks next.
+#[test]
+fn a_kernel_that_is_wrong_in_one_voxel_of_a_large_volume_is_found() {
+    if !has_gpu() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let source = include_str!("../shaders/conv3d/direct.wgsl");
+    let right = "store(channel, base, out_volume, a0);";
+    assert_eq!(source.matches(right).count(), 1);
+    let wrong = "store(channel, base, out_volume, a0 + select(0.0, 9.0, voxel == out_volume / 2u + 7u));";
+    let own = own_shader(folder.path(), "direct.wgsl", &source.replace(right, wrong));
+    let shape = ["bench", "conv3d", "--shape", "1,16,24,40,40", "--check", "--shader", &own];
+    let (code, report, err) = json(folder.path(), &shape);
+    assert_eq!(report["rows"][0]["error"]["checked"], "a sample of the outputs", "{err}");
+    assert_eq!((code, rows(&report).len()), (Some(1), 1), "{err}");
+    assert_eq!(report["failures"][0]["kind"], "wrong-result", "{err}");
 }
 
 #[test]
@@ -219,7 +353,6 @@ fn networks_are_checked_timed_and_profiled() {
     assert_eq!(report["total"]["submissions"], 1, "a training step is one submission");
 }
 
-/// Half precision is checked and reported as such; an adapter without it says so.
 #[test]
 fn bias_correction_is_timed_from_host_to_host() {
     if !has_gpu() {
@@ -237,7 +370,17 @@ fn bias_correction_is_timed_from_host_to_host() {
     let parts: f64 = stages.iter().map(|stage| number(&stage["ms"]["min"])).sum();
     assert!(parts <= number(&total["ms"]["max"]), "{total}");
     assert!(number(&total["error"]["rel_l2"]) < 0.1, "{total}");
-    if value["clock"] == "gpu-timestamps" {
+    let trace = folder.path().join("trace.json");
+    let traced = [&n4[..], &QUICK, &["--trace", trace.to_str().expect("UTF-8")]].concat();
+    if value["clock"] != "gpu-timestamps" {
+        assert!(run(folder.path(), &traced).2.contains("has no timestamps"));
+    } else {
+        let (code, _, err) = json(folder.path(), &traced);
+        assert_eq!(code, Some(0), "{err}");
+        let trace: Value = serde_json::from_str(&fs::read_to_string(&trace).expect("a trace")).expect("JSON");
+        let events = trace["traceEvents"].as_array().expect("events");
+        let begins: Vec<f64> = events.iter().filter_map(|event| event["ts"].as_f64()).collect();
+        assert!(begins.len() > 45 * 10 && begins.is_sorted(), "one after the other: {begins:?}");
         let kernels = value["kernels"].as_array().expect("kernels");
         let sharpen = kernels.iter().find(|kernel| kernel["kernel"] == "n4/sharpen.wgsl");
         // The article's 20 + 10 + 10 + 5 iterations.
@@ -247,6 +390,7 @@ fn bias_correction_is_timed_from_host_to_host() {
     }
 }
 
+/// Half precision is checked and reported as such; an adapter without it says so.
 #[test]
 fn half_precision_is_measured_or_refused() {
     if !has_gpu() {
@@ -285,6 +429,17 @@ fn tuning_is_kept_used_and_left_aside() {
     let tune = ["tune", "--shape", "16,16,16", "--forward-only", "--seconds", "0"];
     let (code, tuned, err) = json(cache, &tune);
     assert_eq!(code, Some(0), "{err}");
+    // What was gained, by operator and in all.
+    let gains = tuned["gains"].as_array().expect("gains");
+    assert_eq!(gains.len(), tuned["entries"].as_array().map_or(0, Vec::len));
+    assert!(
+        gains.iter().all(|gain| number(&gain["ratio"]) >= 1.0 && number(&gain["runs"]) >= 1.0),
+        "{gains:?}"
+    );
+    let sum: f64 = gains.iter().map(|gain| number(&gain["after_ms"]) * number(&gain["runs"])).sum();
+    assert!((sum / number(&tuned["total"]["after_ms"]) - 1.0).abs() < 1e-9, "{tuned}");
+    let done = format!("[{0}/{0}] ", gains.len());
+    assert!(err.contains(&done) && err.contains(" ms, the fastest as before"), "{err}");
     let file = cache.join("tuning.json");
     let mut stored: Value =
         serde_json::from_str(&fs::read_to_string(&file).expect("the cache")).expect("JSON");
@@ -323,6 +478,64 @@ fn tuning_is_kept_used_and_left_aside() {
 }
 
 #[test]
+fn tuning_makes_sure_of_its_file_before_it_measures() {
+    if !has_gpu() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let blocked = folder.path().join("file");
+    fs::write(&blocked, "not a folder").expect("writes");
+    let nonsense = folder.path().join("nonsense");
+    fs::create_dir(&nonsense).expect("a folder");
+    fs::write(nonsense.join("tuning.json"), "nonsense").expect("writes");
+    for (cache, says) in [(&blocked, "file"), (&nonsense, "tuning.json: is not a tuning file")] {
+        let (code, _, err) = run(cache, &["tune", "--shape", "16,16,16", "--forward-only", "--seconds", "0"]);
+        assert_eq!(code, Some(1), "{err}");
+        assert!(err.contains(says) && !err.contains("device:"), "{err}");
+    }
+}
+
+/// A variant that cannot be used is called what it is, and the others are tuned.
+#[test]
+fn tuning_says_why_a_variant_is_not_used() {
+    if !has_gpu() {
+        return;
+    }
+    let options = GpuOptions { device: std::env::var("TREPHINE_DEVICE").ok(), checked: true };
+    let gpu = Gpu::open(&options).expect("there is an adapter");
+    let naive = include_str!("../shaders/conv3d/naive.wgsl");
+    gpu.replace_shader("conv3d/naive.wgsl", naive.replace("fma(", "0.5 * fma("));
+    gpu.replace_shader("conv3d/direct.wgsl", "nonsense".to_owned());
+    let model = trephine::model::load("default").expect("a built-in model");
+    let options = TuneOptions {
+        forward: true,
+        dtype: DType::F32,
+        train: false,
+        shape: Some([16; 3]),
+        batch: 1,
+        budget: Budget { seconds: 0.0, samples: 1 },
+        limit_s: 60.0,
+    };
+    let mut told = Vec::new();
+    let tuned = tune(&gpu, &model, &options, &Tuning::default(), &mut |progress| {
+        if let Progress::Rejected(failure) = progress {
+            told.push(failure.variant.clone());
+        }
+    })
+    .expect("the others are tuned");
+    assert!(!tuned.entries.is_empty());
+    let kinds = |variant: &str| {
+        let of = tuned.failures.iter().filter(|failure| failure.variant == variant);
+        of.map(|failure| failure.kind).collect::<Vec<_>>()
+    };
+    for (variant, kind) in [("naive", FailureKind::WrongResult), ("direct", FailureKind::DoesNotCompile)] {
+        let kinds = kinds(variant);
+        assert!(!kinds.is_empty() && kinds.iter().all(|k| *k == kind), "{variant}: {kinds:?}");
+        assert!(told.iter().any(|name| name == variant), "{told:?}");
+    }
+}
+
+#[test]
 fn mistakes_on_the_command_line() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     for (arguments, says) in [
@@ -335,7 +548,12 @@ fn mistakes_on_the_command_line() {
         (&["bench", "scale", "--dtype", "f16"], "scale knows no f16"),
         (&["bench", "network", "--direction", "train", "--dtype", "f16"], "--dtype f16"),
         (&["bench", "network", "--preset", "sitk"], "belong to `bench n4`"),
+        (&["bench", "conv3d", "--trace", "t.json"], "--profile and --trace belong to"),
+        (&["bench", "n4", "--batch", "2"], "--model and --batch belong to"),
+        (&["bench", "network", "--variant", "all"], "belong to operators"),
+        (&["bench", "add", "--limit", "0"], "--limit must be more than 0"),
         (&["tune", "--batch", "0"], "at least 1"),
+        (&["tune", "--limit", "-1"], "--limit"),
     ] {
         let output = trephine(folder.path(), arguments);
         let err = String::from_utf8_lossy(&output.stderr);

@@ -282,7 +282,7 @@ fn every_shader_translates_to_spirv_msl_and_hlsl() {
         cooperative_tile: Some(8),
         ..Caps::webgpu_defaults()
     };
-    let peak = trephine::pipeline::bench::peak::kernels(&everything);
+    let peak = trephine::lab::peak::kernels(&everything);
     for key in every_kernel().into_iter().chain(peak) {
         let shader = assemble(&key, None).unwrap_or_else(|e| panic!("{e}"));
         let (module, info) = validate(&key, &shader).unwrap_or_else(|e| panic!("{e}"));

@@ -4,6 +4,7 @@
 //! Results go to stdout (one JSON object with `--json`), everything else to stderr. Exit codes: 0 all done,
 //! 1 something failed, 2 usage. A broken pipe is success.
 
+#[cfg(feature = "bench")]
 mod bench;
 mod devices;
 mod evaluate;
@@ -16,6 +17,7 @@ mod resample;
 mod strip;
 mod terminal;
 mod train;
+#[cfg(feature = "bench")]
 mod tune;
 
 use std::ffi::OsString;
@@ -34,7 +36,7 @@ use crate::model::{self as models, Model};
 use crate::pipeline::PipelineError;
 use crate::pipeline::bias::N4Options;
 use crate::pipeline::strip::N4Choice;
-use crate::pipeline::tune as tune_cache;
+use crate::pipeline::tuning_cache;
 use crate::tensor::DType;
 use terminal::Terminal;
 
@@ -85,7 +87,9 @@ enum Command {
     Index(index::Options),
     Train(Box<train::Options>),
     Devices(devices::Options),
+    #[cfg(feature = "bench")]
     Bench(Box<bench::Options>),
+    #[cfg(feature = "bench")]
     Tune(tune::Options),
     Model(model::Options),
 }
@@ -158,7 +162,9 @@ pub fn main() -> ExitCode {
         Command::Index(options) => options.run(&session),
         Command::Train(options) => options.run(&session),
         Command::Devices(options) => options.run(&session),
+        #[cfg(feature = "bench")]
         Command::Bench(options) => options.run(&session),
+        #[cfg(feature = "bench")]
         Command::Tune(options) => options.run(&session),
         Command::Model(options) => options.run(&session),
     };
@@ -192,7 +198,9 @@ impl Command {
             Self::Index(_) => "index",
             Self::Train(_) => "train",
             Self::Devices(_) => "devices",
+            #[cfg(feature = "bench")]
             Self::Bench(_) => "bench",
+            #[cfg(feature = "bench")]
             Self::Tune(_) => "tune",
             Self::Model(_) => "model",
         }
@@ -333,7 +341,7 @@ struct TuningOptions {
 
 impl TuningOptions {
     fn load(self, gpu: &Gpu) -> Arc<Tuning> {
-        if self.no_tune { Arc::default() } else { tune_cache::load(&gpu.summary) }
+        if self.no_tune { Arc::default() } else { tuning_cache::load(&gpu.summary) }
     }
 }
 

@@ -33,6 +33,15 @@ impl Terminal {
         to_stderr(&format!("error: {}", one_line(text)));
     }
 
+    /// Something that failed, whose text goes on below its first line: a compiler's excerpt.
+    pub fn report(&self, text: &str) {
+        let (first, rest) = text.split_once('\n').unwrap_or((text, ""));
+        self.error(first);
+        if !rest.is_empty() {
+            to_stderr(rest);
+        }
+    }
+
     /// A result for people, on stdout; nothing with `--json`.
     ///
     /// # Errors

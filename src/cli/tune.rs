@@ -2,12 +2,17 @@
 
 use anyhow::anyhow;
 use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
+use super::bench::{check_limit, end_if_stuck, number};
+use super::terminal::Terminal;
 use super::{ElementType, Outcome, Session, triple, usage};
+use crate::lab::timing::Budget;
+use crate::lab::tune::{Gain, Progress, TuneOptions, tune};
+use crate::lab::{Failure, LIMIT_S};
 use crate::model as models;
-use crate::pipeline::bench::timing::Budget;
-use crate::pipeline::tune::{TuneOptions, cache_file, store, tune};
+use crate::pipeline::tuning_cache::{self, TuneEntry};
 
 /// Find the fastest kernels for this adapter
 ///
@@ -37,6 +42,9 @@ pub(super) struct Options {
     /// Seconds for each variant
     #[arg(long, value_name = "SECONDS", default_value_t = 0.3)]
     seconds: f64,
+    /// Give up on a run of a variant after this long [default: 600]
+    #[arg(long, value_name = "SECONDS")]
+    limit: Option<f64>,
 }
 
 impl Options {
@@ -47,9 +55,12 @@ impl Options {
         if !(self.seconds >= 0.0 && self.seconds.is_finite()) {
             return Err(usage("--seconds must not be negative"));
         }
-        let file = cache_file().ok_or_else(|| {
+        let limit_s = check_limit(self.limit)?.unwrap_or(LIMIT_S);
+        let file = tuning_cache::cache_file().ok_or_else(|| {
             anyhow!("there is no home folder for the cache; name a folder in TREPHINE_CACHE_DIR")
         })?;
+        // Measuring takes minutes: a file that cannot be written shall be known before.
+        tuning_cache::store(&file, &[])?;
         let model = models::load(self.model.as_deref().unwrap_or("default"))?;
         let gpu = session.gpu()?;
         let options = TuneOptions {
@@ -59,35 +70,103 @@ impl Options {
             shape: self.shape,
             batch: self.batch,
             budget: Budget { seconds: self.seconds, samples: 3 },
+            limit_s,
         };
-        let (mut done, mut failed) = (0, 0);
-        let entries = tune(&gpu, &model, &options, &mut |count, entry, failures| {
-            done += 1;
-            failed += failures.len();
-            for failure in failures {
-                session.terminal.error(&format!(
-                    "{} [{}]: {}; it is not used",
-                    failure.operator, failure.variant, failure.reason
-                ));
-            }
-            let mut timings: Vec<_> = entry.timings.iter().collect();
-            timings.sort_by(|a, b| a.1.median.total_cmp(&b.1.median));
-            let text: Vec<String> =
-                timings.iter().map(|(name, ms)| format!("{name} {:.3} ms", ms.median)).collect();
-            let operator = entry.operator.split([' ', '{']).next().unwrap_or_default();
-            session.terminal.note(&format!(
-                "[{done}/{count}] {operator} {}: {}",
-                entry.shapes,
-                text.join(", ")
-            ));
-        })?;
-        store(&file, &entries)?;
-        session.terminal.result(&format!("{} operators tuned: {}", entries.len(), file.display()))?;
+        let before = tuning_cache::load(&gpu.summary);
+        let mut display = Display { terminal: &session.terminal, bar: None, place: String::new() };
+        let tuned = tune(&gpu, &model, &options, &before, &mut |progress| display.show(&progress))?;
+        if let Some(bar) = display.bar {
+            bar.finish_and_clear();
+        }
+        tuning_cache::store(&file, &tuned.entries)?;
+        let [before_ms, after_ms] = Gain::total_ms(&tuned.gains);
+        let ratio = before_ms / after_ms;
+        let mut text = format!("{} operators tuned: {}", tuned.entries.len(), file.display());
+        if !tuned.gains.is_empty() {
+            let runs =
+                if self.forward_only { "a forward pass" } else { "a forward pass and a training step" };
+            text += &format!(
+                "\n  in {runs} they took {} ms before and take {} ms now: {ratio:.2} times as fast",
+                number(before_ms),
+                number(after_ms)
+            );
+        }
+        session.terminal.result(&text)?;
         session.terminal.json(&json!({
             "adapter": gpu.summary,
             "file": file,
-            "entries": entries,
+            "entries": tuned.entries,
+            "gains": tuned.gains,
+            "total": { "before_ms": before_ms, "after_ms": after_ms, "ratio": ratio },
+            "failures": tuned.failures,
         }))?;
-        Ok(if failed == 0 { Outcome::Done } else { Outcome::SomeFailed })
+        end_if_stuck(&gpu);
+        Ok(if tuned.failures.is_empty() { Outcome::Done } else { Outcome::SomeFailed })
     }
+}
+
+/// Shows how far tuning is: a bar on a terminal, and a line for each operator that is done.
+struct Display<'a> {
+    terminal: &'a Terminal,
+    bar: Option<ProgressBar>,
+    /// Which of how many operators.
+    place: String,
+}
+
+impl Display<'_> {
+    fn show(&mut self, progress: &Progress<'_>) {
+        match progress {
+            Progress::Begin { number, of, operator, variants } => {
+                self.place = format!("[{number}/{of}]");
+                if self.bar.is_none() && self.terminal.shows_progress() {
+                    let style = ProgressStyle::with_template("{bar:30} {pos}/{len}, {eta} left, {msg}");
+                    let bar = ProgressBar::new(*of as u64);
+                    self.bar = Some(bar.with_style(style.expect("the template is valid")));
+                }
+                if let Some(bar) = &self.bar {
+                    bar.set_position(*number as u64 - 1);
+                    bar.set_message(format!("{operator}: {}", variants.join(", ")));
+                }
+            }
+            Progress::Rejected(failure) => self.print(|terminal| {
+                let Failure { operator, variant, reason, .. } = failure;
+                terminal.report(&format!("{operator} [{variant}] is not used: {reason}"));
+            }),
+            Progress::Timed(entry, gain) => {
+                let text =
+                    format!("{} {} {}: {}", self.place, gain.operator, gain.shapes, gained(entry, gain));
+                self.print(|terminal| terminal.note(&text));
+            }
+        }
+    }
+
+    /// Prints above the bar.
+    fn print(&self, print: impl FnOnce(&Terminal)) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| print(self.terminal)),
+            None => print(self.terminal),
+        }
+    }
+}
+
+/// What ran before, what runs now, and what is slower.
+fn gained(entry: &TuneEntry, gain: &Gain) -> String {
+    let Gain { before, before_ms, after, after_ms, ratio, .. } = gain;
+    let now = format!("{after} {} ms", number(*after_ms));
+    let mut text = match before {
+        Some(before) if before == after => format!("{now}, the fastest as before"),
+        Some(before) => {
+            format!("{before} {} ms before, {now} now, {ratio:.2} times as fast", number(*before_ms))
+        }
+        None => format!("{now} now"),
+    };
+    let mut slower: Vec<_> = entry.timings.iter().filter(|(name, _)| *name != after).collect();
+    slower.retain(|(name, _)| Some(*name) != before.as_ref());
+    slower.sort_by(|a, b| a.1.median.total_cmp(&b.1.median));
+    if !slower.is_empty() {
+        let slower: Vec<String> =
+            slower.iter().map(|(name, ms)| format!("{name} {} ms", number(ms.median))).collect();
+        text += &format!("; slower: {}", slower.join(", "));
+    }
+    text
 }

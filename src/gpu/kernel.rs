@@ -1,43 +1,10 @@
 //! From a key to a compiled pipeline, with its bindings and parameter layout reflected from naga.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 
+use super::launch::Launch;
 use super::shader::{self, Replacement};
-use super::{GpuError, Params, Scalar};
-
-/// What a kernel is compiled from. Two equal keys are the same pipeline.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct KernelKey {
-    /// Path of the file below `shaders/`.
-    pub path: &'static str,
-    /// Constants injected as `const NAME: u32`; a non-zero one also satisfies `#ifdef NAME`.
-    pub defines: Vec<(&'static str, u32)>,
-}
-
-impl KernelKey {
-    /// A kernel without injected constants.
-    pub fn new(path: &'static str) -> Self {
-        Self { path, defines: Vec::new() }
-    }
-
-    /// Adds a constant.
-    #[must_use]
-    pub fn define(mut self, name: &'static str, value: u32) -> Self {
-        self.defines.push((name, value));
-        self
-    }
-
-    /// A file name for what is made of this kernel: path and constants, without extension.
-    pub fn file_stem(&self) -> String {
-        let mut name = self.path.trim_end_matches(".wgsl").replace('/', "-");
-        for (define, value) in &self.defines {
-            // Writing to a string does not fail.
-            let _ = write!(name, "-{define}{value}");
-        }
-        name
-    }
-}
+use super::{GpuError, KernelKey, Params, Scalar};
 
 /// Bindings and parameter layout of a kernel, read from its module so that no list is kept by hand.
 #[derive(Clone, Debug, Default)]
@@ -138,6 +105,8 @@ impl Reflection {
 pub struct Kernel {
     pub(super) pipeline: wgpu::ComputePipeline,
     pub(super) layout: wgpu::BindGroupLayout,
+    /// The launch that its source states in place of the operator's.
+    pub(super) launch: Option<Launch>,
     /// Bindings and parameters.
     pub reflection: Reflection,
 }
@@ -153,6 +122,7 @@ impl Kernel {
         let shader = shader::assemble(key, replacement)?;
         let (module, _) = shader::validate(key, &shader)?;
         let reflection = Reflection::of(key.path, &module)?;
+        let launch = replacement.map(|own| Launch::of(key.path, own, &module)).transpose()?.flatten();
         let descriptor = wgpu::ShaderModuleDescriptor {
             label: Some(key.path),
             source: wgpu::ShaderSource::Naga(std::borrow::Cow::Owned(module)),
@@ -198,6 +168,6 @@ impl Kernel {
             },
             cache: None,
         });
-        Ok(Self { pipeline, layout, reflection })
+        Ok(Self { pipeline, layout, launch, reflection })
     }
 }

@@ -1,22 +1,27 @@
 //! The only layer that names `wgpu`: adapters, shader assembly, kernels, buffers, recording, timestamps.
 
 mod adapter;
+mod dispatch;
 mod dump;
+mod excerpt;
 mod kernel;
+mod launch;
 mod recording;
 mod shader;
 mod transfer;
 
 pub use adapter::{AdapterSummary, Caps, DeviceClass, list_adapters};
+pub use dispatch::{Binding, Dispatch, KernelKey, Lowered, Params, Scalar, Slot};
 pub use dump::dump_kernel;
-pub use kernel::{Kernel, KernelKey, Reflection};
+pub use kernel::{Kernel, Reflection};
+pub use recording::KernelTime;
 pub(crate) use recording::Prepared;
-pub use recording::{Binding, Dispatch, KernelTime, Lowered, Params, Scalar, Slot};
 pub use shader::{AssembledShader, Replacement, SHADERS, assemble, validate};
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use thiserror::Error;
 
@@ -93,6 +98,16 @@ pub enum GpuError {
         file: std::path::PathBuf,
         /// The system's words.
         source: std::io::Error,
+    },
+    /// Work that was still not done after [`Gpu::set_limit`]. The device goes on with it: it can neither be stopped
+    /// nor used for anything else, and closing it waits.
+    #[error(
+        "did not end within {} s; the device cannot be stopped and may stay busy until the driver resets it",
+        limit.as_secs_f64()
+    )]
+    DidNotEnd {
+        /// How long it was waited for.
+        limit: Duration,
     },
     /// Validation or device loss during execution.
     #[error("GPU error: {0}")]
@@ -196,7 +211,10 @@ pub struct Gpu {
     usage: Arc<Usage>,
     staging: transfer::Staging,
     /// Times of launches, while somebody wants them.
-    profile: Mutex<Option<Vec<KernelTime>>>,
+    profile: Mutex<Option<recording::Profile>>,
+    /// How long to wait for the device.
+    limit: Mutex<Option<Duration>>,
+    stuck: AtomicBool,
     errors: Arc<Mutex<Option<GpuError>>>,
 }
 
@@ -232,6 +250,8 @@ impl Gpu {
             usage: Arc::default(),
             staging: transfer::Staging::default(),
             profile: Mutex::default(),
+            limit: Mutex::default(),
+            stuck: AtomicBool::new(false),
             errors,
         })
     }
@@ -290,10 +310,10 @@ impl Gpu {
     /// timestamps.
     pub fn profiled<T>(&self, work: impl FnOnce() -> T) -> (T, Vec<KernelTime>) {
         let times = || self.profile.lock().expect("no panic while held");
-        *times() = self.caps.timestamps.then(Vec::new);
+        *times() = self.caps.timestamps.then(recording::Profile::default);
         let result = work();
         let measured = times().take().unwrap_or_default();
-        (result, measured)
+        (result, measured.times)
     }
 
     /// Submits commands and counts it.
@@ -383,12 +403,35 @@ impl Gpu {
     /// Waits until all submitted work is done.
     ///
     /// # Errors
-    /// The first error since the last call.
+    /// The first error since the last call, or work that does not end within [`Gpu::set_limit`].
     pub fn wait(&self) -> Result<(), GpuError> {
-        self.device
-            .poll(wgpu::PollType::wait_indefinitely())
-            .map_err(|e| GpuError::Execution(e.to_string()))?;
-        self.take_error()
+        self.wait_until(None)
+    }
+
+    /// How long every wait for the device may take from now on; `None`, as it is at first, waits for ever.
+    pub fn set_limit(&self, limit: Option<Duration>) {
+        *self.limit.lock().expect("no panic while held") = limit;
+    }
+
+    /// Whether a wait has ended with [`GpuError::DidNotEnd`]: the device is of no more use, and dropping it may block.
+    pub fn is_stuck(&self) -> bool {
+        self.stuck.load(Ordering::Relaxed)
+    }
+
+    /// Waits until a submission, or all of them, is done.
+    fn wait_until(&self, submission_index: Option<wgpu::SubmissionIndex>) -> Result<(), GpuError> {
+        let timeout = *self.limit.lock().expect("no panic while held");
+        if let (Some(limit), true) = (timeout, self.is_stuck()) {
+            return Err(GpuError::DidNotEnd { limit });
+        }
+        match (self.device.poll(wgpu::PollType::Wait { submission_index, timeout }), timeout) {
+            (Ok(_), _) => self.take_error(),
+            (Err(wgpu::PollError::Timeout), Some(limit)) => {
+                self.stuck.store(true, Ordering::Relaxed);
+                Err(GpuError::DidNotEnd { limit })
+            }
+            (Err(error), _) => Err(GpuError::Execution(error.to_string())),
+        }
     }
 
     fn take_error(&self) -> Result<(), GpuError> {

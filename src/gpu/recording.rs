@@ -1,194 +1,10 @@
-//! Dispatches as plain data, and the engine that binds and runs them.
+//! The engine that binds launches, runs them and times them.
 
-use std::ops::Range;
 use std::sync::Arc;
 
-use super::{CountedBuffer, Gpu, GpuError, GpuTensor, Kernel, KernelKey};
-
-/// A value of a `Params` field.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Scalar {
-    /// `u32`
-    U32(u32),
-    /// `i32`
-    I32(i32),
-    /// `f32`
-    F32(f32),
-    /// `vec4<f32>`
-    F32x4([f32; 4]),
-    /// `vec4<u32>`
-    U32x4([u32; 4]),
-}
-
-/// Values for the fields of a kernel's `Params`, by name; the layout comes from reflection.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Params(pub Vec<(&'static str, Scalar)>);
-
-impl Params {
-    /// No field.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Adds an unsigned field. Shapes are checked against the binding limits, so they fit.
-    #[must_use]
-    pub fn u32(mut self, name: &'static str, value: usize) -> Self {
-        self.0.push((name, Scalar::U32(value as u32)));
-        self
-    }
-
-    /// Adds a signed field.
-    #[must_use]
-    pub fn i32(mut self, name: &'static str, value: i32) -> Self {
-        self.0.push((name, Scalar::I32(value)));
-        self
-    }
-
-    /// Adds a float field.
-    #[must_use]
-    pub fn f32(mut self, name: &'static str, value: f32) -> Self {
-        self.0.push((name, Scalar::F32(value)));
-        self
-    }
-
-    /// Adds a `vec4<f32>` field.
-    #[must_use]
-    pub fn f32x4(mut self, name: &'static str, value: [f32; 4]) -> Self {
-        self.0.push((name, Scalar::F32x4(value)));
-        self
-    }
-
-    /// Adds a `vec4<u32>` field.
-    #[must_use]
-    pub fn u32x4(mut self, name: &'static str, value: [u32; 4]) -> Self {
-        self.0.push((name, Scalar::U32x4(value)));
-        self
-    }
-}
-
-/// Which tensor of a node a kernel variable is bound to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Slot {
-    /// The node's input with this position.
-    Input(usize),
-    /// The node's output with this position.
-    Output(usize),
-    /// A temporary of the node.
-    Scratch(usize),
-}
-
-/// A tensor, whole or a byte range of it.
-#[derive(Clone, Debug)]
-pub struct Binding {
-    /// Which tensor.
-    pub slot: Slot,
-    /// Byte range, aligned to [`super::Caps::offset_alignment`]; `None` binds all of it.
-    pub range: Option<Range<u64>>,
-}
-
-impl From<Slot> for Binding {
-    fn from(slot: Slot) -> Self {
-        Self { slot, range: None }
-    }
-}
-
-/// One launch of one kernel.
-#[derive(Clone, Debug)]
-pub struct Dispatch {
-    /// What to run.
-    pub kernel: KernelKey,
-    /// Kernel variable name to tensor.
-    pub bindings: Vec<(&'static str, Binding)>,
-    /// Uniform parameters.
-    pub params: Params,
-    /// Number of workgroups along x, y and z.
-    pub workgroups: [u32; 3],
-}
-
-/// Largest number of workgroups along one axis in WebGPU's default limits.
-const MAX_WORKGROUPS: u32 = 65_535;
-
-impl Dispatch {
-    /// A launch without bindings yet, of one workgroup.
-    pub fn new(kernel: KernelKey) -> Self {
-        Self { kernel, bindings: Vec::new(), params: Params::new(), workgroups: [1, 1, 1] }
-    }
-
-    /// Binds a whole tensor to a kernel variable.
-    #[must_use]
-    pub fn bind(mut self, name: &'static str, slot: Slot) -> Self {
-        self.bindings.push((name, slot.into()));
-        self
-    }
-
-    /// Binds a byte range of a tensor to a kernel variable.
-    #[must_use]
-    pub fn bind_range(mut self, name: &'static str, slot: Slot, range: Range<u64>) -> Self {
-        self.bindings.push((name, Binding { slot, range: Some(range) }));
-        self
-    }
-
-    /// Sets the uniform parameters.
-    #[must_use]
-    pub fn params(mut self, params: Params) -> Self {
-        self.params = params;
-        self
-    }
-
-    /// Launches at least `invocations` invocations in workgroups of `size`, folded on to y beyond 65,535
-    /// workgroups; the kernel recovers its index with `flat_index` of `lib/index.wgsl`.
-    #[must_use]
-    pub fn flat(mut self, invocations: usize, size: usize) -> Self {
-        let groups = invocations.div_ceil(size).max(1) as u32;
-        let rows = groups.div_ceil(MAX_WORKGROUPS);
-        self.workgroups = [groups.div_ceil(rows), rows, 1];
-        self
-    }
-
-    /// Sets the number of workgroups along each axis.
-    #[must_use]
-    pub fn grid(mut self, workgroups: [usize; 3]) -> Self {
-        self.workgroups = workgroups.map(|n| n as u32);
-        self
-    }
-}
-
-/// What an operator becomes: launches in order, and the temporaries they use.
-#[derive(Clone, Debug, Default)]
-pub struct Lowered {
-    /// Launches in order.
-    pub dispatches: Vec<Dispatch>,
-    /// Sizes of the temporaries in bytes.
-    pub scratch: Vec<u64>,
-}
-
-impl Lowered {
-    /// One launch without temporaries.
-    pub fn one(dispatch: Dispatch) -> Self {
-        Self { dispatches: vec![dispatch], scratch: Vec::new() }
-    }
-
-    /// Reserves a temporary of `bytes`.
-    pub fn scratch(&mut self, bytes: u64) -> Slot {
-        self.scratch.push(bytes);
-        Slot::Scratch(self.scratch.len() - 1)
-    }
-
-    /// The temporary number `ix` of those that passes over several inputs share: at least `bytes` large. Launches run
-    /// in order, so a pass may overwrite what an earlier one has left.
-    pub fn pass_scratch(&mut self, ix: usize, bytes: u64) -> Slot {
-        if self.scratch.len() <= ix {
-            self.scratch.resize(ix + 1, 0);
-        }
-        self.scratch[ix] = self.scratch[ix].max(bytes);
-        Slot::Scratch(ix)
-    }
-
-    /// Appends a launch.
-    pub fn push(&mut self, dispatch: Dispatch) {
-        self.dispatches.push(dispatch);
-    }
-}
+use super::dispatch::{Dispatch, MAX_WORKGROUPS, Slot};
+use super::kernel::Kernel;
+use super::{CountedBuffer, Gpu, GpuError, GpuTensor};
 
 /// GPU time of one launch.
 #[derive(Clone, Debug)]
@@ -201,6 +17,14 @@ pub struct KernelTime {
     pub begin: f64,
     /// Duration in seconds, from GPU timestamps.
     pub seconds: f64,
+}
+
+/// Times of launches as they are collected.
+#[derive(Debug, Default)]
+pub(super) struct Profile {
+    /// The GPU's clock when the first launch began.
+    origin: Option<u64>,
+    pub times: Vec<KernelTime>,
 }
 
 /// A launch with its pipeline and bind group, ready to encode.
@@ -222,13 +46,14 @@ impl Gpu {
     ) -> Result<Prepared, GpuError> {
         let path = dispatch.kernel.path;
         let fail = |reason: String| GpuError::Mismatch { path: path.to_owned(), reason };
-        if dispatch.workgroups.iter().any(|&n| n > MAX_WORKGROUPS) {
-            return Err(fail(format!(
-                "{:?} workgroups exceed {MAX_WORKGROUPS} along an axis",
-                dispatch.workgroups
-            )));
-        }
         let kernel = self.kernel(&dispatch.kernel)?;
+        let workgroups = match &kernel.launch {
+            Some(launch) => launch.workgroups(path, &dispatch.params, dispatch.workgroups)?,
+            None => dispatch.workgroups,
+        };
+        if workgroups.iter().any(|&n| n > MAX_WORKGROUPS) {
+            return Err(fail(format!("{workgroups:?} workgroups exceed {MAX_WORKGROUPS} along an axis")));
+        }
         let params = kernel.reflection.pack(path, &dispatch.params)?;
         let uniform = (!params.is_empty()).then(|| {
             let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
@@ -282,7 +107,7 @@ impl Gpu {
             entries: &entries,
         });
         self.take_error()?;
-        Ok(Prepared { node: node.to_owned(), path, kernel, group, workgroups: dispatch.workgroups })
+        Ok(Prepared { node: node.to_owned(), path, kernel, group, workgroups })
     }
 
     /// Runs launches in order, in one submission. Does not wait.
@@ -290,11 +115,9 @@ impl Gpu {
         &self,
         launches: impl IntoIterator<Item = &'a Prepared>,
     ) -> Result<(), GpuError> {
-        if self.profile.lock().expect("no panic while held").is_some() {
-            let times = self.submit_timed(launches)?.unwrap_or_default();
-            if let Some(profile) = &mut *self.profile.lock().expect("no panic while held") {
-                profile.extend(times);
-            }
+        if let Some(profile) = &mut *self.profile.lock().expect("no panic while held") {
+            let times = self.timed(launches, &mut profile.origin)?;
+            profile.times.extend(times.unwrap_or_default());
             return Ok(());
         }
         let mut encoder = self.device.create_command_encoder(&Default::default());
@@ -313,14 +136,22 @@ impl Gpu {
         &self,
         launches: impl IntoIterator<Item = &'a Prepared>,
     ) -> Result<Option<Vec<KernelTime>>, GpuError> {
+        self.timed(launches, &mut None)
+    }
+
+    /// The same, counting from `origin` on the GPU's clock; from the first launch where it is not set.
+    fn timed<'a>(
+        &self,
+        launches: impl IntoIterator<Item = &'a Prepared>,
+        origin: &mut Option<u64>,
+    ) -> Result<Option<Vec<KernelTime>>, GpuError> {
         let launches: Vec<&Prepared> = launches.into_iter().collect();
         let passes: Vec<Vec<&Prepared>> = launches.iter().map(|&launch| vec![launch]).collect();
-        let Some(spans) = self.submit_passes(&passes)? else { return Ok(None) };
-        let start = spans.first().map_or(0.0, |span| span[0]);
+        let Some(spans) = self.spans(&passes, origin)? else { return Ok(None) };
         let times = launches.iter().zip(spans).map(|(launch, [begin, end])| KernelTime {
             node: launch.node.clone(),
             kernel: launch.path,
-            begin: begin - start,
+            begin,
             seconds: end - begin,
         });
         Ok(Some(times.collect()))
@@ -330,12 +161,20 @@ impl Gpu {
     /// seconds of the GPU's clock, after waiting for all; `None`, and nothing is run, when the adapter has no
     /// timestamps.
     pub(crate) fn submit_passes(&self, passes: &[Vec<&Prepared>]) -> Result<Option<Vec<[f64; 2]>>, GpuError> {
+        self.spans(passes, &mut None)
+    }
+
+    /// The same, counting from `origin` on the GPU's clock; from the first group where it is not set.
+    fn spans(
+        &self,
+        passes: &[Vec<&Prepared>],
+        origin: &mut Option<u64>,
+    ) -> Result<Option<Vec<[f64; 2]>>, GpuError> {
         if !self.caps.timestamps {
             return Ok(None);
         }
         let mut spans = Vec::with_capacity(passes.len());
         let period = self.queue.get_timestamp_period() as f64 * 1e-9;
-        let mut origin = None;
         // A query set holds at most 4,096 queries.
         for chunk in passes.chunks(2048) {
             let count = chunk.len() as u32 * 2;

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 
 use include_dir::{Dir, include_dir};
 
+use super::excerpt::Complaint;
 use super::{GpuError, KernelKey};
 
 /// The WGSL files below `shaders/`, embedded so that the binary works alone.
@@ -139,25 +140,32 @@ impl Assembler<'_> {
 /// Parses and validates assembled WGSL; returns naga's module and what it knows of it.
 ///
 /// # Errors
-/// The first error, with the file and line it came from.
+/// The first error, with file, line and column, and the lines in question below.
 pub fn validate(
     key: &KernelKey,
     shader: &AssembledShader,
 ) -> Result<(naga::Module, naga::valid::ModuleInfo), GpuError> {
-    let origin = |line: u32| match shader.lines.get((line as usize).saturating_sub(1)) {
-        Some((file, line)) => format!("{file}:{line}"),
-        None => "end of file".to_owned(),
+    let fail = |complaint: Complaint| GpuError::Shader {
+        path: key.path.to_owned(),
+        reason: complaint.text(&shader.source, &shader.lines),
     };
-    let fail = |reason: String| GpuError::Shader { path: key.path.to_owned(), reason };
+    let range = |span: naga::Span| span.to_range().unwrap_or_default();
     let module = naga::front::wgsl::parse_str(&shader.source).map_err(|e| {
-        let at = e.location(&shader.source).map(|l| origin(l.line_number)).unwrap_or_default();
-        fail(format!("{at}: {}", e.emit_to_string(&shader.source)))
+        fail(Complaint {
+            message: e.message().to_owned(),
+            labels: e.labels().map(|(span, words)| (range(span), words.to_owned())).collect(),
+            notes: e.notes().map(str::to_owned).collect(),
+        })
     })?;
     let mut validator =
         naga::valid::Validator::new(naga::valid::ValidationFlags::all(), naga::valid::Capabilities::all());
     let info = validator.validate(&module).map_err(|e| {
-        let at = e.location(&shader.source).map(|l| origin(l.line_number)).unwrap_or_default();
-        fail(format!("{at}: {}", e.emit_to_string(&shader.source)))
+        let causes = std::iter::successors(std::error::Error::source(e.as_inner()), |cause| cause.source());
+        fail(Complaint {
+            message: e.as_inner().to_string(),
+            labels: e.spans().map(|(span, words)| (range(*span), words.clone())).collect(),
+            notes: causes.map(ToString::to_string).collect(),
+        })
     })?;
     Ok((module, info))
 }

@@ -60,7 +60,7 @@ impl Gpu {
                 // On failure the buffer is gone, and the next upload makes another.
                 false => {
                     let (buffer, submission) = ring.pop_front().expect("it holds some");
-                    self.wait_for(submission)?;
+                    self.wait_until(Some(submission))?;
                     buffer
                 }
             };
@@ -103,7 +103,7 @@ impl Gpu {
                 start += size;
             }
             let Some((buffer, submission, size)) = flying.pop_front() else { break };
-            self.wait_for(submission)?;
+            self.wait_until(Some(submission))?;
             let view = buffer.slice(..size).get_mapped_range().map_err(failed)?;
             values.extend_from_slice(bytemuck::cast_slice(&view));
             drop(view);
@@ -137,13 +137,6 @@ impl Gpu {
             usage,
             mapped_at_creation: usage.contains(wgpu::BufferUsages::MAP_WRITE),
         })
-    }
-
-    /// Waits until a submission is done.
-    fn wait_for(&self, submission: wgpu::SubmissionIndex) -> Result<(), GpuError> {
-        let wait = wgpu::PollType::Wait { submission_index: Some(submission), timeout: None };
-        self.device.poll(wait).map_err(failed)?;
-        self.take_error()
     }
 }
 

@@ -1,6 +1,5 @@
 //! What the commands do, without a terminal: placing grids, training, stripping.
 
-pub mod bench;
 pub mod bias;
 pub mod evaluate;
 pub mod grid;
@@ -12,7 +11,7 @@ pub mod resample;
 pub mod slabs;
 pub mod strip;
 pub mod train;
-pub mod tune;
+pub mod tuning_cache;
 
 use std::path::{Path, PathBuf};
 
@@ -63,9 +62,6 @@ pub enum PipelineError {
     /// The network marks no voxel.
     #[error("no brain found; check that the image shows a head and that its orientation is right")]
     NoBrain,
-    /// Something cannot be measured, or gives wrong results.
-    #[error("{0}")]
-    Check(String),
     /// A plot that cannot be drawn.
     #[error("the plot cannot be drawn ({0}); take the figures from --csv or log.csv")]
     Plot(String),

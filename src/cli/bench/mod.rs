@@ -2,25 +2,28 @@
 
 mod table;
 
+pub(super) use table::number;
+
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use anyhow::anyhow;
+use anyhow::{anyhow, bail};
 use clap::{Args, ValueEnum};
 
 use super::files::check_folder;
 use super::n4::Preset;
-use super::terminal::one_line;
 use super::{ElementType, Outcome, Session, TuningOptions, triple, usage};
 use crate::gpu::Gpu;
-use crate::model as models;
-use crate::ops::{self, OPS};
-use crate::pipeline::bench::subject::{self, Direction, Subject};
-use crate::pipeline::bench::timing::Budget;
-use crate::pipeline::bench::{
-    Failure, KernelShare, NetworkBench, NetworkDirection, Report, Settings, UserShader, Variants, compare,
-    distinct, measure, measure_n4, measure_network, peak, resample_subjects, wanted_variants, write_html,
+use crate::lab::subject::{self, Direction, Subject};
+use crate::lab::timing::Budget;
+use crate::lab::{
+    Failure, KernelShare, LIMIT_S, LabError, Measured, NetworkBench, NetworkDirection, Plan, Report,
+    Settings, UserShader, Variants, compare, distinct, measure, measure_n4, measure_network, peak,
+    resample_subjects, write_html,
 };
+use crate::model::{self as models, Model};
+use crate::ops::{self, OPS};
 use crate::pipeline::bias::N4Options;
 
 /// Check and time kernels, networks and pipelines
@@ -34,7 +37,7 @@ use crate::pipeline::bias::N4Options;
 /// through several copies of them, so that caches do not flatter.
 #[derive(Debug, Args)]
 #[command(
-    after_long_help = "Example:\n  trephine bench\n  trephine bench conv3d --shape 1,32,96,128,160 --out-channels 32 --variant all\n  trephine bench conv3d --shape 1,32,48,64,80 --shader my.wgsl --watch\n  trephine bench network --model article --direction train --profile --trace trace.json\n  trephine bench conv3d --json > old.json; trephine bench conv3d --compare old.json"
+    after_long_help = "Example:\n  trephine bench\n  trephine bench conv3d --shape 1,32,96,128,160 --out-channels 32 --variant all\n  trephine bench conv3d --shape 1,32,48,64,80 --shader my/direct_x4.wgsl --watch\n  trephine bench network --model article --direction train --profile --trace trace.json\n  trephine bench conv3d --json > old.json; trephine bench conv3d --compare old.json"
 )]
 pub(in crate::cli) struct Options {
     /// An operator, `network`, `n4` or `resample`; without it, all operators
@@ -68,10 +71,12 @@ pub(in crate::cli) struct Options {
     #[arg(long)]
     check: bool,
 
-    /// Put this kernel in the place of a variant's, check and time it beside ours
+    /// Put this kernel in the place of the one of its name, check and time it beside ours
+    ///
+    /// A line `//! launch: X, Y, Z` in it states its own numbers of workgroups; see docs/kernels.md.
     #[arg(long, value_name = "WGSL", requires = "op", help_heading = "A kernel of your own")]
     shader: Option<PathBuf>,
-    /// The file below shaders/ that it stands in for [default: the one of its name, else the one that takes longest]
+    /// The file below shaders/ that it stands in for, where its own name does not tell
     #[arg(long, value_name = "PATH", requires = "shader", help_heading = "A kernel of your own")]
     replaces: Option<String>,
     /// Do it again whenever the kernel is saved, until interrupted
@@ -81,12 +86,17 @@ pub(in crate::cli) struct Options {
     #[arg(long, value_name = "DIR", help_heading = "A kernel of your own")]
     dump: Option<PathBuf>,
 
+    /// Give up on a run that takes longer: the device cannot be stopped, so the program ends then [default: 600;
+    /// of a kernel of your own 20, or 20 times what ours takes]
+    #[arg(long, value_name = "SECONDS")]
+    limit: Option<f64>,
+
     /// The model of `network` [default: default]
     #[arg(long, value_name = "NAME|FILE", help_heading = "Networks and pipelines")]
     model: Option<String>,
-    /// Samples in a batch of `network`
-    #[arg(long, value_name = "N", default_value_t = 1, help_heading = "Networks and pipelines")]
-    batch: usize,
+    /// Samples in a batch of `network` [default: 1]
+    #[arg(long, value_name = "N", help_heading = "Networks and pipelines")]
+    batch: Option<usize>,
     /// Also by kernel, and a network by node
     #[arg(long, help_heading = "Networks and pipelines")]
     profile: bool,
@@ -128,73 +138,47 @@ enum Way {
 /// What is asked for.
 enum Target {
     Operators(Vec<Subject>),
-    Network(NetworkDirection),
+    Network(NetworkDirection, Box<Model>),
     N4([usize; 3]),
 }
+
+/// An operator with what to time of it.
+type Planned = (Subject, Plan);
 
 impl Options {
     pub fn run(self, session: &Session) -> anyhow::Result<Outcome> {
         self.check_options()?;
         let target = self.target()?;
-        [&self.csv, &self.html, &self.trace].into_iter().flatten().try_for_each(|path| check_folder(path))?;
+        self.check_files()?;
         let old = self.compare.as_deref().map(Report::read).transpose()?;
         let gpu = session.gpu()?;
         gpu.require(self.dtype.into())?;
         if !gpu.caps.timestamps {
+            if self.trace.is_some() {
+                bail!(
+                    "{} has no timestamps, so there is nothing to trace; take another --device",
+                    gpu.summary.name
+                );
+            }
             session
                 .terminal
                 .note("this adapter has no timestamps: times are wall clock, the driver's included");
         }
+        let planned = match &target {
+            Target::Operators(subjects) => self.plan(&gpu, subjects)?,
+            _ => Vec::new(),
+        };
+        gpu.set_limit(Some(Duration::from_secs_f64(self.limit.unwrap_or(LIMIT_S))));
         let roofline = peak::measure(&gpu)?;
         session.terminal.result(&table::peak(&roofline))?;
         let mut report = Report::new(&gpu, roofline);
         match target {
-            Target::Operators(subjects) if self.watch => self.watch(session, &gpu, &subjects, &report)?,
-            Target::Operators(subjects) => self.operators(session, &gpu, &subjects, &mut report)?,
-            Target::Network(direction) => {
-                let model = models::load(self.model.as_deref().unwrap_or("default"))?;
-                let bench = NetworkBench {
-                    direction,
-                    shape: self.extents()?,
-                    batch: self.batch,
-                    dtype: self.dtype.into(),
-                    tuning: self.tuning.load(&gpu),
-                    budget: self.budget(),
-                    profile: self.profile || self.trace.is_some() || self.html.is_some(),
-                };
-                match measure_network(&gpu, &model, &bench, &report.peak) {
-                    Ok(result) => {
-                        session.terminal.result(&table::total(&result.total))?;
-                        if bench.profile {
-                            self.show_kernels(session, &result.kernels)?;
-                            session.terminal.result(&table::nodes(&result.nodes))?;
-                        }
-                        if let Some(path) = &self.trace {
-                            result.write_trace(path)?;
-                        }
-                        report.total = Some(result.total);
-                        (report.kernels, report.nodes) = (result.kernels, result.nodes);
-                    }
-                    Err(error) => self.failed(session, &mut report, "network", direction.name(), &error),
-                }
+            Target::Operators(_) if self.watch => self.watch(session, &gpu, &planned, &report)?,
+            Target::Operators(_) => self.operators(session, &gpu, &planned, &mut report)?,
+            Target::Network(direction, model) => {
+                self.network(session, &gpu, &model, direction, &mut report)?;
             }
-            Target::N4(shape) => {
-                let preset = self.preset.unwrap_or(Preset::Article).settings();
-                let shrink = self.shrink.map_or(preset.shrink, |factor| [factor; 3]);
-                let options = N4Options { shrink, ..preset };
-                let profile = self.profile || self.html.is_some();
-                match measure_n4(&gpu, shape, &options, self.budget(), profile) {
-                    Ok(result) => {
-                        session.terminal.result(&table::total(&result.total))?;
-                        if profile {
-                            self.show_kernels(session, &result.kernels)?;
-                        }
-                        report.total = Some(result.total);
-                        report.kernels = result.kernels;
-                    }
-                    Err(error) => self.failed(session, &mut report, "n4", "whole", &error),
-                }
-            }
+            Target::N4(shape) => self.n4(session, &gpu, shape, &mut report)?,
         }
         if let Some(path) = &self.csv {
             report.write_csv(path)?;
@@ -212,7 +196,93 @@ impl Options {
             json["compare"] = serde_json::to_value(&changes)?;
         }
         session.terminal.json(&json)?;
+        end_if_stuck(&gpu);
         Ok(if report.failures.is_empty() { Outcome::Done } else { Outcome::SomeFailed })
+    }
+
+    /// What to time of each operator, before anything is measured. Of all operators, those without the variant asked
+    /// for are left out; of one, that is a mistake.
+    fn plan(&self, gpu: &Gpu, subjects: &[Subject]) -> anyhow::Result<Vec<Planned>> {
+        let settings = self.settings();
+        let mut planned = Vec::new();
+        for subject in subjects {
+            match Plan::new(&gpu.caps, subject, &settings) {
+                Ok(plan) => planned.push((subject.clone(), plan)),
+                Err(error) if self.op.is_some() => return Err(usage(error.to_string())),
+                Err(_) => {}
+            }
+        }
+        if planned.is_empty() {
+            return Err(usage(format!("no operator has a variant '{}' here", self.variant)));
+        }
+        Ok(planned)
+    }
+
+    fn network(
+        &self,
+        session: &Session,
+        gpu: &Arc<Gpu>,
+        model: &Model,
+        direction: NetworkDirection,
+        report: &mut Report,
+    ) -> anyhow::Result<()> {
+        let bench = NetworkBench {
+            direction,
+            shape: self.extents()?,
+            batch: self.batch.unwrap_or(1),
+            dtype: self.dtype.into(),
+            tuning: self.tuning.load(gpu),
+            budget: self.budget(),
+            profile: self.profiles(),
+        };
+        match measure_network(gpu, model, &bench, &report.peak) {
+            Ok(result) => {
+                session.terminal.result(&table::total(&result.total))?;
+                if bench.profile {
+                    self.show_kernels(session, &result.kernels)?;
+                    session.terminal.result(&table::nodes(&result.nodes))?;
+                }
+                if let Some(path) = &self.trace {
+                    result.write_trace(path)?;
+                }
+                report.total = Some(result.total);
+                (report.kernels, report.nodes) = (result.kernels, result.nodes);
+            }
+            Err(error) => self.failed(session, gpu, report, ["network", direction.name()], &error),
+        }
+        Ok(())
+    }
+
+    fn n4(
+        &self,
+        session: &Session,
+        gpu: &Arc<Gpu>,
+        shape: [usize; 3],
+        report: &mut Report,
+    ) -> anyhow::Result<()> {
+        let preset = self.preset.unwrap_or(Preset::Article).settings();
+        let shrink = self.shrink.map_or(preset.shrink, |factor| [factor; 3]);
+        let options = N4Options { shrink, ..preset };
+        match measure_n4(gpu, shape, &options, self.budget(), self.profiles()) {
+            Ok(result) => {
+                session.terminal.result(&table::total(&result.total))?;
+                if self.profiles() {
+                    self.show_kernels(session, &result.kernels)?;
+                }
+                if let Some(path) = &self.trace {
+                    result.write_trace(path)?;
+                }
+                report.total = Some(result.total);
+                report.kernels = result.kernels;
+            }
+            Err(error) => self.failed(session, gpu, report, ["n4", "whole"], &error),
+        }
+        Ok(())
+    }
+
+    /// Whether launches are timed one by one.
+    fn profiles(&self) -> bool {
+        self.profile || self.trace.is_some() || self.html.is_some()
     }
 
     fn show_kernels(&self, session: &Session, kernels: &[KernelShare]) -> anyhow::Result<()> {
@@ -224,11 +294,31 @@ impl Options {
     }
 
     fn check_options(&self) -> anyhow::Result<()> {
-        if !(self.seconds >= 0.0 && self.seconds.is_finite()) || self.samples == 0 || self.batch == 0 {
+        if !(self.seconds >= 0.0 && self.seconds.is_finite()) || self.samples == 0 || self.batch == Some(0) {
             return Err(usage("--seconds must not be negative, --samples and --batch must be at least 1"));
         }
-        if self.op.as_deref() != Some("n4") && (self.preset.is_some() || self.shrink.is_some()) {
-            return Err(usage("--preset and --shrink belong to `bench n4`"));
+        check_limit(self.limit)?;
+        let op = self.op.as_deref();
+        let (network, n4) = (op == Some("network"), op == Some("n4"));
+        for (given, belongs, options, to) in [
+            (self.preset.is_some() || self.shrink.is_some(), n4, "--preset and --shrink", "`bench n4`"),
+            (self.model.is_some() || self.batch.is_some(), network, "--model and --batch", "`bench network`"),
+            (
+                self.profile || self.trace.is_some(),
+                network || n4,
+                "--profile and --trace",
+                "`bench network` and `bench n4`",
+            ),
+            (
+                self.shader.is_some() || self.dump.is_some() || self.variant != "auto",
+                !network && !n4,
+                "--variant, --shader and --dump",
+                "operators",
+            ),
+        ] {
+            if given && !belongs {
+                return Err(usage(format!("{options} belong to {to}")));
+            }
         }
         if self.shrink == Some(0) {
             return Err(usage("--shrink must be at least 1"));
@@ -238,6 +328,20 @@ impl Options {
         }
         if self.watch && any_given(&[&self.csv, &self.html, &self.compare]) {
             return Err(usage("--watch goes on until interrupted; --csv, --html and --compare need an end"));
+        }
+        Ok(())
+    }
+
+    /// Reads and writes nothing yet, but finds out whether that will do.
+    fn check_files(&self) -> anyhow::Result<()> {
+        [&self.csv, &self.html, &self.trace].into_iter().flatten().try_for_each(|path| check_folder(path))?;
+        if let Some(shader) = self.settings().shader {
+            shader.read()?;
+        }
+        if let Some(folder) = &self.dump {
+            std::fs::create_dir_all(folder).map_err(|error| {
+                anyhow!("{}: cannot be created ({error}); name another folder", folder.display())
+            })?;
         }
         Ok(())
     }
@@ -269,10 +373,10 @@ impl Options {
                     _ => Ok(Target::Operators(half)),
                 }
             }
-            (Target::Network(NetworkDirection::Forward), ElementType::F16) => {
-                Ok(Target::Network(NetworkDirection::Forward))
+            (Target::Network(NetworkDirection::Forward, model), ElementType::F16) => {
+                Ok(Target::Network(NetworkDirection::Forward, model))
             }
-            (Target::Network(NetworkDirection::Train) | Target::N4(_), ElementType::F16) => {
+            (Target::Network(NetworkDirection::Train, _) | Target::N4(_), ElementType::F16) => {
                 Err(usage("--dtype f16 is for operators and the forward pass of networks"))
             }
         }
@@ -281,11 +385,15 @@ impl Options {
     fn target_in_f32(&self) -> anyhow::Result<Target> {
         let train = self.direction == Some(Way::Train);
         match self.op.as_deref() {
-            Some("network") => match self.direction {
-                None | Some(Way::Forward) => Ok(Target::Network(NetworkDirection::Forward)),
-                Some(Way::Train) => Ok(Target::Network(NetworkDirection::Train)),
-                Some(_) => Err(usage("a network goes --direction forward or train")),
-            },
+            Some("network") => {
+                let direction = match self.direction {
+                    None | Some(Way::Forward) => NetworkDirection::Forward,
+                    Some(Way::Train) => NetworkDirection::Train,
+                    Some(_) => return Err(usage("a network goes --direction forward or train")),
+                };
+                let model = models::load(self.model.as_deref().unwrap_or("default"))?;
+                Ok(Target::Network(direction, Box::new(model)))
+            }
             _ if train => Err(usage("--direction train belongs to `bench network`")),
             Some("n4") => Ok(Target::N4(self.extents()?.unwrap_or([192, 256, 256]))),
             Some("resample") if self.shape.as_ref().is_none_or(|shape| shape.len() == 3) => {
@@ -343,6 +451,7 @@ impl Options {
                 .as_ref()
                 .map(|file| UserShader { file: file.clone(), replaces: self.replaces.clone() }),
             budget: self.budget(),
+            limit_s: self.limit,
             check_only: self.check,
             dump: self.dump.clone(),
         }
@@ -353,85 +462,84 @@ impl Options {
         &self,
         session: &Session,
         gpu: &Gpu,
-        subjects: &[Subject],
+        planned: &[Planned],
         report: &mut Report,
     ) -> anyhow::Result<()> {
         let settings = self.settings();
         session.terminal.result(&table::header())?;
-        for subject in subjects {
-            // Of all operators, those without the variant asked for are left out; of one, that is a mistake.
-            if let Err(error) = wanted_variants(gpu, subject, &settings) {
-                if self.op.is_some() {
-                    return Err(usage(error.to_string()));
-                }
-                continue;
-            }
-            match measure(gpu, subject, &report.peak, &settings) {
-                Ok(results) => {
-                    for result in results {
-                        match result {
-                            Ok(row) => {
-                                session.terminal.result(&table::row(&row))?;
-                                report.rows.push(row);
-                            }
-                            Err(failure) => {
-                                session.terminal.error(&table::failure(&failure));
-                                report.failures.push(failure);
-                            }
-                        }
+        for (subject, plan) in planned {
+            match measure(gpu, subject, plan, &report.peak, &settings) {
+                Ok(Measured { rows, failures }) => {
+                    for row in &rows {
+                        session.terminal.result(&table::row(row))?;
                     }
+                    for failure in &failures {
+                        session.terminal.report(&table::failure(failure));
+                    }
+                    report.rows.extend(rows);
+                    report.failures.extend(failures);
                 }
-                Err(error) => self.failed(session, report, subject.op.name(), &subject.case, &error),
+                Err(error) => self.failed(session, gpu, report, [subject.op.name(), &subject.case], &error),
+            }
+            if gpu.is_stuck() {
+                break;
             }
         }
         Ok(())
     }
 
+    /// Prints and keeps what went wrong with an operator or pipeline in a case.
     fn failed(
         &self,
         session: &Session,
+        gpu: &Gpu,
         report: &mut Report,
-        operator: &str,
-        case: &str,
-        error: &dyn std::fmt::Display,
+        [operator, case]: [&str; 2],
+        error: &LabError,
     ) {
-        let failure = Failure {
-            operator: operator.to_owned(),
-            case: case.to_owned(),
-            variant: self.variant.clone(),
-            shader: None,
-            reason: one_line(&error.to_string()),
-        };
-        session.terminal.error(&table::failure(&failure));
+        let failure = Failure::new(gpu, operator, case, &self.variant, error);
+        session.terminal.report(&table::failure(&failure));
         report.failures.push(failure);
     }
 
     /// Measures again whenever the user's kernel changes. Ends only when the process is interrupted or stdout is
     /// closed.
-    fn watch(
-        &self,
-        session: &Session,
-        gpu: &Gpu,
-        subjects: &[Subject],
-        empty: &Report,
-    ) -> anyhow::Result<()> {
+    fn watch(&self, session: &Session, gpu: &Gpu, planned: &[Planned], empty: &Report) -> anyhow::Result<()> {
         const EVERY: Duration = Duration::from_millis(200);
         let file = self.shader.as_ref().ok_or_else(|| anyhow!("--watch needs --shader"))?;
         // Editors may replace the file: it is away for a moment then.
         let saved = || std::fs::metadata(file).and_then(|m| m.modified()).ok();
         loop {
             let seen: Option<SystemTime> = saved();
-            if let Err(error) = self.operators(session, gpu, subjects, &mut empty.clone()) {
+            if let Err(error) = self.operators(session, gpu, planned, &mut empty.clone()) {
                 if error.is::<std::io::Error>() || error.is::<super::UsageError>() {
                     return Err(error);
                 }
                 session.terminal.error(&error.to_string());
             }
+            end_if_stuck(gpu);
             session.terminal.note(&format!("watching {}", file.display()));
             while saved().is_none_or(|now| Some(now) == seen) {
                 std::thread::sleep(EVERY);
             }
         }
+    }
+}
+
+/// `--limit` in seconds.
+pub(super) fn check_limit(limit: Option<f64>) -> anyhow::Result<Option<f64>> {
+    match limit {
+        Some(seconds) if !(seconds > 0.0 && Duration::try_from_secs_f64(seconds).is_ok()) => {
+            Err(usage("--limit must be more than 0 seconds"))
+        }
+        limit => Ok(limit),
+    }
+}
+
+/// Ends the program where the device is stuck: to close it would be to wait for it.
+pub(super) fn end_if_stuck(gpu: &Gpu) {
+    if gpu.is_stuck() {
+        std::process::exit(1);
     }
 }
 

@@ -1,7 +1,7 @@
 //! Results as text.
 
-use crate::pipeline::bench::peak::Peak;
-use crate::pipeline::bench::{Change, Failure, KernelShare, NodeShare, Row, Stage, Total};
+use crate::lab::peak::Peak;
+use crate::lab::{Change, Failure, KernelShare, NodeShare, Row, Stage, Total};
 
 /// The roofline on one line.
 pub(super) fn peak(peak: &Peak) -> String {
@@ -62,7 +62,7 @@ pub(super) fn row(row: &Row) -> String {
     text
 }
 
-/// Something without a result.
+/// Something without a result; a kernel that does not compile on several lines.
 pub(super) fn failure(failure: &Failure) -> String {
     let shader = failure.shader.as_ref().map(|shader| format!(", {shader}")).unwrap_or_default();
     format!("{} ({}) [{}{shader}]: {}", failure.operator, failure.case, failure.variant, failure.reason)
@@ -173,7 +173,7 @@ pub(super) fn changes(changes: &[Change]) -> String {
 }
 
 /// Four significant digits, in full.
-fn number(value: f64) -> String {
+pub(in crate::cli) fn number(value: f64) -> String {
     let digits = match value.abs() {
         v if v >= 100.0 || v == 0.0 => 0,
         v if v >= 10.0 => 1,

@@ -6,9 +6,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+use super::error::LabError;
 use super::peak::Peak;
-use super::timing::{Clock, Milliseconds};
-use crate::gpu::Gpu;
+use super::timing::Clock;
+use crate::gpu::{Gpu, GpuError};
+use crate::pipeline::tuning_cache::Milliseconds;
 use crate::pipeline::{PipelineError, write_whole};
 use crate::tensor::DType;
 
@@ -139,8 +141,51 @@ pub struct Failure {
     /// A user's own kernel that stands in for the variant's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shader: Option<String>,
-    /// What went wrong.
+    /// What kind of thing went wrong.
+    #[serde(default)]
+    pub kind: FailureKind,
+    /// What went wrong; of a kernel that does not compile, its lines with carets too.
     pub reason: String,
+}
+
+/// Why something has no result.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FailureKind {
+    /// It differs from the reference by more than the operator's precision explains.
+    WrongResult,
+    /// A kernel does not assemble, parse, validate or fit its operator.
+    DoesNotCompile,
+    /// It was not done within the limit. The device is of no more use.
+    DidNotEnd,
+    /// The shapes, the device or a file.
+    #[default]
+    Other,
+}
+
+impl FailureKind {
+    /// The kind of an error on this device.
+    pub fn of(gpu: &Gpu, error: &LabError) -> Self {
+        match error {
+            _ if gpu.is_stuck() => Self::DidNotEnd,
+            LabError::Wrong(_) => Self::WrongResult,
+            LabError::Gpu(GpuError::Shader { .. } | GpuError::Mismatch { .. }) => Self::DoesNotCompile,
+            _ => Self::Other,
+        }
+    }
+}
+
+impl Failure {
+    /// What an error on this device says of an operator or pipeline.
+    pub fn new(gpu: &Gpu, operator: &str, case: &str, variant: &str, error: &LabError) -> Self {
+        let kind = FailureKind::of(gpu, error);
+        let reason = match kind {
+            FailureKind::DoesNotCompile => format!("does not compile: {error}"),
+            _ => error.to_string(),
+        };
+        let [operator, case, variant] = [operator, case, variant].map(str::to_owned);
+        Self { operator, case, variant, shader: None, kind, reason }
+    }
 }
 
 /// A whole forward pass, training step or pipeline.
@@ -289,8 +334,8 @@ impl Report {
     ///
     /// # Errors
     /// A file that is missing or not such a report.
-    pub fn read(path: &Path) -> Result<Self, PipelineError> {
-        let fail = |reason: String| PipelineError::Input { file: path.to_path_buf(), reason };
+    pub fn read(path: &Path) -> Result<Self, LabError> {
+        let fail = |reason: String| LabError::Input { file: path.to_path_buf(), reason };
         let text = std::fs::read_to_string(path)
             .map_err(|e| fail(format!("cannot be read ({e}); check the path")))?;
         serde_json::from_str(&text)
@@ -301,8 +346,8 @@ impl Report {
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn write_csv(&self, path: &Path) -> Result<(), PipelineError> {
-        let fail = |source| PipelineError::Write { file: path.to_path_buf(), source };
+    pub fn write_csv(&self, path: &Path) -> Result<(), LabError> {
+        let fail = |source| LabError::Pipeline(PipelineError::Write { file: path.to_path_buf(), source });
         let csv_fail = |e: csv::Error| fail(std::io::Error::other(e));
         let mut writer = csv::Writer::from_writer(Vec::new());
         let header = [
@@ -349,7 +394,7 @@ impl Report {
             writer.write_record(record).map_err(csv_fail)?;
         }
         let bytes = writer.into_inner().map_err(|e| fail(std::io::Error::other(e.to_string())))?;
-        write_whole(path, &bytes)
+        Ok(write_whole(path, &bytes)?)
     }
 }
 

@@ -1,4 +1,4 @@
-//! The autotune cache: which kernel variant is fastest on this adapter, and how fast all of them are.
+//! The tuning cache: which kernel variant is fastest on this adapter, and how fast all of them are.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -6,20 +6,40 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::bench::subject::{Subject, nodes_of};
-use super::bench::timing::{Budget, Milliseconds};
-use super::bench::{Failure, distinct, race_variants, training_spec};
 use super::{PipelineError, write_whole};
-use crate::gpu::{AdapterSummary, Gpu};
-use crate::graph::{Tuning, TuningKey, source_hash};
-use crate::model::{Mode, Model, TrainingGraph, build, fold_for_inference};
-use crate::tensor::DType;
+use crate::gpu::AdapterSummary;
+use crate::graph::{Tuning, TuningKey};
 
 /// Version of the file's format.
 const FORMAT: u32 = 1;
 const FILE: &str = "tuning.json";
 /// Folder that is used instead of the user's cache folder.
 const FOLDER_VARIABLE: &str = "TREPHINE_CACHE_DIR";
+
+/// Median and spread of a duration.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Milliseconds {
+    /// Median.
+    pub median: f64,
+    /// Shortest.
+    pub min: f64,
+    /// Longest.
+    pub max: f64,
+}
+
+impl Milliseconds {
+    /// Of durations in seconds, at least one.
+    pub fn of(seconds: &[f64]) -> Self {
+        let mut sorted = seconds.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        let middle = sorted.len() / 2;
+        let median = match sorted.len() % 2 {
+            0 => (sorted[middle - 1] + sorted[middle]) / 2.0,
+            _ => sorted[middle],
+        };
+        Self { median: median * 1e3, min: sorted[0] * 1e3, max: sorted[sorted.len() - 1] * 1e3 }
+    }
+}
 
 /// The measurements of one operator at one size on one adapter.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -83,7 +103,9 @@ pub fn read(file: &Path) -> Result<Vec<TuneEntry>, PipelineError> {
     let text = match std::fs::read_to_string(file) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(fail(format!("cannot be read ({error})"))),
+        Err(error) => {
+            return Err(fail(format!("cannot be read ({error}); delete it or change its permissions")));
+        }
     };
     let content: TuneFile = serde_json::from_str(&text)
         .map_err(|e| fail(format!("is not a tuning file ({e}); delete it and run `trephine tune` again")))?;
@@ -96,7 +118,8 @@ pub fn read(file: &Path) -> Result<Vec<TuneEntry>, PipelineError> {
     Ok(content.entries)
 }
 
-/// Adds entries to a file, in place of earlier ones of the same operator, shapes and adapter.
+/// Adds entries to a file, in place of earlier ones of the same operator, shapes and adapter. Without entries it writes
+/// what is there, which shows whether it can be written.
 ///
 /// # Errors
 /// When the file cannot be read or written.
@@ -105,7 +128,7 @@ pub fn store(file: &Path, new: &[TuneEntry]) -> Result<(), PipelineError> {
     entries.retain(|old| !new.iter().any(|entry| entry.replaces(old)));
     entries.extend_from_slice(new);
     let text = serde_json::to_string_pretty(&TuneFile { format: FORMAT, entries })
-        .map_err(|e| PipelineError::Check(format!("the measurements do not serialise: {e}")))?;
+        .map_err(|e| PipelineError::Write { file: file.to_path_buf(), source: e.into() })?;
     if let Some(folder) = file.parent() {
         std::fs::create_dir_all(folder)
             .map_err(|source| PipelineError::Write { file: folder.to_path_buf(), source })?;
@@ -137,102 +160,6 @@ pub fn load(adapter: &AdapterSummary) -> Arc<Tuning> {
     Arc::new(tuning)
 }
 
-/// What of a network to tune for, and how thoroughly.
-#[derive(Clone, Debug)]
-pub struct TuneOptions {
-    /// For inference.
-    pub forward: bool,
-    /// Element type of the activations of inference.
-    pub dtype: DType,
-    /// For training.
-    pub train: bool,
-    /// Extents of the grid instead of the model's own.
-    pub shape: Option<[usize; 3]>,
-    /// Samples a training step.
-    pub batch: usize,
-    /// How long to time each variant.
-    pub budget: Budget,
-}
-
-/// Flops above which the variant `naive` is not timed where there are others: it exists because it runs everywhere,
-/// and would take most of the time of tuning.
-const NAIVE_FLOPS: f64 = 2e9;
-
-/// Times the legal variants of every convolution and other choice in a model's networks. `progress` hears of each
-/// entry, with the number of operators to tune.
-///
-/// # Errors
-/// A model that does not build, or a device that fails.
-pub fn tune(
-    gpu: &Gpu,
-    model: &Model,
-    options: &TuneOptions,
-    progress: &mut dyn FnMut(usize, &TuneEntry, &[Failure]),
-) -> Result<Vec<TuneEntry>, PipelineError> {
-    let subjects = choices(gpu, model, options)?;
-    let mut entries = Vec::new();
-    for (subject, variants) in &subjects {
-        let race = race_variants(gpu, subject, variants, options.budget)?;
-        let timings: BTreeMap<String, Milliseconds> = race
-            .samples
-            .iter()
-            .map(|(variant, seconds)| ((*variant).to_owned(), Milliseconds::of(seconds)))
-            .collect();
-        let Some((fastest, _)) = timings.iter().min_by(|a, b| a.1.median.total_cmp(&b.1.median)) else {
-            continue;
-        };
-        let descs = subject.descs();
-        let TuningKey { operator, shapes } = TuningKey::new(subject.op.as_ref(), &descs);
-        let entry = TuneEntry {
-            operator,
-            shapes,
-            adapter: gpu.summary.name.clone(),
-            backend: gpu.summary.backend.clone(),
-            driver: gpu.summary.driver.clone(),
-            source_hash: format!("{:016x}", source_hash(subject.op.as_ref(), &descs, &gpu.caps)?),
-            fastest: fastest.clone(),
-            timings,
-        };
-        progress(subjects.len(), &entry, &race.failures);
-        entries.push(entry);
-    }
-    Ok(entries)
-}
-
-/// Operators of a model's networks with a choice of variants, once for each key.
-fn choices(
-    gpu: &Gpu,
-    model: &Model,
-    options: &TuneOptions,
-) -> Result<Vec<(Subject, Vec<&'static str>)>, PipelineError> {
-    let shape = options.shape.unwrap_or(model.description.input.shape);
-    let mut subjects = Vec::new();
-    if options.forward {
-        let (folded, _) = fold_for_inference(&model.description, &model.tensors);
-        gpu.require(options.dtype)?;
-        let network = build(&folded, 1, shape, Mode::Inference(options.dtype))?;
-        subjects.extend(nodes_of(&network.graph, "forward"));
-    }
-    if options.train {
-        let (loss, optimiser) = training_spec(model);
-        let training = TrainingGraph::new(&model.description, options.batch, shape, loss, &optimiser)?;
-        subjects.extend(nodes_of(&training.graph, "train"));
-    }
-    let mut seen = std::collections::HashSet::new();
-    let mut choices = Vec::new();
-    for subject in distinct(subjects) {
-        let descs = subject.descs();
-        let mut variants = subject.op.variants(&descs, &gpu.caps);
-        if variants.len() > 2 && subject.flops() > NAIVE_FLOPS {
-            variants.retain(|variant| *variant != "naive");
-        }
-        if variants.len() > 1 && seen.insert(TuningKey::new(subject.op.as_ref(), &descs)) {
-            choices.push((subject, variants));
-        }
-    }
-    Ok(choices)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -262,5 +189,12 @@ mod tests {
         assert_eq!(found, [("conv", "2", "a"), ("conv", "1", "b"), ("pool", "1", "a")]);
         std::fs::write(&file, "{\"format\": 7, \"entries\": []}").expect("writes");
         assert!(read(&file).expect_err("another format").to_string().contains("format 7"));
+    }
+
+    #[test]
+    fn median_and_spread() {
+        let ms = Milliseconds::of(&[0.004, 0.001, 0.002]);
+        assert_eq!((ms.median, ms.min, ms.max), (2.0, 1.0, 4.0));
+        assert_eq!(Milliseconds::of(&[0.004, 0.002]).median, 3.0);
     }
 }

@@ -23,31 +23,6 @@ impl Clock {
     }
 }
 
-/// Median and spread of a duration.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Milliseconds {
-    /// Median.
-    pub median: f64,
-    /// Shortest.
-    pub min: f64,
-    /// Longest.
-    pub max: f64,
-}
-
-impl Milliseconds {
-    /// Of durations in seconds, at least one.
-    pub fn of(seconds: &[f64]) -> Self {
-        let mut sorted = seconds.to_vec();
-        sorted.sort_by(f64::total_cmp);
-        let middle = sorted.len() / 2;
-        let median = match sorted.len() % 2 {
-            0 => (sorted[middle - 1] + sorted[middle]) / 2.0,
-            _ => sorted[middle],
-        };
-        Self { median: median * 1e3, min: sorted[0] * 1e3, max: sorted[sorted.len() - 1] * 1e3 }
-    }
-}
-
 /// How long to measure.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Budget {
@@ -135,17 +110,5 @@ impl Runner<'_> {
             }
         };
         Ok(total / self.repeats as f64)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn median_and_spread() {
-        let ms = Milliseconds::of(&[0.004, 0.001, 0.002]);
-        assert_eq!((ms.median, ms.min, ms.max), (2.0, 1.0, 4.0));
-        assert_eq!(Milliseconds::of(&[0.004, 0.002]).median, 3.0);
     }
 }

@@ -6,21 +6,27 @@
 
 mod check;
 mod compare;
+mod error;
 mod html;
 mod measure;
 mod network;
+mod own;
 pub mod peak;
 mod pipelines;
 mod probe;
 mod report;
 pub mod subject;
 pub mod timing;
+mod trace;
+pub mod tune;
 
 pub use compare::{Change, compare};
+pub use error::LabError;
 pub use html::write_html;
-pub(crate) use measure::race_variants;
-pub use measure::{Settings, UserShader, Variants, distinct, measure, wanted_variants};
-pub(crate) use network::training_spec;
+pub use measure::{LIMIT_S, Measured, OWN_LIMIT_S, Plan, Settings, Variants, distinct, measure};
 pub use network::{NetworkBench, NetworkDirection, NetworkResult, measure_network};
+pub use own::{Place, UserShader};
 pub use pipelines::{N4Measurement, measure_n4, resample_subjects};
-pub use report::{Adapter, Error, Failure, KernelShare, NodeShare, Report, Row, Stage, Total, Versions};
+pub use report::{
+    Adapter, Error, Failure, FailureKind, KernelShare, NodeShare, Report, Row, Stage, Total, Versions,
+};

@@ -2,15 +2,20 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::check::{Check, Comparison, inputs_of};
+use super::error::LabError;
+use super::own::{Place, UserShader};
 use super::peak::Peak;
 use super::report::{Error, Failure, Row};
 use super::subject::Subject;
-use super::timing::{Budget, Contender, Milliseconds, race};
-use crate::gpu::{Gpu, GpuError, GpuTensor, KernelKey, Lowered, Prepared, Replacement, Slot, dump_kernel};
+use super::timing::{Budget, Contender, race};
+use crate::gpu::{
+    Caps, Gpu, GpuError, GpuTensor, KernelKey, Lowered, Prepared, Replacement, Slot, dump_kernel,
+};
 use crate::ops;
-use crate::pipeline::PipelineError;
+use crate::pipeline::tuning_cache::Milliseconds;
 use crate::tensor::{HostTensor, TensorDesc};
 
 /// Which variants to time.
@@ -25,16 +30,6 @@ pub enum Variants {
     Named(String),
 }
 
-/// A user's own kernel.
-#[derive(Clone, Debug)]
-pub struct UserShader {
-    /// The file.
-    pub file: PathBuf,
-    /// The embedded file that it stands in for; `None` takes the one of the same name, else the one that takes
-    /// longest.
-    pub replaces: Option<String>,
-}
-
 /// How to measure.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
@@ -44,11 +39,21 @@ pub struct Settings {
     pub shader: Option<UserShader>,
     /// How long.
     pub budget: Budget,
+    /// How long a run may take, in seconds; `None` allows [`LIMIT_S`], and a user's kernel [`OWN_LIMIT_S`] or twenty
+    /// times what ours takes.
+    pub limit_s: Option<f64>,
     /// Check only; rows have no samples then and durations of a single run.
     pub check_only: bool,
     /// Where to write the kernels with their translations.
     pub dump: Option<PathBuf>,
 }
+
+/// Seconds that a run of our kernels may take. On a processor, a naive kernel may take a minute.
+pub const LIMIT_S: f64 = 600.0;
+/// Seconds that a run of a user's kernel may take.
+pub const OWN_LIMIT_S: f64 = 20.0;
+/// So much slower than ours may a user's kernel be in any case.
+const PATIENCE: f64 = 20.0;
 
 /// All copies of the data together take at least this much, where it takes no more than [`MOST_COPIES`]: beyond the
 /// last-level cache of nearly every GPU and CPU.
@@ -58,48 +63,74 @@ const MOST_COPIES: u64 = 16;
 /// Bits of a NaN that also is an absurd integer: what outputs hold before a kernel runs.
 const POISON: u32 = 0xFFFF_FFFF;
 
-/// The legal variants that the settings ask for.
-///
-/// # Errors
-/// A variant that is not legal here.
-pub fn wanted_variants(
-    gpu: &Gpu,
-    subject: &Subject,
-    settings: &Settings,
-) -> Result<Vec<&'static str>, PipelineError> {
-    let legal = subject.op.variants(&subject.descs(), &gpu.caps);
-    match &settings.variants {
-        Variants::Auto => Ok(vec![legal[0]]),
-        Variants::All => Ok(legal),
-        Variants::Named(name) => match legal.iter().find(|v| *v == name) {
-            Some(variant) => Ok(vec![variant]),
-            None => Err(PipelineError::Check(format!(
-                "{} has no variant '{name}' at this shape on this adapter; there are: {}",
-                subject.op.name(),
-                legal.join(", ")
-            ))),
-        },
+/// Which kernels of an operator to check and time.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The variants.
+    variants: Vec<&'static str>,
+    /// What the user's own kernel stands in for.
+    place: Option<Place>,
+}
+
+impl Plan {
+    /// The legal variants that the settings ask for; with a user's kernel and no wish, the one that it stands in for.
+    ///
+    /// # Errors
+    /// A variant that is not legal here, or a kernel that stands in for none.
+    pub fn new(caps: &Caps, subject: &Subject, settings: &Settings) -> Result<Self, LabError> {
+        let legal = subject.op.variants(&subject.descs(), caps);
+        let wanted = match &settings.variants {
+            Variants::Named(name) => match legal.iter().find(|v| *v == name) {
+                Some(variant) => vec![*variant],
+                None => {
+                    return Err(LabError::Refused(format!(
+                        "{} has no variant '{name}' at this shape on this adapter; there are: {}",
+                        subject.op.name(),
+                        legal.join(", ")
+                    )));
+                }
+            },
+            Variants::Auto | Variants::All => legal,
+        };
+        let place = settings.shader.as_ref().map(|own| own.place(subject, &wanted, caps)).transpose()?;
+        let variants = match (&settings.variants, place) {
+            (Variants::Auto, Some(place)) => vec![place.variant],
+            (Variants::Auto, None) => vec![wanted[0]],
+            _ => wanted,
+        };
+        Ok(Self { variants, place })
     }
 }
 
-/// Checks and times an operator: a row or a failure for each variant, and for the user's own kernel.
+/// What was found about an operator.
+#[derive(Clone, Debug, Default)]
+pub struct Measured {
+    /// Kernels that gave the right results.
+    pub rows: Vec<Row>,
+    /// Those that did not.
+    pub failures: Vec<Failure>,
+}
+
+/// Checks and times an operator: a row or a failure for each variant, and for the user's own kernel. Ends early, with
+/// the failure alone, when something does not end within its limit: the device is of no more use then.
 ///
 /// # Errors
-/// Variants that do not exist, shapes that do not fit the device, or a device that fails.
+/// A user's kernel that cannot be read, shapes that do not fit the device, or a device that fails.
 pub fn measure(
     gpu: &Gpu,
     subject: &Subject,
+    plan: &Plan,
     peak: &Peak,
     settings: &Settings,
-) -> Result<Vec<Result<Row, Failure>>, PipelineError> {
+) -> Result<Measured, LabError> {
     let mut bench = Bench::new(gpu, subject, settings)?;
-    for variant in wanted_variants(gpu, subject, settings)? {
+    for variant in &plan.variants {
         bench.enter(variant);
     }
-    if let Some(shader) = &settings.shader {
-        bench.enter_user(shader)?;
+    if let (Some(shader), Some(place)) = (&settings.shader, plan.place) {
+        bench.enter_user(shader, place)?;
     }
-    bench.rows(peak, settings)
+    bench.measured(peak, settings)
 }
 
 /// Durations of some variants.
@@ -119,13 +150,17 @@ pub(crate) fn race_variants(
     subject: &Subject,
     variants: &[&'static str],
     budget: Budget,
-) -> Result<Race, PipelineError> {
-    let settings = Settings { budget, ..Settings::default() };
+    limit_s: f64,
+) -> Result<Race, LabError> {
+    let settings = Settings { budget, limit_s: Some(limit_s), ..Settings::default() };
     let mut bench = Bench::new(gpu, subject, &settings)?;
     for variant in variants {
         bench.enter(variant);
     }
     let Bench { entries, failures, .. } = bench;
+    if gpu.is_stuck() {
+        return Ok(Race { samples: Vec::new(), failures });
+    }
     let (names, contenders): (Vec<_>, Vec<_>) = entries.into_iter().map(|e| (e.variant, e.contender)).unzip();
     let samples = race(gpu, &contenders, budget)?;
     Ok(Race { samples: names.into_iter().zip(samples).collect(), failures })
@@ -137,6 +172,8 @@ struct Entry {
     shader: Option<String>,
     contender: Contender,
     error: Error,
+    /// What a run with its upload and download took, in seconds.
+    seconds: f64,
 }
 
 /// Input and output tensors of one run.
@@ -153,18 +190,19 @@ struct Bench<'a> {
     words: Vec<Vec<u32>>,
     copies: Vec<Copy>,
     check: Check,
-    dump: Option<&'a Path>,
+    settings: &'a Settings,
     entries: Vec<Entry>,
     failures: Vec<Failure>,
 }
 
 impl<'a> Bench<'a> {
-    fn new(gpu: &'a Gpu, subject: &'a Subject, settings: &'a Settings) -> Result<Self, PipelineError> {
+    fn new(gpu: &'a Gpu, subject: &'a Subject, settings: &'a Settings) -> Result<Self, LabError> {
         let descs = subject.descs();
         let out_descs =
-            ops::infer(subject.op.as_ref(), &descs).map_err(|e| PipelineError::Check(e.to_string()))?;
+            ops::infer(subject.op.as_ref(), &descs).map_err(|e| LabError::Refused(e.to_string()))?;
         let words = inputs_of(subject);
         let check = Check::of(subject, &words, &out_descs);
+        set_limit(gpu, settings.limit_s.unwrap_or(LIMIT_S));
         let bytes: u64 = descs.iter().chain(&out_descs).map(TensorDesc::bytes).sum();
         let wanted = WORKING_SET.div_ceil(bytes.max(1)).clamp(1, MOST_COPIES);
         let copies = match settings.check_only {
@@ -183,107 +221,94 @@ impl<'a> Bench<'a> {
             }
             all.push(copy);
         }
-        let dump = settings.dump.as_deref();
+        gpu.wait()?;
         let (entries, failures) = (Vec::new(), Vec::new());
-        Ok(Self { gpu, subject, descs, out_descs, words, copies: all, check, dump, entries, failures })
+        Ok(Self { gpu, subject, descs, out_descs, words, copies: all, check, settings, entries, failures })
     }
 
-    fn fail(&mut self, variant: &str, shader: Option<String>, reason: &dyn std::fmt::Display) {
-        self.failures.push(Failure {
-            operator: self.subject.op.name().to_owned(),
-            case: self.subject.case.clone(),
-            variant: variant.to_owned(),
-            shader,
-            reason: reason.to_string(),
-        });
+    fn fail(&mut self, variant: &str, shader: Option<String>, error: &LabError) {
+        let Subject { op, case, .. } = self.subject;
+        let failure = Failure::new(self.gpu, op.name(), case, variant, error);
+        self.failures.push(Failure { shader, ..failure });
     }
 
     fn lower(&self, variant: &str) -> Lowered {
         self.subject.op.lower(&self.descs, &self.out_descs, &self.gpu.caps, variant)
     }
 
-    /// Checks one of our variants and lets it take part if it is right.
+    /// Checks one of our variants and lets it take part if it is right; nothing once the device is stuck.
     fn enter(&mut self, variant: &'static str) {
-        let lowered = self.lower(variant);
-        if let Some(folder) = self.dump
-            && let Err(error) = dump_all(&lowered, None, folder)
-        {
-            self.fail(variant, None, &error);
+        if self.gpu.is_stuck() {
             return;
         }
-        match self.check(variant).and_then(|error| Ok((error, self.contender(&lowered)?))) {
-            Ok((error, contender)) => self.entries.push(Entry { variant, shader: None, contender, error }),
+        match self.entry(variant) {
+            Ok(entry) => self.entries.push(entry),
             Err(error) => self.fail(variant, None, &error),
         }
     }
 
-    /// Checks the user's kernel in place of the first variant's and lets it take part if it is right.
-    fn enter_user(&mut self, shader: &UserShader) -> Result<(), PipelineError> {
-        let Some(variant) = self.entries.first().map(|entry| entry.variant) else { return Ok(()) };
-        let file = shader.file.display().to_string();
-        let source = std::fs::read_to_string(&shader.file).map_err(|e| PipelineError::Input {
-            file: shader.file.clone(),
-            reason: format!("cannot be read ({e}); check the path"),
-        })?;
-        let path = self.replaced_path(shader)?;
-        let replacement = Replacement { file: file.clone(), source };
-        let label = format!("{file} for {path}");
+    fn entry(&self, variant: &'static str) -> Result<Entry, LabError> {
+        let lowered = self.lower(variant);
+        if let Some(folder) = &self.settings.dump {
+            dump_all(&lowered, None, folder)?;
+        }
+        let begun = Instant::now();
+        let error = self.check(variant)?;
+        let seconds = begun.elapsed().as_secs_f64();
+        Ok(Entry { variant, shader: None, contender: self.contender(&lowered)?, error, seconds })
+    }
+
+    /// Checks the user's kernel in its place and lets it take part if it is right.
+    fn enter_user(&mut self, own: &UserShader, place: Place) -> Result<(), LabError> {
+        // Without ours there is nothing to compare with, and the failure of ours is reported.
+        let Some(ours) = self.entries.iter().find(|entry| entry.variant == place.variant) else {
+            return Ok(());
+        };
+        let replacement = own.read()?;
+        let label = format!("{} for {}", replacement.file, place.path);
         log::info!("{label}");
-        // With bounds checks until it has shown that it needs none.
-        self.gpu.substitute(path, replacement.clone(), false);
-        let outcome = self.check(variant).and_then(|_| {
-            self.gpu.substitute(path, replacement.clone(), true);
-            let error = self.check(variant)?;
-            let lowered = self.lower(variant);
-            if let Some(folder) = self.dump {
-                dump_all(&lowered, Some((path, &replacement)), &folder.join("own"))?;
-            }
-            Ok((error, self.contender(&lowered)?))
-        });
-        self.gpu.restore_shader(path);
+        let patience = f64::max(OWN_LIMIT_S, PATIENCE * ours.seconds);
+        set_limit(self.gpu, self.settings.limit_s.unwrap_or(patience));
+        let outcome = self.entry_of_user(&replacement, place);
+        self.gpu.restore_shader(place.path);
         match outcome {
-            Ok((error, contender)) => {
-                self.entries.push(Entry { variant, shader: Some(label), contender, error });
-            }
-            Err(error) => self.fail(variant, Some(label), &error),
+            Ok(entry) => self.entries.push(Entry { shader: Some(label), ..entry }),
+            Err(error) => self.fail(place.variant, Some(label), &error),
         }
         Ok(())
     }
 
-    /// The embedded file that the user's kernel stands in for.
-    fn replaced_path(&self, shader: &UserShader) -> Result<&'static str, PipelineError> {
-        let entry = &self.entries[0];
-        let lowered = self.lower(entry.variant);
-        let paths: Vec<&'static str> = lowered.dispatches.iter().map(|d| d.kernel.path).collect();
-        if let Some(wanted) = &shader.replaces {
-            let wanted = wanted.trim_start_matches("shaders/");
-            return paths.iter().copied().find(|path| *path == wanted).ok_or_else(|| {
-                PipelineError::Check(format!(
-                    "variant {} of {} does not run {wanted}; it runs: {}",
-                    entry.variant,
-                    self.subject.op.name(),
-                    paths.join(", ")
-                ))
-            });
-        }
-        let name = shader.file.file_name().unwrap_or_default();
-        if let Some(same) = paths.iter().find(|path| Path::new(path).file_name() == Some(name)) {
-            return Ok(same);
-        }
-        let launches = &entry.contender[0];
-        let passes: Vec<Vec<&Prepared>> = launches.iter().map(|launch| vec![launch]).collect();
-        let longest = match self.gpu.submit_passes(&passes)? {
-            Some(spans) => {
-                let length = |ix: &usize| spans[*ix][1] - spans[*ix][0];
-                (0..spans.len()).max_by(|a, b| length(a).total_cmp(&length(b))).unwrap_or(0)
-            }
-            None => paths.len() - 1,
+    /// A kernel that runs without bounds checks in the end has shown with them that it is right: against the reference
+    /// and, where that covers parts of the outputs alone, in all outputs against ours.
+    fn entry_of_user(&self, replacement: &Replacement, place: Place) -> Result<Entry, LabError> {
+        let Place { variant, path } = place;
+        let ours = match self.check {
+            Check::Whole(_) => None,
+            _ => Some(self.results(variant)?),
         };
-        Ok(paths[longest])
+        self.gpu.substitute(path, replacement.clone(), false);
+        self.check(variant)?;
+        if let Some(ours) = ours {
+            let precision = self.subject.op.precision(&self.descs);
+            let theirs = self.results(variant)?;
+            let pairs = theirs.iter().zip(&ours);
+            // Both may be off.
+            let both =
+                pairs.map(|(theirs, ours)| Comparison::whole(theirs, ours, precision).with_allowance(2.0));
+            let all = both.reduce(Comparison::and).unwrap_or_default();
+            all.into_error("all outputs, compared with those of our kernel".to_owned(), 0)?;
+        }
+        self.gpu.substitute(path, replacement.clone(), true);
+        let error = self.check(variant)?;
+        let lowered = self.lower(variant);
+        if let Some(folder) = &self.settings.dump {
+            dump_all(&lowered, Some((path, replacement)), &folder.join("own"))?;
+        }
+        Ok(Entry { variant, shader: None, contender: self.contender(&lowered)?, error, seconds: 0.0 })
     }
 
     /// Runs a variant on poisoned outputs and compares.
-    fn check(&self, variant: &str) -> Result<Error, PipelineError> {
+    fn check(&self, variant: &str) -> Result<Error, LabError> {
         let outputs: usize = self.out_descs.iter().map(TensorDesc::len).sum();
         let precision = self.subject.op.precision(&self.descs);
         match &self.check {
@@ -321,7 +346,7 @@ impl<'a> Bench<'a> {
         }
     }
 
-    fn results(&self, variant: &str) -> Result<Vec<HostTensor>, PipelineError> {
+    fn results(&self, variant: &str) -> Result<Vec<HostTensor>, LabError> {
         let copy = &self.copies[0];
         // Operators that update in place have changed their inputs.
         for (tensor, words) in copy.inputs.iter().zip(&self.words) {
@@ -333,12 +358,15 @@ impl<'a> Bench<'a> {
     }
 
     /// The variant on every copy of the data; temporaries are shared, as they are in a network.
-    fn contender(&self, lowered: &Lowered) -> Result<Contender, PipelineError> {
+    fn contender(&self, lowered: &Lowered) -> Result<Contender, LabError> {
         let scratch = scratch_of(self.gpu, lowered)?;
         self.copies.iter().map(|copy| Ok(prepare(self.gpu, self.subject, copy, lowered, &scratch)?)).collect()
     }
 
-    fn rows(self, peak: &Peak, settings: &Settings) -> Result<Vec<Result<Row, Failure>>, PipelineError> {
+    fn measured(self, peak: &Peak, settings: &Settings) -> Result<Measured, LabError> {
+        if self.gpu.is_stuck() {
+            return Ok(Measured { rows: Vec::new(), failures: self.failures });
+        }
         let cost = self.subject.op.cost(&self.descs, &self.out_descs);
         let copy_bytes: u64 = self.descs.iter().chain(&self.out_descs).map(TensorDesc::bytes).sum();
         let copies = self.copies.len();
@@ -347,19 +375,21 @@ impl<'a> Bench<'a> {
         let (contenders, entries): (Vec<_>, Vec<_>) = self
             .entries
             .into_iter()
-            .map(|Entry { variant, shader, contender, error }| (contender, (variant, shader, error)))
+            .map(|Entry { variant, shader, contender, error, .. }| (contender, (variant, shader, error)))
             .unzip();
         let budget = match settings.check_only {
             true => Budget { seconds: 0.0, samples: 1 },
             false => settings.budget,
         };
+        // All have run within their limits; this is against drivers that hang.
+        set_limit(self.gpu, self.settings.limit_s.unwrap_or(LIMIT_S));
         let samples = race(self.gpu, &contenders, budget)?;
         let dtype = self.subject.dtype();
         let rows = entries.into_iter().zip(samples).map(|((variant, shader, error), samples)| {
             let ms = Milliseconds::of(&samples);
             let seconds = ms.median * 1e-3;
             let (gflops, gbps) = (cost.flops / seconds * 1e-9, cost.bytes / seconds * 1e-9);
-            Ok(Row {
+            Row {
                 op: op.to_owned(),
                 operator: self.subject.op.name().to_owned(),
                 case: self.subject.case.clone(),
@@ -379,9 +409,9 @@ impl<'a> Bench<'a> {
                 error,
                 copies,
                 working_set_bytes: copies as u64 * copy_bytes,
-            })
+            }
         });
-        Ok(rows.chain(self.failures.into_iter().map(Err)).collect())
+        Ok(Measured { rows: rows.collect(), failures: self.failures })
     }
 }
 
@@ -406,6 +436,12 @@ impl Copy {
     }
 }
 
+/// Limits how long to wait for the device.
+pub(super) fn set_limit(gpu: &Gpu, seconds: f64) {
+    // Beyond what a duration holds is for ever.
+    gpu.set_limit(Duration::try_from_secs_f64(seconds).ok());
+}
+
 fn scratch_of(gpu: &Gpu, lowered: &Lowered) -> Result<Vec<GpuTensor>, GpuError> {
     let desc = |bytes: u64| TensorDesc::u32(&[bytes.div_ceil(4) as usize]);
     lowered.scratch.iter().map(|&bytes| gpu.empty(&desc(bytes))).collect()
@@ -427,12 +463,7 @@ fn prepare(
 }
 
 /// Results of one run on poisoned outputs and temporaries.
-fn run_on(
-    gpu: &Gpu,
-    subject: &Subject,
-    copy: &Copy,
-    lowered: &Lowered,
-) -> Result<Vec<HostTensor>, PipelineError> {
+fn run_on(gpu: &Gpu, subject: &Subject, copy: &Copy, lowered: &Lowered) -> Result<Vec<HostTensor>, LabError> {
     let scratch = scratch_of(gpu, lowered)?;
     let fresh = copy
         .outputs
@@ -457,10 +488,9 @@ fn run_once(
     subject: &Subject,
     words: &[Vec<u32>],
     variant: &str,
-) -> Result<Vec<HostTensor>, PipelineError> {
+) -> Result<Vec<HostTensor>, LabError> {
     let descs = subject.descs();
-    let out_descs =
-        ops::infer(subject.op.as_ref(), &descs).map_err(|e| PipelineError::Check(e.to_string()))?;
+    let out_descs = ops::infer(subject.op.as_ref(), &descs).map_err(|e| LabError::Refused(e.to_string()))?;
     let copy = Copy::new(gpu, subject, &descs, &out_descs)?;
     for (tensor, words) in copy.inputs.iter().zip(words) {
         gpu.write(tensor, words)?;
@@ -470,11 +500,7 @@ fn run_once(
 }
 
 /// Writes every kernel of a variant with its translations.
-fn dump_all(
-    lowered: &Lowered,
-    own: Option<(&str, &Replacement)>,
-    folder: &Path,
-) -> Result<(), PipelineError> {
+fn dump_all(lowered: &Lowered, own: Option<(&str, &Replacement)>, folder: &Path) -> Result<(), LabError> {
     let mut done: Vec<&KernelKey> = Vec::new();
     for dispatch in &lowered.dispatches {
         let key = &dispatch.kernel;

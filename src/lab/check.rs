@@ -4,11 +4,11 @@ use half::f16;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
+use super::error::LabError;
 use super::probe::{self, Sampled};
 use super::report::Error;
 use super::subject::Subject;
 use crate::ops::{self, Precision};
-use crate::pipeline::PipelineError;
 use crate::tensor::{DType, HostTensor, TensorDesc};
 
 /// Flops and elements up to which the reference computes everything, so that a check takes about a second.
@@ -198,6 +198,11 @@ impl Comparison {
         }
     }
 
+    /// The same with `factor` times the error allowed.
+    pub(super) fn with_allowance(self, factor: f64) -> Self {
+        Self { of_allowed: self.of_allowed / factor, ..self }
+    }
+
     /// Whether no element is further off than allowed.
     pub(super) fn passes(&self) -> bool {
         self.compared > 0 && self.of_allowed <= 1.0
@@ -207,11 +212,11 @@ impl Comparison {
     ///
     /// # Errors
     /// A comparison that did not pass, in words.
-    pub(super) fn into_error(self, checked: String, outputs: usize) -> Result<Error, PipelineError> {
+    pub(super) fn into_error(self, checked: String, outputs: usize) -> Result<Error, LabError> {
         if !self.passes() {
             let (ix, got, want) = self.worst;
-            return Err(PipelineError::Check(format!(
-                "wrong result: element {ix} is {got}, should be {want}, which is {:.1} times the allowed error \
+            return Err(LabError::Wrong(format!(
+                "element {ix} is {got}, should be {want}, which is {:.1} times the allowed error \
                  ({checked}; relative L2 error {:.1e})",
                 self.of_allowed, self.rel_l2
             )));

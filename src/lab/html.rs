@@ -3,8 +3,9 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
+use super::error::LabError;
 use super::report::{Report, Row};
-use crate::pipeline::{PipelineError, write_whole};
+use crate::pipeline::write_whole;
 use crate::tensor::DType;
 
 const STYLE: &str = include_str!("report.css");
@@ -13,8 +14,8 @@ const STYLE: &str = include_str!("report.css");
 ///
 /// # Errors
 /// When the file cannot be written.
-pub fn write_html(report: &Report, path: &Path) -> Result<(), PipelineError> {
-    write_whole(path, page(report).as_bytes())
+pub fn write_html(report: &Report, path: &Path) -> Result<(), LabError> {
+    Ok(write_whole(path, page(report).as_bytes())?)
 }
 
 /// Text for HTML and attributes.

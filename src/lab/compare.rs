@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::report::{Report, Row};
-use super::timing::Milliseconds;
+use crate::pipeline::tuning_cache::Milliseconds;
 
 /// A result in both reports.
 #[derive(Clone, Debug, PartialEq, Serialize)]

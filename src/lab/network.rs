@@ -10,9 +10,11 @@ use rand_chacha::ChaCha8Rng;
 use serde_json::json;
 
 use super::check::Comparison;
+use super::error::LabError;
 use super::peak::Peak;
 use super::report::{Error, KernelShare, NodeShare, Total};
-use super::timing::{Budget, Milliseconds};
+use super::timing::Budget;
+use super::trace::{self, Event};
 use crate::gpu::{Gpu, KernelTime};
 use crate::graph::{Executor, ExecutorOptions, Graph, Tuning, ValueKind};
 use crate::model::{
@@ -20,7 +22,7 @@ use crate::model::{
 };
 use crate::ops::{Cost, Fill, ValueId, arithmetic_dtype};
 use crate::pipeline::train::config::TrainConfig;
-use crate::pipeline::{PipelineError, write_whole};
+use crate::pipeline::tuning_cache::Milliseconds;
 use crate::tensor::{DType, HostTensor, TensorDesc};
 
 /// What of a network runs.
@@ -91,12 +93,7 @@ pub(crate) fn training_spec(model: &Model) -> (LossKind, OptimiserSpec) {
 }
 
 impl Built {
-    fn new(
-        model: &Model,
-        bench: &NetworkBench,
-        shape: [usize; 3],
-        batch: usize,
-    ) -> Result<Self, PipelineError> {
+    fn new(model: &Model, bench: &NetworkBench, shape: [usize; 3], batch: usize) -> Result<Self, LabError> {
         match bench.direction {
             NetworkDirection::Forward => {
                 let (folded, tensors) = fold_for_inference(&model.description, &model.tensors);
@@ -112,13 +109,13 @@ impl Built {
         shape: [usize; 3],
         batch: usize,
         dtype: DType,
-    ) -> Result<Self, PipelineError> {
+    ) -> Result<Self, LabError> {
         let network = build(description, batch, shape, Mode::Inference(dtype))?;
         let feeds = feeds(&network.graph, tensors);
         Ok(Self { graph: network.graph, feeds, compared: vec![network.logits] })
     }
 
-    fn training(model: &Model, shape: [usize; 3], batch: usize) -> Result<Self, PipelineError> {
+    fn training(model: &Model, shape: [usize; 3], batch: usize) -> Result<Self, LabError> {
         let (loss, optimiser) = training_spec(model);
         let training = TrainingGraph::new(&model.description, batch, shape, loss, &optimiser)?;
         let mut feeds = feeds(&training.graph, &model.tensors);
@@ -136,7 +133,7 @@ impl Built {
         Ok(Self { compared: vec![training.loss, training.gradient_squares], graph: training.graph, feeds })
     }
 
-    fn executor(&self, gpu: &Arc<Gpu>, tuning: &Arc<Tuning>) -> Result<Executor, PipelineError> {
+    fn executor(&self, gpu: &Arc<Gpu>, tuning: &Arc<Tuning>) -> Result<Executor, LabError> {
         let options = ExecutorOptions { tuning: Arc::clone(tuning), ..ExecutorOptions::default() };
         let executor = Executor::new(gpu, self.graph.clone(), options)?;
         for (&value, tensor) in &self.feeds {
@@ -173,7 +170,7 @@ const ALLOWED: f64 = 1e-4;
 /// The same with activations in f16.
 const ALLOWED_F16: f64 = 2e-2;
 
-fn check(gpu: &Arc<Gpu>, model: &Model, bench: &NetworkBench) -> Result<Error, PipelineError> {
+fn check(gpu: &Arc<Gpu>, model: &Model, bench: &NetworkBench) -> Result<Error, LabError> {
     let small = Built::new(model, bench, CHECK_SHAPE, 1)?;
     let executor = small.executor(gpu, &bench.tuning)?;
     executor.run()?;
@@ -208,7 +205,7 @@ pub fn measure_network(
     model: &Model,
     bench: &NetworkBench,
     peak: &Peak,
-) -> Result<NetworkResult, PipelineError> {
+) -> Result<NetworkResult, LabError> {
     let error = check(gpu, model, bench)?;
     let shape = bench.shape.unwrap_or(model.description.input.shape);
     let built = Built::new(model, bench, shape, bench.batch)?;
@@ -269,7 +266,7 @@ fn costs(graph: &Graph) -> Vec<(DType, Cost)> {
 
 impl NetworkResult {
     /// Times every launch; the median of three runs counts.
-    fn profile(&mut self, executor: &Executor, peak: &Peak) -> Result<(), PipelineError> {
+    fn profile(&mut self, executor: &Executor, peak: &Peak) -> Result<(), LabError> {
         let mut runs = Vec::new();
         for _ in 0..3 {
             let Some(times) = executor.profile()? else { return Ok(()) };
@@ -327,34 +324,17 @@ impl NetworkResult {
         Ok(())
     }
 
-    /// Writes one profiled run in the Trace Event Format of Chrome: open it at <https://ui.perfetto.dev>.
+    /// Writes the launches of one profiled run, as [`N4Measurement::write_trace`](super::N4Measurement::write_trace).
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn write_trace(&self, path: &Path) -> Result<(), PipelineError> {
-        let mut events = vec![json!({
-            "name": "process_name", "ph": "M", "pid": 1,
-            "args": { "name": format!("{} {}", self.total.name, self.total.direction) },
-        })];
-        events.extend(self.launches.iter().map(|(time, node)| {
+    pub fn write_trace(&self, path: &Path) -> Result<(), LabError> {
+        let title = format!("{} {}", self.total.name, self.total.direction);
+        let events = self.launches.iter().map(|(time, node)| {
             let node = &self.nodes[*node];
-            json!({
-                "name": node.node,
-                "cat": node.op,
-                "ph": "X",
-                "pid": 1,
-                "tid": 1,
-                "ts": time.begin * 1e6,
-                "dur": time.seconds * 1e6,
-                "args": {
-                    "kernel": time.kernel,
-                    "variant": node.variant,
-                    "inputs": node.inputs,
-                    "outputs": node.outputs,
-                },
-            })
-        }));
-        let trace = json!({ "traceEvents": events, "displayTimeUnit": "ms" });
-        write_whole(path, trace.to_string().as_bytes())
+            let details = json!({ "variant": node.variant, "inputs": node.inputs, "outputs": node.outputs });
+            Event { name: &node.node, category: &node.op, time, details }
+        });
+        trace::write(path, &title, events)
     }
 }

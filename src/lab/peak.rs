@@ -6,10 +6,10 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
+use super::error::LabError;
 use super::timing::{Budget, race};
 use crate::gpu::{Caps, DeviceClass, Dispatch, Gpu, GpuError, GpuTensor, KernelKey, Params, Slot};
 use crate::ops::FLAT;
-use crate::pipeline::PipelineError;
 use crate::tensor::{DType, TensorDesc};
 
 const FMA: &str = "peak/fma.wgsl";
@@ -83,8 +83,8 @@ fn matrix_form(caps: &Caps) -> Option<KernelKey> {
 ///
 /// # Errors
 /// A failing device, or a micro-kernel whose results are wrong.
-pub fn measure(gpu: &Gpu) -> Result<Peak, PipelineError> {
-    let best = |rates: Result<Vec<f64>, PipelineError>| rates.map(|r| r.into_iter().fold(0.0, f64::max));
+pub fn measure(gpu: &Gpu) -> Result<Peak, LabError> {
+    let best = |rates: Result<Vec<f64>, LabError>| rates.map(|r| r.into_iter().fold(0.0, f64::max));
     let fma = |f16| best(fma_forms(f16).iter().map(|key| fma_rate(gpu, key, f16)).collect());
     Ok(Peak {
         fma_gflops: fma(false)? * 1e-9,
@@ -120,8 +120,8 @@ fn shortest(gpu: &Gpu, dispatch: &Dispatch, sets: &[[GpuTensor; 3]]) -> Result<f
     Ok(samples.into_iter().fold(f64::INFINITY, f64::min).max(1e-9))
 }
 
-fn wrong(key: &KernelKey, got: f64, want: f64) -> PipelineError {
-    PipelineError::Check(format!(
+fn wrong(key: &KernelKey, got: f64, want: f64) -> LabError {
+    LabError::Refused(format!(
         "the micro-kernel {} gives {got}, should give {want}: the roofline cannot be measured with it; \
          update the adapter's driver or take another --device",
         key.path
@@ -147,7 +147,7 @@ fn invocations(gpu: &Gpu) -> usize {
     }
 }
 
-fn fma_rate(gpu: &Gpu, key: &KernelKey, f16: bool) -> Result<f64, PipelineError> {
+fn fma_rate(gpu: &Gpu, key: &KernelKey, f16: bool) -> Result<f64, LabError> {
     let n = invocations(gpu);
     let chains = if key.defines.contains(&("WIDE", 1)) { 16 } else { 8 };
     let values = uniform(n);
@@ -189,7 +189,7 @@ fn fma_result(x: f32, chains: usize, rounds: usize) -> f64 {
     (0..chains).map(|k| fixed + (x + k as f64 / 16.0 - fixed) * left).sum()
 }
 
-fn copy_rate(gpu: &Gpu, key: &KernelKey) -> Result<f64, PipelineError> {
+fn copy_rate(gpu: &Gpu, key: &KernelKey) -> Result<f64, LabError> {
     // Half of what the adapter binds, at most 64 MiB, four times over: past the caches of all but the largest.
     let bytes = (gpu.caps.max_binding / 2).min(64 << 20) / 64 * 64;
     let n = bytes as usize / 16;
@@ -214,7 +214,7 @@ fn copy_rate(gpu: &Gpu, key: &KernelKey) -> Result<f64, PipelineError> {
     Ok(2.0 * bytes as f64 / seconds)
 }
 
-fn matrix_rate(gpu: &Gpu, key: &KernelKey) -> Result<f64, PipelineError> {
+fn matrix_rate(gpu: &Gpu, key: &KernelKey) -> Result<f64, LabError> {
     let tile = if key.defines.contains(&("TILE16", 1)) { 16 } else { 8 };
     let area = tile * tile;
     let groups = invocations(gpu) / 128;

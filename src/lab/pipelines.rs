@@ -1,21 +1,25 @@
 //! Pipelines as a whole: bias correction, and resampling between heads and network grids.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
 use glam::{DMat4, DVec3};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use serde_json::json;
 
 use super::check::Comparison;
+use super::error::LabError;
 use super::report::{KernelShare, Stage, Total};
 use super::subject::Subject;
-use super::timing::{Budget, Milliseconds};
-use crate::gpu::Gpu;
+use super::timing::Budget;
+use super::trace::{self, Event};
+use crate::gpu::{Gpu, KernelTime};
 use crate::ops::Fill;
 use crate::ops::resample::{AxisOrder, Edge, Interpolation, Resample, grid_matrix, index_matrix};
-use crate::pipeline::PipelineError;
 use crate::pipeline::bias::{N4Options, RegionTensors, divide_in_place, factors, n4};
+use crate::pipeline::tuning_cache::Milliseconds;
 use crate::tensor::{DType, TensorDesc};
 
 /// Largest error of the field's logarithm that passes. N4 does not find a field exactly, whatever it runs on; what
@@ -28,6 +32,25 @@ pub struct N4Measurement {
     pub total: Total,
     /// By kernel, longest first; empty without a profile.
     pub kernels: Vec<KernelShare>,
+    /// Launches of the profiled run.
+    launches: Vec<KernelTime>,
+}
+
+impl N4Measurement {
+    /// Writes the launches of the profiled run in the Trace Event Format of Chrome: open it at
+    /// <https://ui.perfetto.dev>.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write_trace(&self, path: &Path) -> Result<(), LabError> {
+        let events = self.launches.iter().map(|time| Event {
+            name: &time.node,
+            category: "n4",
+            time,
+            details: json!({}),
+        });
+        trace::write(path, &self.total.name, events)
+    }
 }
 
 /// Times N4 on a made-up head `[D, H, W]`: tissues in shells, noise, and a known field, which it must find again.
@@ -42,7 +65,7 @@ pub fn measure_n4(
     options: &N4Options,
     budget: Budget,
     profile: bool,
-) -> Result<N4Measurement, PipelineError> {
+) -> Result<N4Measurement, LabError> {
     let Head { values, brain, field } = head(shape);
     let desc = TensorDesc::f32(&shape);
     // Warm-up, and the result to check.
@@ -83,15 +106,15 @@ pub fn measure_n4(
             samples.push(end - begin);
         }
     }
-    let mut kernels = Vec::new();
+    let mut launches = Vec::new();
     if profile {
         let volume = gpu.upload(&desc, &values)?;
-        let (done, times) = gpu.profiled(|| -> Result<_, PipelineError> {
+        let (done, times) = gpu.profiled(|| -> Result<_, LabError> {
             let log_field = n4(gpu, &volume, RegionTensors::default(), options)?.log_field;
             Ok(divide_in_place(gpu, &volume, &log_field)?)
         });
         done?;
-        kernels = KernelShare::of(times.iter().map(|time| (time.kernel, time.seconds)));
+        launches = times;
     }
     let total = Total {
         name: format!("n4, shrink {}", factors(&options.shrink)),
@@ -109,7 +132,8 @@ pub fn measure_n4(
         host_ms: None,
         error,
     };
-    Ok(N4Measurement { total, kernels })
+    let kernels = KernelShare::of(launches.iter().map(|time| (time.kernel, time.seconds)));
+    Ok(N4Measurement { total, kernels, launches })
 }
 
 /// A made-up head.

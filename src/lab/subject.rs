@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
+use super::error::LabError;
 use crate::graph::Graph;
 use crate::model::{Mode, TrainingGraph, build, fold_for_inference, load};
 use crate::ops::conv::{Conv3d, Conv3dGradInput, Conv3dGradWeight, Window};
 use crate::ops::{self, Fill, OPS, OpDef, Operator};
-use crate::pipeline::PipelineError;
 use crate::pipeline::train::config::TrainConfig;
 use crate::tensor::{DType, TensorDesc};
 
@@ -89,7 +89,7 @@ pub fn convolution(
     out_channels: usize,
     kernel: [usize; 3],
     direction: Direction,
-) -> Result<Subject, PipelineError> {
+) -> Result<Subject, LabError> {
     let [n, c_in, d, h, w] = shape;
     let [kd, kh, kw] = kernel;
     let window = Window::same(kernel);
@@ -113,10 +113,10 @@ pub fn convolution(
     Ok(subject)
 }
 
-fn check_shapes(subject: &Subject) -> Result<(), PipelineError> {
+fn check_shapes(subject: &Subject) -> Result<(), LabError> {
     ops::infer(subject.op.as_ref(), &subject.descs())
         .map(|_| ())
-        .map_err(|e| PipelineError::Check(e.to_string()))
+        .map_err(|e| LabError::Refused(e.to_string()))
 }
 
 /// The operator's first test case with its main shape replaced: the inputs that share the first input's shape, and
@@ -124,7 +124,7 @@ fn check_shapes(subject: &Subject) -> Result<(), PipelineError> {
 ///
 /// # Errors
 /// A shape that does not fit the operator.
-pub fn at_shape(def: &OpDef, shape: &[usize]) -> Result<Subject, PipelineError> {
+pub fn at_shape(def: &OpDef, shape: &[usize]) -> Result<Subject, LabError> {
     let mut reasons = Vec::new();
     for case in (def.cases)() {
         let op: Arc<dyn Operator> = Arc::from(case.op);
@@ -144,7 +144,7 @@ pub fn at_shape(def: &OpDef, shape: &[usize]) -> Result<Subject, PipelineError> 
             Err(error) => reasons.push(error.to_string()),
         }
     }
-    Err(PipelineError::Check(format!(
+    Err(LabError::Refused(format!(
         "{} has no test case that can take the shape {}: {}",
         def.name,
         TensorDesc::f32(shape),
