@@ -5,6 +5,7 @@ pub mod activation;
 pub mod augment;
 mod case;
 pub mod cast;
+mod compare;
 pub mod concat;
 pub mod constant;
 pub mod conv;
@@ -26,6 +27,7 @@ pub mod softmax;
 pub mod upsample;
 
 pub use case::{Case, Fill, OpDef, halve_activations};
+pub use compare::Comparison;
 pub use constant::fill_dispatch;
 pub use operator::{
     Cost, GradientBuilder, NodeIo, OpError, Operator, Precision, ValueId, arithmetic_dtype, infer,

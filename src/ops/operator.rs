@@ -177,6 +177,11 @@ pub trait Operator: Any + Debug + Send + Sync {
         Precision::sum_of(1)
     }
 
+    /// Outputs that are records: quantities of unlike magnitude, each judged by its own instead of by the largest.
+    fn records(&self) -> &'static [usize] {
+        &[]
+    }
+
     /// `(output, input)` pairs that share one buffer: the output is the input updated in place. The
     /// kernel binds the output alone, `read_write`.
     fn in_place(&self) -> &'static [(usize, usize)] {

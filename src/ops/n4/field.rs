@@ -116,6 +116,10 @@ impl Operator for FieldUpdate {
         Precision { reduction: inputs[0].shape[0], epsilon: 6.0 * f32::EPSILON as f64 }
     }
 
+    fn records(&self) -> &'static [usize] {
+        &[1]
+    }
+
     fn in_place(&self) -> &'static [(usize, usize)] {
         &[(0, 0), (1, 3)]
     }

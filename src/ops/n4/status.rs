@@ -90,6 +90,10 @@ impl Operator for MaskedRange {
         masked_range(&inputs[0].data, &mut status);
         vec![status]
     }
+
+    fn records(&self) -> &'static [usize] {
+        &[0]
+    }
 }
 
 /// Writes least value, extent and number of the voxels that count.
