@@ -43,7 +43,8 @@ fn main(
             if i < params.n && v[i] >= LEAST_COUNTED {
                 let c = clamp((v[i] - least) * per_unit, 0.0, top);
                 let q = whole(c * 256.0);
-                atomicAdd(&wg_bins[q >> 8u], (1u << COUNT_SHIFT) + (q & 255u));
+                // `clamp` may let NaN through, which an infinite range makes.
+                atomicAdd(&wg_bins[min(q >> 8u, params.bins - 1u)], (1u << COUNT_SHIFT) + (q & 255u));
             }
         }
         workgroupBarrier();

@@ -45,7 +45,8 @@ fn main(
             let value = v[min(at, params.n - 1u)];
             let c = clamp((value - least) * per_unit, 0.0, top);
             let q = whole(c * 256.0);
-            bins[k] = (q >> 8u) * SIZE + t;
+            // `clamp` may let NaN through, which a voxel may be and an infinite range makes.
+            bins[k] = min(q >> 8u, params.bins - 1u) * SIZE + t;
             words[k] = select(0u, (1u << COUNT_SHIFT) + (q & 255u), value >= LEAST_COUNTED && at < params.n);
         }
         for (var k = 0u; k < UNROLLED; k++) {

@@ -44,7 +44,8 @@ fn main(@builtin(global_invocation_id) global: vec3<u32>, @builtin(num_workgroup
                     let value = v[i];
                     let c = clamp((value - least) * per_unit, 0.0, top);
                     let below = min(floor(c), top - 1.0);
-                    let j = whole(below);
+                    // `clamp` may let NaN through, which a voxel may be and an infinite range makes.
+                    let j = min(whole(below), params.bins - 2u);
                     let low = shift[j];
                     let moved = low + (c - below) * (shift[j + 1u] - low);
                     var counted = select(0.0, moved, value >= LEAST_COUNTED);

@@ -25,6 +25,16 @@ impl KernelKey {
         self
     }
 
+    /// Adds a constant that counts something.
+    ///
+    /// # Panics
+    /// When 32 bits do not hold it.
+    #[must_use]
+    pub fn count(self, name: &'static str, value: usize) -> Self {
+        let why = "constants of kernels are tile sizes, taps and bins: small";
+        self.define(name, u32::try_from(value).expect(why))
+    }
+
     /// A file name for what is made of this kernel: path and constants, without extension.
     pub fn file_stem(&self) -> String {
         let mut name = self.path.trim_end_matches(".wgsl").replace('/', "-");
@@ -49,6 +59,8 @@ pub enum Scalar {
     F32x4([f32; 4]),
     /// `vec4<u32>`
     U32x4([u32; 4]),
+    /// A number that 32 bits do not hold: packing refuses it.
+    TooLarge,
 }
 
 /// Values for the fields of a kernel's `Params`, by name; the layout comes from reflection.
@@ -61,17 +73,24 @@ impl Params {
         Self::default()
     }
 
-    /// Adds an unsigned field. Shapes are checked against the binding limits, so they fit.
+    /// Adds an unsigned field that counts something.
     #[must_use]
     pub fn u32(mut self, name: &'static str, value: usize) -> Self {
-        self.0.push((name, Scalar::U32(value as u32)));
+        self.0.push((name, u32::try_from(value).map_or(Scalar::TooLarge, Scalar::U32)));
+        self
+    }
+
+    /// Adds an unsigned field that is a bit pattern.
+    #[must_use]
+    pub fn bits(mut self, name: &'static str, value: u32) -> Self {
+        self.0.push((name, Scalar::U32(value)));
         self
     }
 
     /// Adds a signed field.
     #[must_use]
-    pub fn i32(mut self, name: &'static str, value: i32) -> Self {
-        self.0.push((name, Scalar::I32(value)));
+    pub fn i32(mut self, name: &'static str, value: impl TryInto<i32>) -> Self {
+        self.0.push((name, value.try_into().map_or(Scalar::TooLarge, Scalar::I32)));
         self
     }
 
@@ -89,7 +108,19 @@ impl Params {
         self
     }
 
-    /// Adds a `vec4<u32>` field.
+    /// Adds a `vec4<u32>` field of counts.
+    #[must_use]
+    pub fn extents(mut self, name: &'static str, value: [usize; 4]) -> Self {
+        let small = value.map(u32::try_from);
+        let scalar = match small {
+            [Ok(a), Ok(b), Ok(c), Ok(d)] => Scalar::U32x4([a, b, c, d]),
+            _ => Scalar::TooLarge,
+        };
+        self.0.push((name, scalar));
+        self
+    }
+
+    /// Adds a `vec4<u32>` field of bit patterns.
     #[must_use]
     pub fn u32x4(mut self, name: &'static str, value: [u32; 4]) -> Self {
         self.0.push((name, Scalar::U32x4(value)));
@@ -145,6 +176,11 @@ pub(super) fn fold(groups: u32) -> [u32; 3] {
     [groups.div_ceil(rows), rows, 1]
 }
 
+/// A number of workgroups. The largest number stands for all that 32 bits do not hold: preparing the launch refuses it.
+fn workgroups(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
 impl Dispatch {
     /// A launch without bindings yet, of one workgroup.
     pub fn new(kernel: KernelKey) -> Self {
@@ -176,15 +212,21 @@ impl Dispatch {
     /// workgroups; the kernel recovers its index with `flat_index` of `lib/index.wgsl`.
     #[must_use]
     pub fn flat(mut self, invocations: usize, size: usize) -> Self {
-        let groups = invocations.div_ceil(size).max(1) as u32;
-        self.workgroups = fold(groups);
+        self.workgroups = fold(workgroups(invocations.div_ceil(size).max(1)));
         self
     }
 
     /// Sets the number of workgroups along each axis.
     #[must_use]
-    pub fn grid(mut self, workgroups: [usize; 3]) -> Self {
-        self.workgroups = workgroups.map(|n| n as u32);
+    pub fn grid(mut self, groups: [usize; 3]) -> Self {
+        self.workgroups = groups.map(workgroups);
+        self
+    }
+
+    /// Sets the number of workgroups along z alone: what is flat along x and y is launched as often.
+    #[must_use]
+    pub fn layers(mut self, groups: usize) -> Self {
+        self.workgroups[2] = workgroups(groups);
         self
     }
 }
@@ -223,5 +265,30 @@ impl Lowered {
     /// Appends a launch.
     pub fn push(&mut self, dispatch: Dispatch) {
         self.dispatches.push(dispatch);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gpu::Reflection;
+
+    #[test]
+    fn what_32_bits_do_not_hold_is_refused_instead_of_cut() {
+        let fields = vec![("n".to_owned(), 0, 1), ("shape".to_owned(), 16, 4)];
+        let reflection = Reflection { fields, params_bytes: 32, ..Reflection::default() };
+        let pack = |n, width| {
+            reflection.pack("some.wgsl", &Params::new().u32("n", n).extents("shape", [1, 2, width, 0]))
+        };
+        assert!(pack(u32::MAX as usize, 3).is_ok());
+        for (n, width) in [(1 << 32, 3), (1, 1 << 32)] {
+            let error = pack(n, width).expect_err("it does not fit").to_string();
+            assert!(error.contains("32 bits"), "{error}");
+        }
+        assert_eq!(Params::new().i32("n", 1usize << 31).0[0].1, Scalar::TooLarge);
+        let key = KernelKey::new("some.wgsl");
+        let most = Dispatch::new(key.clone()).grid([1, 1 << 32, 1]).workgroups[1];
+        assert!(most > MAX_WORKGROUPS);
+        assert!(Dispatch::new(key).flat(1 << 40, 1).workgroups[1] > MAX_WORKGROUPS);
     }
 }

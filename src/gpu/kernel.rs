@@ -89,9 +89,15 @@ impl Reflection {
                 Some(Scalar::F32(v)) => v.to_le_bytes().to_vec(),
                 Some(Scalar::F32x4(v)) => bytemuck::cast_slice(v).to_vec(),
                 Some(Scalar::U32x4(v)) => bytemuck::cast_slice(v).to_vec(),
+                Some(Scalar::TooLarge) => {
+                    let reason = format!(
+                        "Params field '{field}' needs more than 32 bits; use a smaller grid or batch"
+                    );
+                    return Err(fail(reason));
+                }
                 None => return Err(fail(format!("no value for Params field '{field}'"))),
             };
-            if packed.len() as u32 != words * 4 {
+            if packed.len() != *words as usize * 4 {
                 return Err(fail(format!("Params field '{field}' has {words} words, the value does not")));
             }
             bytes[*offset as usize..][..packed.len()].copy_from_slice(&packed);
@@ -130,9 +136,13 @@ impl Kernel {
         let module = if checked {
             device.create_shader_module(descriptor)
         } else {
-            // SAFETY: the tests run every embedded kernel with the checks on, on awkward shapes; every
-            // index is derived from shapes that `Operator::infer` has validated. A kernel of the user's own
-            // comes here when it has given the right results with the checks on.
+            // SAFETY: no embedded kernel indexes beyond its buffers. Most indices follow from shapes that
+            // `Operator::infer` has validated. Those that follow from data are clamped where they are used, NaN
+            // included (bins of histograms, knots of tone curves and of N4's shift, taps of resampling), masked bits
+            // of it (digits of percentiles), or numbers that the kernels of the same operator have themselves written
+            // for every voxel (nodes of the union-find, labels whose sizes are counted, parabolas of the distance).
+            // The tests run all of them with the checks on, on awkward shapes. A kernel of the user's own comes here
+            // when it has given the right results with the checks on: then the responsibility is the user's.
             unsafe { device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked()) }
         };
         let entry = |binding: u32, ty| wgpu::BindGroupLayoutEntry {

@@ -117,6 +117,8 @@ impl Launch {
                 Scalar::U32x4(v) => {
                     "xyzw".chars().zip(v).for_each(|(c, v)| add(format!("{field}.{c}"), f64::from(*v)));
                 }
+                // Packing refuses the launch.
+                Scalar::TooLarge => {}
             }
         }
         "xyz".chars().zip(groups).for_each(|(c, n)| add(format!("groups.{c}"), f64::from(n)));

@@ -177,7 +177,7 @@ impl Gpu {
         let period = self.queue.get_timestamp_period() as f64 * 1e-9;
         // A query set holds at most 4,096 queries.
         for chunk in passes.chunks(2048) {
-            let count = chunk.len() as u32 * 2;
+            let count = u32::try_from(chunk.len() * 2).expect("a chunk has at most 2,048 passes");
             let queries = self.device.create_query_set(&wgpu::QuerySetDescriptor {
                 label: None,
                 ty: wgpu::QueryType::Timestamp,
@@ -190,13 +190,13 @@ impl Gpu {
                 mapped_at_creation: false,
             });
             let mut encoder = self.device.create_command_encoder(&Default::default());
-            for (ix, launches) in chunk.iter().enumerate() {
+            for (first, launches) in (0..).step_by(2).zip(chunk) {
                 let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
                     label: launches.first().map(|launch| launch.path),
                     timestamp_writes: Some(wgpu::ComputePassTimestampWrites {
                         query_set: &queries,
-                        beginning_of_pass_write_index: Some(ix as u32 * 2),
-                        end_of_pass_write_index: Some(ix as u32 * 2 + 1),
+                        beginning_of_pass_write_index: Some(first),
+                        end_of_pass_write_index: Some(first + 1),
                     }),
                 });
                 for launch in launches {
@@ -211,7 +211,7 @@ impl Gpu {
                 desc: crate::tensor::TensorDesc::u32(&[count as usize * 2]),
             })?;
             let ticks: Vec<u64> =
-                words.chunks_exact(2).map(|pair| pair[0] as u64 | (pair[1] as u64) << 32).collect();
+                words.chunks_exact(2).map(|pair| u64::from(pair[0]) | u64::from(pair[1]) << 32).collect();
             // Differences of integers: a GPU's clock exceeds what f64 resolves to the nanosecond.
             let origin = *origin.get_or_insert(ticks[0]);
             let seconds = |tick: u64| tick.wrapping_sub(origin) as i64 as f64 * period;

@@ -110,7 +110,11 @@ impl Operator for IntensityAugment {
             let below = (position as usize).min(curve.len() - 2);
             let fraction = position - below as f64;
             let clean = (curve[below] * (1.0 - fraction) + curve[below + 1] * fraction) * log_bias.exp();
-            let words = random_words([seed[0] as u32, seed[1] as u32], 0, i as u32 / 2);
+            let words = random_words(
+                [seed[0] as u32, seed[1] as u32],
+                0,
+                u32::try_from(i / 2).expect("a volume has fewer voxels"),
+            );
             let u = words.map(|word| f64::from(word >> 8) / f64::from(1 << 24));
             let lane = i % 2;
             let radius = (-2.0 * (1.0 - u[lane]).ln()).sqrt() * self.noise as f64;

@@ -12,7 +12,7 @@ const FILL: &str = "constant/fill.wgsl";
 pub fn fill_dispatch(slot: Slot, n: usize, bits: u32) -> Dispatch {
     Dispatch::new(KernelKey::new(FILL))
         .bind("y", slot)
-        .params(Params::new().u32("n", n).u32("bits", bits as usize))
+        .params(Params::new().u32("n", n).bits("bits", bits))
         .flat(n, FLAT)
 }
 

@@ -40,7 +40,8 @@ pub struct Dropout {
 impl Dropout {
     /// Words below this are dropped.
     fn threshold(&self) -> u32 {
-        (self.rate as f64 * 4_294_967_296.0) as u32
+        // Saturates.
+        (f64::from(self.rate) * 4_294_967_296.0) as u32
     }
 
     fn factor(&self) -> f64 {
@@ -122,7 +123,11 @@ impl Operator for Dropout {
 
     fn reference(&self, inputs: &[&HostTensor]) -> Vec<HostTensor> {
         let seed = [inputs[1].data[0] as u32, inputs[1].data[1] as u32];
-        let keeps = |ix: usize| random_words(seed, self.stream, (ix / 4) as u32)[ix % 4] >= self.threshold();
+        let keeps = |ix: usize| {
+            random_words(seed, self.stream, u32::try_from(ix / 4).expect("a tensor has fewer elements"))
+                [ix % 4]
+                >= self.threshold()
+        };
         let data = inputs[0].data.iter().enumerate();
         let data = data.map(|(ix, x)| if keeps(ix) { x * self.factor() } else { 0.0 }).collect();
         vec![HostTensor::new(inputs[0].desc.clone(), data)]

@@ -242,7 +242,7 @@ impl Operator for Histogram {
         let threads = threads(n);
         let mut lowered = Lowered::one(fill_dispatch(Slot::Output(0), self.bins, 0));
         lowered.push(
-            Dispatch::new(KernelKey::new("intensity/histogram.wgsl").define("BINS", self.bins as u32))
+            Dispatch::new(KernelKey::new("intensity/histogram.wgsl").count("BINS", self.bins))
                 .bind("x", Slot::Input(0))
                 .bind("range", Slot::Input(1))
                 .bind("y", Slot::Output(0))
@@ -335,15 +335,14 @@ impl Operator for Percentiles {
         let states: [Slot; 3] = std::array::from_fn(|_| lowered.scratch(targets as u64 * 12));
         for level in 0..3usize {
             lowered.push(fill_dispatch(counts, if level == 0 { DIGITS } else { targets * DIGITS }, 0));
-            let mut histogram = Dispatch::new(
-                KernelKey::new("intensity/select_histogram.wgsl").define("LEVEL", level as u32),
-            )
-            .bind("x", Slot::Input(0))
-            .bind("counts", counts)
-            .params(Params::new().u32("n", n).u32("threads", threads).u32("targets", targets))
-            .flat(threads, 256);
+            let mut histogram =
+                Dispatch::new(KernelKey::new("intensity/select_histogram.wgsl").count("LEVEL", level))
+                    .bind("x", Slot::Input(0))
+                    .bind("counts", counts)
+                    .params(Params::new().u32("n", n).u32("threads", threads).u32("targets", targets))
+                    .flat(threads, 256);
             let mut digit =
-                Dispatch::new(KernelKey::new("intensity/select_digit.wgsl").define("LEVEL", level as u32))
+                Dispatch::new(KernelKey::new("intensity/select_digit.wgsl").count("LEVEL", level))
                     .bind("counts", counts)
                     .bind("after", states[level])
                     .params(

@@ -322,7 +322,7 @@ impl Operator for Loss {
         let partials = lowered.scratch((batch * groups * 16) as u64);
         for piece in batch_pieces(&[&inputs[0], &inputs[1]], caps) {
             lowered.push(
-                Dispatch::new(terms.key("loss/partials.wgsl").define("CHUNK", CHUNK as u32))
+                Dispatch::new(terms.key("loss/partials.wgsl").count("CHUNK", CHUNK))
                     .bind_range("z", Slot::Input(0), sample_range(&inputs[0], &piece))
                     .bind_range("y", Slot::Input(1), sample_range(&inputs[1], &piece))
                     .bind("partials", partials)
@@ -559,7 +559,7 @@ impl Operator for OverlapCounts {
         let partials = lowered.scratch((batch * groups * 24) as u64);
         for piece in batch_pieces(&[&inputs[0], &inputs[1]], caps) {
             lowered.push(
-                Dispatch::new(KernelKey::new("loss/overlap.wgsl").define("CHUNK", CHUNK as u32))
+                Dispatch::new(KernelKey::new("loss/overlap.wgsl").count("CHUNK", CHUNK))
                     .bind_range("z", Slot::Input(0), sample_range(&inputs[0], &piece))
                     .bind_range("y", Slot::Input(1), sample_range(&inputs[1], &piece))
                     .bind("partials", partials)

@@ -205,7 +205,7 @@ impl Operator for AccumulateSumOfSquares {
         let mut lowered = Lowered::default();
         let partials = lowered.scratch(groups as u64 * 4);
         lowered.push(
-            Dispatch::new(KernelKey::new("optimizer/sum_of_squares.wgsl").define("CHUNK", CHUNK as u32))
+            Dispatch::new(KernelKey::new("optimizer/sum_of_squares.wgsl").count("CHUNK", CHUNK))
                 .bind("x", Slot::Input(1))
                 .bind("partials", partials)
                 .params(Params::new().u32("n", n))

@@ -55,9 +55,9 @@ impl MaxPool3d {
 
     fn params(&self, params: Params) -> Params {
         params
-            .u32x4("window", with(self.kernel, 0))
-            .u32x4("stride", with(self.stride, 0))
-            .u32x4("padding", with(self.padding, 0))
+            .extents("window", with(self.kernel, 0))
+            .extents("stride", with(self.stride, 0))
+            .extents("padding", with(self.padding, 0))
     }
 
     /// Indices in x of the first maximum of each window, in order of the outputs.
@@ -95,12 +95,12 @@ fn grid(n_d: usize, n_h: usize, n_w: usize) -> impl Iterator<Item = (usize, usiz
     (0..n_d * n_h * n_w).map(move |i| (i / n_w / n_h, i / n_w % n_h, i % n_w))
 }
 
-fn with(xyz: [usize; 3], last: usize) -> [u32; 4] {
-    [xyz[0] as u32, xyz[1] as u32, xyz[2] as u32, last as u32]
+fn with([d, h, w]: [usize; 3], last: usize) -> [usize; 4] {
+    [d, h, w, last]
 }
 
 /// The last three extents, and one more number: a kernel's `vec4`.
-fn spatial(desc: &TensorDesc, last: usize) -> [u32; 4] {
+fn spatial(desc: &TensorDesc, last: usize) -> [usize; 4] {
     with([desc.shape[2], desc.shape[3], desc.shape[4]], last)
 }
 
@@ -175,7 +175,8 @@ impl Operator for MaxPool3d {
         for piece in batch_pieces(&[x, y], caps) {
             let rows = rows(x, &piece);
             let n = rows * y.voxels();
-            let params = Params::new().u32x4("in_shape", spatial(x, rows)).u32x4("out_shape", spatial(y, n));
+            let params =
+                Params::new().extents("in_shape", spatial(x, rows)).extents("out_shape", spatial(y, n));
             let (path, params) = match variant {
                 "k2" => ("pool/max_pool3d_k2.wgsl", params),
                 _ => ("pool/max_pool3d.wgsl", self.params(params)),
@@ -269,11 +270,12 @@ impl Operator for MaxPool3dGrad {
             let (path, params, invocations) = if variant == "k2" {
                 let cells = [x.shape[2], x.shape[3], x.shape[4]].map(|n| n.div_ceil(2));
                 let n = rows * cells.iter().product::<usize>();
-                let params = Params::new().u32x4("in_shape", spatial(x, rows)).u32x4("cells", with(cells, n));
+                let params =
+                    Params::new().extents("in_shape", spatial(x, rows)).extents("cells", with(cells, n));
                 ("pool/max_pool3d_grad_k2.wgsl", params, n)
             } else {
                 let n = rows * x.voxels();
-                let params = self.pool.params(Params::new().u32x4("in_shape", spatial(x, n)));
+                let params = self.pool.params(Params::new().extents("in_shape", spatial(x, n)));
                 ("pool/max_pool3d_grad.wgsl", params, n)
             };
             lowered.push(
@@ -281,7 +283,7 @@ impl Operator for MaxPool3dGrad {
                     .bind_range("x", Slot::Input(0), sample_range(x, &piece))
                     .bind_range("dy", Slot::Input(1), sample_range(dy, &piece))
                     .bind_range("dx", Slot::Output(0), sample_range(x, &piece))
-                    .params(params.u32x4("out_shape", out_shape))
+                    .params(params.extents("out_shape", out_shape))
                     .flat(invocations, FLAT),
             );
         }

@@ -136,8 +136,8 @@ pub struct ResampleDeformed(pub Resample);
 
 /// An entry of a matrix as 32 bits before and 32 after the point, two's complement.
 fn fixed_point(value: f64) -> (u32, u32) {
-    let bits = (value * 2f64.powi(32)).round() as i64 as u64;
-    ((bits >> 32) as u32, bits as u32)
+    let [a, b, c, d, rest @ ..] = ((value * 2f64.powi(32)).round() as i64).to_be_bytes();
+    (u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes(rest))
 }
 
 impl Resample {
@@ -161,7 +161,7 @@ impl Resample {
     fn dispatch(&self, input: &TensorDesc, points: usize) -> Dispatch {
         let entries =
             |part: fn((u32, u32)) -> u32, row: usize| self.matrix[row].map(|m| part(fixed_point(m)));
-        let extents = |s: &[usize]| [s[0] as u32, s[1] as u32, s[2] as u32, 0];
+        let extents = |s: &[usize]| [s[0], s[1], s[2], 0];
         let n: usize = self.shape.iter().product();
         Dispatch::new(
             KernelKey::new("resample/resample.wgsl")
@@ -174,8 +174,8 @@ impl Resample {
         .bind("y", Slot::Output(0))
         .params(
             Params::new()
-                .u32x4("in_shape", extents(&input.shape[input.shape.len() - 3..]))
-                .u32x4("out_shape", extents(&self.shape))
+                .extents("in_shape", extents(&input.shape[input.shape.len() - 3..]))
+                .extents("out_shape", extents(&self.shape))
                 .u32x4("whole_d", entries(|e| e.0, 0))
                 .u32x4("whole_h", entries(|e| e.0, 1))
                 .u32x4("whole_w", entries(|e| e.0, 2))
@@ -567,8 +567,8 @@ impl Operator for ConvolveAxis {
             let blocks = extent.div_ceil(BLOCK_OUTPUTS);
             let invocations = n / extent * blocks;
             let key = KernelKey::new("resample/convolve_axis_block.wgsl")
-                .define("TAPS", taps as u32)
-                .define("OUTPUTS", BLOCK_OUTPUTS as u32);
+                .count("TAPS", taps)
+                .count("OUTPUTS", BLOCK_OUTPUTS);
             (key, params.u32("n", invocations).u32("blocks", blocks), invocations)
         } else {
             (KernelKey::new("resample/convolve_axis.wgsl"), params.u32("n", n).u32("taps", taps), n)
@@ -654,7 +654,7 @@ mod tests {
     fn fixed_point_keeps_sign_and_ties() {
         assert_eq!(fixed_point(0.5), (0, 1 << 31));
         assert_eq!(fixed_point(-0.5), (u32::MAX, 1 << 31));
-        assert_eq!(fixed_point(-3.0), (-3i32 as u32, 0));
+        assert_eq!(fixed_point(-3.0), ((-3i32).cast_unsigned(), 0));
     }
 
     #[test]

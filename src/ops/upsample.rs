@@ -113,21 +113,21 @@ fn for_each_weight(
 
 /// `(n_in, a, b, q)` of an axis for `shaders/lib/resample_axis.wgsl`.
 fn axis_params(align_corners: bool, n_in: usize, n_out: usize) -> [u32; 4] {
-    let (n_in, n_out) = (n_in as i32, n_out as i32);
+    let [n_in, n_out] = [n_in, n_out].map(|n| i32::try_from(n).expect("`infer` refuses larger extents"));
     let [a, b, q] =
         if align_corners { [n_in - 1, 0, (n_out - 1).max(1)] } else { [2 * n_in, n_in - n_out, 2 * n_out] };
-    [n_in, a, b, q].map(|v| v as u32)
+    [n_in, a, b, q].map(i32::cast_unsigned)
 }
 
 /// Parameters of both kernels of a mode, for tensors `x` and `y` of the forward; `in_last` and `out_last`
 /// are the last components of the extents.
 fn params(mode: UpsampleMode, x: &TensorDesc, y: &TensorDesc, in_last: usize, out_last: usize) -> Params {
     let extents = |desc: &TensorDesc, last: usize| {
-        let [d, h, w] = size_of(desc).map(|n| n as u32);
-        [d, h, w, last as u32]
+        let [d, h, w] = size_of(desc);
+        [d, h, w, last]
     };
     let params =
-        Params::new().u32x4("in_shape", extents(x, in_last)).u32x4("out_shape", extents(y, out_last));
+        Params::new().extents("in_shape", extents(x, in_last)).extents("out_shape", extents(y, out_last));
     let UpsampleMode::Trilinear { align_corners } = mode else { return params };
     let (size_in, size_out) = (size_of(x), size_of(y));
     ["axis_d", "axis_h", "axis_w"].into_iter().enumerate().fold(params, |params, (ix, name)| {

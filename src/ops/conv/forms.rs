@@ -75,9 +75,9 @@ impl Coop {
             defines: vec![
                 ("TILE8", (self.edge == 8).into()),
                 ("TILE16", (self.edge == 16).into()),
-                ("GROUPS", groups as u32),
+                ("GROUPS", groups),
                 ("WIDE2", (groups == 2).into()),
-                ("SUBGROUP", self.subgroup as u32),
+                ("SUBGROUP", self.subgroup),
             ],
             general: false,
             workgroup,
@@ -132,7 +132,7 @@ struct Form {
     /// Output channels of a tile of packed weights.
     tile: usize,
     /// Constants of the kernel beside those that all share.
-    defines: Vec<(&'static str, u32)>,
+    defines: Vec<(&'static str, usize)>,
     /// Whether stride, dilation and the kernel's extents are parameters; else they are constants.
     general: bool,
     /// Invocations of a workgroup.
@@ -149,8 +149,7 @@ impl Form {
             n if n > limit => limit,
             n => n,
         };
-        let wide =
-            |n: usize| vec![("GROUPS", n as u32), ("WIDE2", (n >= 2).into()), ("WIDE4", (n >= 4).into())];
+        let wide = |n: usize| vec![("GROUPS", n), ("WIDE2", (n >= 2).into()), ("WIDE4", (n >= 4).into())];
         let form = |path, tile, defines| Self {
             path,
             tile,
@@ -167,7 +166,7 @@ impl Form {
                 let lanes =
                     caps.lanes().expect("variants offers lanes where subgroups have one size") as usize;
                 let n = if n_out > lanes { 2 } else { 1 };
-                let defines = vec![("L", lanes as u32), ("GROUPS", n as u32), ("WIDE2", (n == 2).into())];
+                let defines = vec![("L", lanes), ("GROUPS", n), ("WIDE2", (n == 2).into())];
                 Self { invocations: rows * w.div_ceil(12) * lanes, ..form(LANES, n * lanes, defines) }
             }
             "tile" => {
@@ -212,16 +211,12 @@ pub(crate) fn lower_pass(lowered: &mut Lowered, pass: &Pass<'_>, caps: &Caps, va
     let packed = pack_with(lowered, pack, *weight, packing, form.tile, &packed, 1);
     let mut key = pass.kernel(form.path);
     for (name, value) in form.defines {
-        key = key.define(name, value);
+        key = key.count(name, value);
     }
     let params = if form.general {
         pass.window_params()
     } else {
-        key = key
-            .define("KD", kd as u32)
-            .define("KH", kh as u32)
-            .define("KW", kw as u32)
-            .define("TAPS3", (kw == 3).into());
+        key = key.count("KD", kd).count("KH", kh).count("KW", kw).define("TAPS3", (kw == 3).into());
         pad_params(pass.shape_params(), pass.pad)
     };
     // The naive kernel has an invocation for each channel.

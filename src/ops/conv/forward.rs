@@ -199,8 +199,8 @@ impl Operator for Conv3d {
         if self.bias && inputs[self.sources() + 1].shape != [w[0]] {
             return Err(fail(format!("the bias must have shape [{}]", w[0])));
         }
-        if self.window.stride.contains(&0) || self.window.dilation.contains(&0) {
-            return Err(fail("stride and dilation start at 1".into()));
+        if !self.window.is_legal() {
+            return Err(fail("stride and dilation are 1 to 2^24, the padding at most that".into()));
         }
         let out = self
             .window

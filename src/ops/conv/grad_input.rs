@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::forms::{SHADERS, direct_variants, lower_pass, lower_transposed};
 use super::pass::{Packing, Pass};
-use super::window::{Window, conv_cost, for_each_tap, spatial};
+use super::window::{IN_BOUNDS, Window, conv_cost, for_each_tap, spatial};
 use super::winograd;
 use crate::gpu::{Caps, Lowered, Slot};
 use crate::ops::{Case, Cost, Fill, OpDef, OpError, Operator, Precision, expect_inputs, expect_ncdhw};
@@ -57,7 +57,9 @@ impl Conv3dGradInput {
     /// Zeros before each axis of the equivalent convolution of dy with the flipped kernel (stride 1).
     fn flipped_padding(&self, kernel: [usize; 3]) -> [i32; 3] {
         std::array::from_fn(|a| {
-            (self.window.dilation[a] * (kernel[a] - 1)) as i32 - self.window.padding[a][0] as i32
+            let [reach, before] = [self.window.dilation[a] * (kernel[a] - 1), self.window.padding[a][0]];
+            let [reach, before] = [reach, before].map(|n| i32::try_from(n).expect(IN_BOUNDS));
+            reach - before
         })
     }
 }

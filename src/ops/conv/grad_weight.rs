@@ -127,7 +127,7 @@ impl Conv3dGradWeight {
                     .bind("y", to)
                     .params(Params::new().u32("channels", desc.shape[1]).u32("volume", desc.voxels()))
                     .flat(desc.voxels(), FLAT);
-                dispatch.workgroups[2] = (piece.len() * desc.shape[1].div_ceil(16)) as u32;
+                dispatch = dispatch.layers(piece.len() * desc.shape[1].div_ceil(16));
                 lowered.push(dispatch);
             };
             transpose(Slot::Input(sources), dy, dy_last);
@@ -147,7 +147,7 @@ impl Conv3dGradWeight {
                     .u32("first_channel", first_channel)
                     .u32("weights", weights);
                 let key = KernelKey::new(GRAD_WEIGHT)
-                    .define("GROUPS", groups as u32)
+                    .count("GROUPS", groups)
                     .define("WIDE2", (groups >= 2).into())
                     .define("WIDE4", (groups >= 4).into())
                     .define("SLIDE", slide.into());
@@ -177,7 +177,7 @@ impl Conv3dGradWeight {
     fn lower_winograd(&self, inputs: &[TensorDesc], outputs: &[TensorDesc], caps: &Caps) -> Lowered {
         let mut lowered = Lowered::default();
         let sources = self.sources();
-        let pad = self.window.padding.map(|p| p[0] as i32);
+        let pad = self.window.padding_before();
         let mut first = 0;
         for (source, x) in inputs[..sources].iter().enumerate() {
             winograd::lower_grad_weight(

@@ -35,12 +35,12 @@ pub(super) fn shape_params(c_in: usize, c_out: usize, input: [usize; 3], output:
     Params::new()
         .u32("c_in", c_in)
         .u32("c_out", c_out)
-        .i32("in_d", input[0] as i32)
-        .i32("in_h", input[1] as i32)
-        .i32("in_w", input[2] as i32)
-        .i32("out_d", output[0] as i32)
-        .i32("out_h", output[1] as i32)
-        .i32("out_w", output[2] as i32)
+        .i32("in_d", input[0])
+        .i32("in_h", input[1])
+        .i32("in_w", input[2])
+        .i32("out_d", output[0])
+        .i32("out_h", output[1])
+        .i32("out_w", output[2])
 }
 
 /// Adds the zeros before each axis.
@@ -50,8 +50,8 @@ pub(super) fn pad_params(params: Params, pad: [i32; 3]) -> Params {
 
 /// Adds stride, dilation and padding.
 pub(super) fn window_params(params: Params, window: &Window, pad: [i32; 3]) -> Params {
-    let [sd, sh, sw] = window.stride.map(|v| v as i32);
-    let [dd, dh, dw] = window.dilation.map(|v| v as i32);
+    let [sd, sh, sw] = window.stride;
+    let [dd, dh, dw] = window.dilation;
     pad_params(params, pad)
         .i32("stride_d", sd)
         .i32("stride_h", sh)
@@ -172,7 +172,7 @@ impl Pass<'_> {
 
     /// Those, and the window: the parameters of `lib/conv_window.wgsl`.
     pub(super) fn window_params(&self) -> Params {
-        let [kd, kh, kw] = self.weight.1.kernel.map(|k| k as i32);
+        let [kd, kh, kw] = self.weight.1.kernel;
         window_params(self.shape_params(), &self.window, self.pad).i32("kd", kd).i32("kh", kh).i32("kw", kw)
     }
 
@@ -196,7 +196,7 @@ impl Pass<'_> {
                 .bind_range("y", y_slot, sample_range(y, &piece))
                 .params(params.clone())
                 .flat(invocations, workgroup);
-            dispatch.workgroups[2] = (piece.len() * channel_tiles) as u32;
+            dispatch = dispatch.layers(piece.len() * channel_tiles);
             lowered.push(self.with_bias(dispatch));
         }
     }

@@ -118,8 +118,8 @@ impl Operator for ConvTranspose3d {
         if self.bias && inputs[2].shape != [w[1]] {
             return Err(fail(format!("the bias must have shape [{}]", w[1])));
         }
-        if self.window.stride.contains(&0) || self.window.dilation.contains(&0) {
-            return Err(fail("stride and dilation start at 1".into()));
+        if !self.window.is_legal() {
+            return Err(fail("stride and dilation are 1 to 2^24, the padding at most that".into()));
         }
         let out =
             self.output(spatial(&x), spatial(&w)).ok_or_else(|| fail("cropping leaves nothing".into()))?;

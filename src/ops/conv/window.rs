@@ -3,6 +3,11 @@
 use crate::ops::Cost;
 use crate::tensor::TensorDesc;
 
+/// Largest step or padding.
+const MOST: usize = 1 << 24;
+/// Why numbers of a window fit 32 bits with a sign.
+pub(super) const IN_BOUNDS: &str = "`infer` refuses windows whose steps or padding exceed 2^24";
+
 /// Stride, dilation and zero padding of a convolution, axes in the order D, H, W.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Window {
@@ -37,9 +42,15 @@ impl Window {
         Some(out)
     }
 
+    /// Whether every step is at least 1, and steps and padding are small enough for indices of 32 bits.
+    pub(super) fn is_legal(&self) -> bool {
+        let steps = self.stride.iter().chain(&self.dilation);
+        steps.clone().all(|&n| n > 0) && steps.chain(self.padding.as_flattened()).all(|&n| n <= MOST)
+    }
+
     /// Zeros before each axis; for a transposed convolution what is cropped there.
     pub(super) fn padding_before(&self) -> [i32; 3] {
-        self.padding.map(|[before, _]| before as i32)
+        self.padding.map(|[before, _]| i32::try_from(before).expect(IN_BOUNDS))
     }
 
     /// Whether every voxel of the input lies below a tap of every window that reaches it.

@@ -81,8 +81,7 @@ fn transform(
             .params
             .u32("first_channel", first + planes.channels.start)
             .u32("first_plane", planes.first_plane);
-        dispatch.workgroups[2] = planes.channels.len() as u32;
-        lowered.push(dispatch);
+        lowered.push(dispatch.layers(planes.channels.len()));
     }
 }
 
@@ -109,7 +108,7 @@ struct Product {
 
 impl Product {
     fn dispatch(&self, v: Slot, weight: Slot, m: Slot) -> Dispatch {
-        let mut dispatch = Dispatch::new(KernelKey::new(WINOGRAD_MULTIPLY))
+        let dispatch = Dispatch::new(KernelKey::new(WINOGRAD_MULTIPLY))
             .bind("v", v)
             .bind("weight", weight)
             .bind("m", m)
@@ -123,8 +122,7 @@ impl Product {
                     .u32("channel_tiles", self.channels[1] / TILE),
             )
             .flat(self.quads[1], FLAT);
-        dispatch.workgroups[2] = (self.points * self.channels[1] / TILE) as u32;
-        dispatch
+        dispatch.layers(self.points * self.channels[1] / TILE)
     }
 }
 
@@ -350,7 +348,7 @@ pub(super) fn lower_grad_weight(
             let launch = slab.output(key, slabs.out_stride(), c_out, ("v", expanded));
             transform(lowered, &launch, ("dy", dy_slot, dy), (n, 0), caps);
             let key = KernelKey::new(WINOGRAD_HW_CORRELATE).define("ACCUMULATE", accumulate.into());
-            let mut dispatch = Dispatch::new(key)
+            let dispatch = Dispatch::new(key)
                 .bind("left", left.0)
                 .bind("right", right.0)
                 .bind("m", sums)
@@ -366,8 +364,7 @@ pub(super) fn lower_grad_weight(
                         .u32("right_quads", right.1 / 4),
                 )
                 .flat(right.1 / 4, FLAT);
-            dispatch.workgroups[2] = (taps * POINTS_HW * left.1 / TILE) as u32;
-            lowered.push(dispatch);
+            lowered.push(dispatch.layers(taps * POINTS_HW * left.1 / TILE));
             accumulate = true;
         }
     }

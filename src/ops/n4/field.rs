@@ -73,7 +73,7 @@ impl Operator for FieldUpdate {
         let mut lowered = Lowered::default();
         let partials = lowered.scratch(parts as u64 * 5 * 4);
         lowered.push(
-            Dispatch::new(KernelKey::new("n4/field_update.wgsl").define("COLUMNS", each as u32))
+            Dispatch::new(KernelKey::new("n4/field_update.wgsl").count("COLUMNS", each))
                 .bind("v", Slot::Output(0))
                 .bind("points", Slot::Input(1))
                 .bind("basis", Slot::Input(2))

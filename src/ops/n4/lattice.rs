@@ -167,7 +167,7 @@ impl Operator for ResidualContract {
     fn lower(&self, inputs: &[TensorDesc], _: &[TensorDesc], _: &Caps, variant: &str) -> Lowered {
         let (_, d, columns) = lines(&inputs[0].shape, 0);
         let each = columns_of(variant);
-        let mut key = KernelKey::new("n4/residual_contract.wgsl").define("COLUMNS", each as u32);
+        let mut key = KernelKey::new("n4/residual_contract.wgsl").count("COLUMNS", each);
         if inputs.len() == 5 {
             key = key.define("HAS_WEIGHT", 1);
         }
