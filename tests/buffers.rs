@@ -1,10 +1,13 @@
-//! What goes to the device comes back, whatever its size, and buffers are used again.
+//! What goes to the device comes back, whatever its size, buffers are used again, and errors are blamed on their cause.
 
 #[expect(dead_code, reason = "other tests compare tensors")]
 mod common;
 
 use common::{gpu, rng};
 use rand::Rng;
+use trephine::gpu::{Gpu, GpuOptions, SHADERS};
+use trephine::graph::run_op1;
+use trephine::ops::elementwise::{Add, Scale};
 use trephine::tensor::TensorDesc;
 
 const MIB: usize = 1 << 18;
@@ -47,4 +50,31 @@ fn buffers_are_used_again() {
     drop((shared, other));
     let zero: Vec<u32> = gpu.download(&gpu.empty(&desc).expect("allocates")).expect("download");
     assert!(zero.iter().all(|&v| v == 0));
+}
+
+/// A kernel that the device refuses is an error of that kernel alone, whoever else is at work on the device.
+#[test]
+fn errors_are_blamed_on_the_work_that_caused_them() {
+    let Some(gpu) = gpu() else { return };
+    let options = GpuOptions { device: Some(gpu.summary.index.to_string()), checked: true };
+    let own = Gpu::open(&options).expect("the adapter opened before");
+    // More invocations than any adapter takes, which only the driver's side of the compiler knows.
+    let source = SHADERS.get_file("elementwise/scale.wgsl").and_then(|file| file.contents_utf8());
+    let greedy = source.expect("an embedded shader").replace("@workgroup_size(64)", "@workgroup_size(65536)");
+    own.replace_shader("elementwise/scale.wgsl", greedy);
+    let x = own.upload(&TensorDesc::f32(&[3]), &[1.0f32, 2.0, 3.0]).expect("upload");
+    std::thread::scope(|scope| {
+        let guilty = scope.spawn(|| {
+            for _ in 0..100 {
+                let error = run_op1(&own, &Scale { factor: 2.0 }, &[&x]).expect_err("the device refuses it");
+                let text = error.to_string();
+                assert!(text.contains("elementwise/scale.wgsl"), "blamed on something else: {text}");
+            }
+        });
+        while !guilty.is_finished() {
+            let sum = run_op1(&own, &Add, &[&x, &x]).expect("nothing is wrong with an addition");
+            let values: Vec<f32> = own.download(&sum).expect("nor with reading");
+            assert_eq!(values, [2.0, 4.0, 6.0]);
+        }
+    });
 }

@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use super::dispatch::KernelKey;
+use super::error::GpuError;
 use super::shader::{self, Replacement};
-use super::{GpuError, KernelKey};
 
 /// Writes `STEM.wgsl`, `STEM.spv`, `STEM.metal` and `STEM.hlsl` to `folder` and returns the paths written. A back
 /// end that cannot express the kernel (HLSL has no cooperative matrices) is left out with a warning in the log.

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use super::dispatch::{KernelKey, Params, Scalar};
+use super::error::GpuError;
 use super::launch::Launch;
 use super::shader::{self, Replacement};
-use super::{GpuError, KernelKey, Params, Scalar};
 
 /// Bindings and parameter layout of a kernel, read from its module so that no list is kept by hand.
 #[derive(Clone, Debug, Default)]

@@ -7,7 +7,8 @@
 //! `+ - * /`, parentheses, `ceil`, `floor`, `min` and `max`.
 
 use super::dispatch::{MAX_WORKGROUPS, Params, Scalar, fold};
-use super::{GpuError, Replacement};
+use super::error::GpuError;
+use super::shader::Replacement;
 
 /// What begins a header line.
 const HEADER: &str = "//!";

@@ -1,31 +1,14 @@
-//! The engine that binds launches, runs them and times them.
+//! Binds launches and runs them.
 
 use std::sync::Arc;
 
+use super::buffer::{CountedBuffer, GpuTensor};
+use super::device::Gpu;
 use super::dispatch::{Dispatch, MAX_WORKGROUPS, Slot};
+use super::error::GpuError;
 use super::kernel::Kernel;
-use super::{CountedBuffer, Gpu, GpuError, GpuTensor};
-
-/// GPU time of one launch.
-#[derive(Clone, Debug)]
-pub struct KernelTime {
-    /// The node it belongs to.
-    pub node: String,
-    /// The kernel's file.
-    pub kernel: &'static str,
-    /// When it began, in seconds after the first launch did.
-    pub begin: f64,
-    /// Duration in seconds, from GPU timestamps.
-    pub seconds: f64,
-}
-
-/// Times of launches as they are collected.
-#[derive(Debug, Default)]
-pub(super) struct Profile {
-    /// The GPU's clock when the first launch began.
-    origin: Option<u64>,
-    pub times: Vec<KernelTime>,
-}
+use super::profile::KernelTime;
+use crate::tensor::TensorDesc;
 
 /// A launch with its pipeline and bind group, ready to encode.
 pub(crate) struct Prepared {
@@ -55,7 +38,8 @@ impl Gpu {
             return Err(fail(format!("{workgroups:?} workgroups exceed {MAX_WORKGROUPS} along an axis")));
         }
         let params = kernel.reflection.pack(path, &dispatch.params)?;
-        let uniform = (!params.is_empty()).then(|| {
+        let what = || format!("{node} ({path})");
+        let bind_params = || {
             let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
                 label: Some("params"),
                 size: params.len() as u64,
@@ -67,7 +51,11 @@ impl Gpu {
             }
             buffer.unmap();
             buffer
-        });
+        };
+        let uniform = match params.is_empty() {
+            true => None,
+            false => Some(self.blaming(what, bind_params)?),
+        };
         let mut entries = Vec::new();
         for (name, &(number, _)) in &kernel.reflection.storage {
             let Some((_, binding)) = dispatch.bindings.iter().find(|(n, _)| n == name) else {
@@ -101,12 +89,9 @@ impl Gpu {
         if let (Some(number), Some(buffer)) = (kernel.reflection.uniform, &uniform) {
             entries.push(wgpu::BindGroupEntry { binding: number, resource: buffer.as_entire_binding() });
         }
-        let group = self.device.create_bind_group(&wgpu::BindGroupDescriptor {
-            label: Some(path),
-            layout: &kernel.layout,
-            entries: &entries,
-        });
-        self.take_error()?;
+        let descriptor =
+            wgpu::BindGroupDescriptor { label: Some(path), layout: &kernel.layout, entries: &entries };
+        let group = self.blaming(what, || self.device.create_bind_group(&descriptor))?;
         Ok(Prepared { node: node.to_owned(), path, kernel, group, workgroups })
     }
 
@@ -120,15 +105,18 @@ impl Gpu {
             profile.times.extend(times.unwrap_or_default());
             return Ok(());
         }
-        let mut encoder = self.device.create_command_encoder(&Default::default());
-        {
-            let mut pass = encoder.begin_compute_pass(&Default::default());
-            for launch in launches {
-                launch.encode(&mut pass);
+        let launches: Vec<&Prepared> = launches.into_iter().collect();
+        let run = || {
+            let mut encoder = self.device.create_command_encoder(&Default::default());
+            {
+                let mut pass = encoder.begin_compute_pass(&Default::default());
+                for launch in &launches {
+                    launch.encode(&mut pass);
+                }
             }
-        }
-        self.submit_commands([encoder.finish()]);
-        self.take_error()
+            self.submit_commands([encoder.finish()]);
+        };
+        self.blaming(|| in_words(&launches), run)
     }
 
     /// Runs launches in order with a timestamp round each; `None`, and nothing is run, when the adapter has no timestamps.
@@ -208,7 +196,7 @@ impl Gpu {
             let words: Vec<u32> = self.download(&GpuTensor {
                 buffer: CountedBuffer::new(resolved, &self.usage),
                 offset: 0,
-                desc: crate::tensor::TensorDesc::u32(&[count as usize * 2]),
+                desc: TensorDesc::u32(&[count as usize * 2]),
             })?;
             let ticks: Vec<u64> =
                 words.chunks_exact(2).map(|pair| u64::from(pair[0]) | u64::from(pair[1]) << 32).collect();
@@ -218,6 +206,15 @@ impl Gpu {
             spans.extend(ticks.chunks_exact(2).map(|pair| [seconds(pair[0]), seconds(pair[1])]));
         }
         Ok(Some(spans))
+    }
+}
+
+/// What a submission consists of.
+fn in_words(launches: &[&Prepared]) -> String {
+    match launches {
+        [] => "an empty submission".to_owned(),
+        [one] => format!("{} ({})", one.node, one.path),
+        [first, .., last] => format!("{} launches from {} to {}", launches.len(), first.node, last.node),
     }
 }
 

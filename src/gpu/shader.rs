@@ -5,8 +5,9 @@ use std::collections::HashSet;
 
 use include_dir::{Dir, include_dir};
 
+use super::dispatch::KernelKey;
+use super::error::GpuError;
 use super::excerpt::Complaint;
-use super::{GpuError, KernelKey};
 
 /// The WGSL files below `shaders/`, embedded so that the binary works alone.
 pub static SHADERS: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/shaders");

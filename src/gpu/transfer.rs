@@ -4,9 +4,10 @@
 //! one costs more than filling it.
 
 use std::collections::VecDeque;
-use std::sync::Mutex;
 
-use super::{Gpu, GpuError, GpuTensor};
+use super::buffer::GpuTensor;
+use super::device::Gpu;
+use super::error::GpuError;
 use crate::tensor::TensorDesc;
 
 /// Bytes of a buffer: large enough that a submission costs little beside copying it, small enough for a
@@ -14,15 +15,6 @@ use crate::tensor::TensorDesc;
 const PIECE: u64 = 4 << 20;
 /// Buffers each way.
 const PIECES: usize = 3;
-
-/// The buffers of a device.
-#[derive(Default)]
-pub(super) struct Staging {
-    /// To the device: mapped once the submission that reads them is done.
-    up: Mutex<VecDeque<(wgpu::Buffer, wgpu::SubmissionIndex)>>,
-    /// From the device: none is in use.
-    down: Mutex<Vec<wgpu::Buffer>>,
-}
 
 impl Gpu {
     /// Uploads elements (f32 or u32; f16 or words that hold two of them each) into a new tensor.
@@ -50,13 +42,13 @@ impl Gpu {
         }
         if (bytes.len() as u64) < PIECE {
             // Goes along with the next submission.
-            self.queue.write_buffer(&tensor.buffer, tensor.offset, bytes);
-            return self.take_error();
+            let write = || self.queue.write_buffer(&tensor.buffer, tensor.offset, bytes);
+            return self.blaming(|| format!("writing {:?}", tensor.desc), write);
         }
         let mut ring = self.staging.up.lock().expect("no panic while held");
         for (ix, piece) in bytes.chunks(PIECE as usize).enumerate() {
             let buffer = match ring.len() < PIECES {
-                true => self.staging_buffer(wgpu::BufferUsages::MAP_WRITE | wgpu::BufferUsages::COPY_SRC),
+                true => self.staging_buffer(wgpu::BufferUsages::MAP_WRITE | wgpu::BufferUsages::COPY_SRC)?,
                 // On failure the buffer is gone, and the next upload makes another.
                 false => {
                     let (buffer, submission) = ring.pop_front().expect("it holds some");
@@ -69,14 +61,18 @@ impl Gpu {
             view.copy_from_slice(piece);
             drop(view);
             buffer.unmap();
-            let mut encoder = self.device.create_command_encoder(&Default::default());
             let start = tensor.offset + ix as u64 * PIECE;
-            encoder.copy_buffer_to_buffer(&buffer, 0, &tensor.buffer, start, size);
-            let submission = self.submit_commands([encoder.finish()]);
-            buffer.map_async(wgpu::MapMode::Write, .., |_| {});
+            let copy = || {
+                let mut encoder = self.device.create_command_encoder(&Default::default());
+                encoder.copy_buffer_to_buffer(&buffer, 0, &tensor.buffer, start, size);
+                let submission = self.submit_commands([encoder.finish()]);
+                buffer.map_async(wgpu::MapMode::Write, .., |_| {});
+                submission
+            };
+            let submission = self.blaming(|| format!("writing {:?}", tensor.desc), copy)?;
             ring.push_back((buffer, submission));
         }
-        self.take_error()
+        Ok(())
     }
 
     /// Downloads a tensor as 32-bit elements; those of an f16 tensor hold two of its own each.
@@ -91,14 +87,21 @@ impl Gpu {
         let mut start = 0;
         loop {
             while start < bytes && flying.len() < PIECES {
-                let buffer = free.pop().unwrap_or_else(|| {
-                    self.staging_buffer(wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST)
-                });
+                let buffer = match free.pop() {
+                    Some(buffer) => buffer,
+                    None => {
+                        self.staging_buffer(wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST)?
+                    }
+                };
                 let size = PIECE.min(bytes - start);
-                let mut encoder = self.device.create_command_encoder(&Default::default());
-                encoder.copy_buffer_to_buffer(&tensor.buffer, tensor.offset + start, &buffer, 0, size);
-                let submission = self.submit_commands([encoder.finish()]);
-                buffer.map_async(wgpu::MapMode::Read, ..size, |_| {});
+                let copy = || {
+                    let mut encoder = self.device.create_command_encoder(&Default::default());
+                    encoder.copy_buffer_to_buffer(&tensor.buffer, tensor.offset + start, &buffer, 0, size);
+                    let submission = self.submit_commands([encoder.finish()]);
+                    buffer.map_async(wgpu::MapMode::Read, ..size, |_| {});
+                    submission
+                };
+                let submission = self.blaming(|| format!("reading {:?}", tensor.desc), copy)?;
                 flying.push_back((buffer, submission, size));
                 start += size;
             }
@@ -123,20 +126,23 @@ impl Gpu {
             let reason = format!("copy of {} elements to {offset} of {}", from.desc.len(), to.desc);
             return Err(GpuError::Execution(reason));
         }
-        let mut encoder = self.device.create_command_encoder(&Default::default());
-        encoder.copy_buffer_to_buffer(&from.buffer, from.offset, &to.buffer, to.offset + start, bytes);
-        self.submit_commands([encoder.finish()]);
-        self.take_error()
+        let run = || {
+            let mut encoder = self.device.create_command_encoder(&Default::default());
+            encoder.copy_buffer_to_buffer(&from.buffer, from.offset, &to.buffer, to.offset + start, bytes);
+            self.submit_commands([encoder.finish()]);
+        };
+        self.blaming(|| format!("copying {:?} into {:?}", from.desc, to.desc), run)
     }
 
     /// A new buffer of [`PIECE`]; one to write to is mapped.
-    fn staging_buffer(&self, usage: wgpu::BufferUsages) -> wgpu::Buffer {
-        self.device.create_buffer(&wgpu::BufferDescriptor {
+    fn staging_buffer(&self, usage: wgpu::BufferUsages) -> Result<wgpu::Buffer, GpuError> {
+        let descriptor = wgpu::BufferDescriptor {
             label: Some("staging"),
             size: PIECE,
             usage,
             mapped_at_creation: usage.contains(wgpu::BufferUsages::MAP_WRITE),
-        })
+        };
+        self.blaming(|| format!("{PIECE} bytes for transfers"), || self.device.create_buffer(&descriptor))
     }
 }
 

@@ -1,0 +1,301 @@
+//! An open device: its kernels, its tensors, and the errors that its driver reports.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use super::adapter::{self, AdapterSummary, Caps};
+use super::buffer::{CountedBuffer, GpuTensor, Staging, Usage};
+use super::dispatch::KernelKey;
+use super::error::GpuError;
+use super::kernel::Kernel;
+use super::profile::{KernelTime, Profile};
+use super::shader::Replacement;
+use crate::tensor::{DType, TensorDesc};
+
+/// How to open a device.
+#[derive(Clone, Debug, Default)]
+pub struct GpuOptions {
+    /// Number or part of the name of an adapter (`--device`); `None` picks the best.
+    pub device: Option<String>,
+    /// Keep naga's bounds checks in the kernels (tests do).
+    pub checked: bool,
+}
+
+/// What stands in for an embedded shader file, and whether it runs without bounds checks.
+struct Substitute {
+    replacement: Replacement,
+    trusted: bool,
+}
+
+/// An open device with its compiled kernels.
+pub struct Gpu {
+    pub(super) device: wgpu::Device,
+    pub(super) queue: wgpu::Queue,
+    /// Name, driver and type of the adapter.
+    pub summary: AdapterSummary,
+    /// What kernels may rely on.
+    pub caps: Caps,
+    checked: bool,
+    kernels: Mutex<HashMap<KernelKey, Arc<Kernel>>>,
+    replacements: Mutex<HashMap<String, Substitute>>,
+    pub(super) submissions: AtomicU64,
+    pub(super) usage: Arc<Usage>,
+    pub(super) staging: Staging,
+    /// Times of launches, while somebody wants them.
+    pub(super) profile: Mutex<Option<Profile>>,
+    /// How long to wait for the device.
+    pub(super) limit: Mutex<Option<Duration>>,
+    pub(super) stuck: AtomicBool,
+    errors: Arc<Mutex<Option<GpuError>>>,
+}
+
+impl Gpu {
+    /// Opens an adapter: discrete before integrated before software unless `options.device` says which.
+    ///
+    /// # Errors
+    /// When no adapter is found, none matches, or the driver refuses.
+    pub fn open(options: &GpuOptions) -> Result<Self, GpuError> {
+        let (adapter, summary) = adapter::choose(options.device.as_deref())?;
+        let (device, queue, caps) = adapter::request_device(&adapter, &summary)?;
+        let errors = Arc::new(Mutex::new(None));
+        let sink = Arc::clone(&errors);
+        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
+            let error = GpuError::of(error, "earlier work");
+            log::debug!("{error}");
+            if let Ok(mut slot) = sink.lock() {
+                slot.get_or_insert(error);
+            }
+        }));
+        Ok(Self {
+            device,
+            queue,
+            summary,
+            caps,
+            checked: options.checked,
+            kernels: Mutex::default(),
+            replacements: Mutex::default(),
+            submissions: AtomicU64::new(0),
+            usage: Arc::default(),
+            staging: Staging::default(),
+            profile: Mutex::default(),
+            limit: Mutex::default(),
+            stuck: AtomicBool::new(false),
+            errors,
+        })
+    }
+
+    /// Refuses tensors of an element type that the adapter does not compute in.
+    ///
+    /// # Errors
+    /// Half precision where kernels may not use it.
+    pub fn require(&self, dtype: DType) -> Result<(), GpuError> {
+        if dtype == DType::F16 && !self.caps.f16 {
+            return Err(GpuError::NoHalfPrecision { adapter: self.summary.name.clone() });
+        }
+        Ok(())
+    }
+
+    /// Puts `source` in place of the shader file `path` for kernels compiled from now on. They keep naga's
+    /// bounds checks.
+    pub fn replace_shader(&self, path: &str, source: String) {
+        self.substitute(path, Replacement { file: path.to_owned(), source }, false);
+    }
+
+    /// As [`Gpu::replace_shader`], with the file that errors name. `trusted` leaves out the bounds checks where
+    /// this device leaves them out: only for a source whose results have been checked.
+    pub fn substitute(&self, path: &str, replacement: Replacement, trusted: bool) {
+        let substitute = Substitute { replacement, trusted };
+        self.replacements.lock().expect("no panic while held").insert(path.to_owned(), substitute);
+        self.forget_kernels(path);
+    }
+
+    /// Undoes [`Gpu::substitute`].
+    pub fn restore_shader(&self, path: &str) {
+        self.replacements.lock().expect("no panic while held").remove(path);
+        self.forget_kernels(path);
+    }
+
+    fn forget_kernels(&self, path: &str) {
+        self.kernels.lock().expect("no panic while held").retain(|key, _| key.path != path);
+    }
+
+    /// Number of submissions to the device's queue so far.
+    pub fn submissions(&self) -> u64 {
+        self.submissions.load(Ordering::Relaxed)
+    }
+
+    /// Most bytes that tensors have held at a time since the last [`Gpu::reset_peak_bytes`].
+    pub fn peak_bytes(&self) -> u64 {
+        self.usage.most.load(Ordering::Relaxed)
+    }
+
+    /// Starts [`Gpu::peak_bytes`] over from what tensors hold now.
+    pub fn reset_peak_bytes(&self) {
+        self.usage.most.store(self.usage.now.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+
+    /// Runs `work` with a timestamp round every launch, and returns their times too: none when the adapter has no
+    /// timestamps.
+    pub fn profiled<T>(&self, work: impl FnOnce() -> T) -> (T, Vec<KernelTime>) {
+        let times = || self.profile.lock().expect("no panic while held");
+        *times() = self.caps.timestamps.then(Profile::default);
+        let result = work();
+        let measured = times().take().unwrap_or_default();
+        (result, measured.times)
+    }
+
+    /// Submits commands and counts it.
+    pub(super) fn submit_commands(
+        &self,
+        commands: impl IntoIterator<Item = wgpu::CommandBuffer>,
+    ) -> wgpu::SubmissionIndex {
+        self.submissions.fetch_add(1, Ordering::Relaxed);
+        self.queue.submit(commands)
+    }
+
+    /// The compiled kernel for `key`, compiled on first use.
+    ///
+    /// # Errors
+    /// When the source does not assemble, parse or compile.
+    pub fn kernel(&self, key: &KernelKey) -> Result<Arc<Kernel>, GpuError> {
+        if let Some(kernel) = self.kernels.lock().expect("no panic while held").get(key) {
+            return Ok(Arc::clone(kernel));
+        }
+        if key.defines.iter().any(|&(name, value)| name == "F16" && value != 0) {
+            self.require(DType::F16)?;
+        }
+        let kernel = {
+            let replacements = self.replacements.lock().expect("no panic while held");
+            let substitute = replacements.get(key.path);
+            let checked = self.checked || substitute.is_some_and(|s| !s.trusted);
+            let replacement = substitute.map(|s| &s.replacement);
+            let compile = || Kernel::compile(&self.device, key, replacement, checked);
+            Arc::new(self.blaming(|| format!("kernel {}", key.path), compile)??)
+        };
+        self.kernels.lock().expect("no panic while held").insert(key.clone(), Arc::clone(&kernel));
+        Ok(kernel)
+    }
+
+    /// Allocates a tensor; its content is zero.
+    ///
+    /// # Errors
+    /// When it exceeds what the adapter binds or has.
+    pub fn empty(&self, desc: &TensorDesc) -> Result<GpuTensor, GpuError> {
+        let bytes = self.buffer_bytes(desc)?;
+        // What nobody asked for again makes room.
+        self.usage.spare.lock().expect("no panic while held").clear();
+        let descriptor = wgpu::BufferDescriptor {
+            label: None,
+            size: bytes,
+            usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC,
+            mapped_at_creation: false,
+        };
+        let what = || format!("{bytes} bytes for a tensor of {desc} ({})", desc.dtype.name());
+        let buffer = self.blaming(what, || self.device.create_buffer(&descriptor))?;
+        Ok(self.tensor_in(buffer, desc))
+    }
+
+    /// Allocates a tensor that somebody is about to fill: its content is anything.
+    ///
+    /// # Errors
+    /// As [`Gpu::empty`].
+    pub fn unfilled(&self, desc: &TensorDesc) -> Result<GpuTensor, GpuError> {
+        let bytes = self.buffer_bytes(desc)?;
+        let kept = {
+            let mut spare = self.usage.spare.lock().expect("no panic while held");
+            spare.iter().position(|buffer| buffer.size() == bytes).map(|ix| spare.swap_remove(ix))
+        };
+        match kept {
+            Some(buffer) => Ok(self.tensor_in(buffer, desc)),
+            None => self.empty(desc),
+        }
+    }
+
+    fn tensor_in(&self, buffer: wgpu::Buffer, desc: &TensorDesc) -> GpuTensor {
+        GpuTensor { buffer: CountedBuffer::new(buffer, &self.usage), offset: 0, desc: desc.clone() }
+    }
+
+    /// Size of a tensor's buffer.
+    fn buffer_bytes(&self, desc: &TensorDesc) -> Result<u64, GpuError> {
+        let bytes = desc.bytes();
+        if bytes > self.caps.max_buffer {
+            return Err(GpuError::BindingTooLarge {
+                what: format!("a tensor of {desc}"),
+                bytes,
+                limit: self.caps.max_buffer,
+                adapter: self.summary.name.clone(),
+            });
+        }
+        Ok(bytes.next_multiple_of(256).max(256))
+    }
+
+    /// Waits until all submitted work is done.
+    ///
+    /// # Errors
+    /// The first error since the last call, or work that does not end within [`Gpu::set_limit`].
+    pub fn wait(&self) -> Result<(), GpuError> {
+        self.wait_until(None)
+    }
+
+    /// How long every wait for the device may take from now on; `None`, as it is at first, waits for ever.
+    pub fn set_limit(&self, limit: Option<Duration>) {
+        *self.limit.lock().expect("no panic while held") = limit;
+    }
+
+    /// Whether a wait has ended with [`GpuError::DidNotEnd`]: the device is of no more use, and dropping it may block.
+    pub fn is_stuck(&self) -> bool {
+        self.stuck.load(Ordering::Relaxed)
+    }
+
+    /// Waits until a submission, or all of them, is done.
+    pub(super) fn wait_until(&self, submission_index: Option<wgpu::SubmissionIndex>) -> Result<(), GpuError> {
+        let timeout = *self.limit.lock().expect("no panic while held");
+        if let (Some(limit), true) = (timeout, self.is_stuck()) {
+            return Err(GpuError::DidNotEnd { limit });
+        }
+        match (self.device.poll(wgpu::PollType::Wait { submission_index, timeout }), timeout) {
+            (Ok(_), _) => self.take_error(),
+            (Err(wgpu::PollError::Timeout), Some(limit)) => {
+                self.stuck.store(true, Ordering::Relaxed);
+                Err(GpuError::DidNotEnd { limit })
+            }
+            (Err(error), _) => Err(GpuError::Execution(error.to_string())),
+        }
+    }
+
+    /// Does work on the device and blames its errors on it, by the name that `what` gives it: neither on other threads'
+    /// work nor on whoever looks next. Costs no waiting.
+    pub(super) fn blaming<T>(
+        &self,
+        what: impl FnOnce() -> String,
+        work: impl FnOnce() -> T,
+    ) -> Result<T, GpuError> {
+        let kinds =
+            [wgpu::ErrorFilter::OutOfMemory, wgpu::ErrorFilter::Internal, wgpu::ErrorFilter::Validation];
+        let scopes = kinds.map(|kind| self.device.push_error_scope(kind));
+        let result = work();
+        let mut first = None;
+        for scope in scopes.into_iter().rev() {
+            // Native back ends have the answer at once.
+            let mut answer = std::pin::pin!(scope.pop());
+            if let Poll::Ready(Some(error)) = answer.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+                first.get_or_insert(error);
+            }
+        }
+        match first {
+            Some(error) => Err(GpuError::of(error, &what())),
+            None => Ok(result),
+        }
+    }
+
+    /// The first error that no work of its own thread was blamed for, such as the loss of the device.
+    pub(super) fn take_error(&self) -> Result<(), GpuError> {
+        match self.errors.lock().expect("no panic while held").take() {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+}
