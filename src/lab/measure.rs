@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::check::{Check, Comparison, inputs_of};
+use super::check::{Check, inputs_of};
 use super::error::LabError;
 use super::own::{Place, UserShader};
 use super::peak::Peak;
@@ -14,7 +14,7 @@ use super::timing::{Budget, Contender, race};
 use crate::gpu::{
     Caps, Gpu, GpuError, GpuTensor, KernelKey, Lowered, Prepared, Replacement, Slot, dump_kernel,
 };
-use crate::ops;
+use crate::ops::{self, Comparison};
 use crate::pipeline::tuning_cache::Milliseconds;
 use crate::tensor::{HostTensor, TensorDesc};
 
@@ -289,14 +289,12 @@ impl<'a> Bench<'a> {
         self.gpu.substitute(path, replacement.clone(), false);
         self.check(variant)?;
         if let Some(ours) = ours {
-            let precision = self.subject.op.precision(&self.descs);
             let theirs = self.results(variant)?;
-            let pairs = theirs.iter().zip(&ours);
+            let all = Comparison::of_outputs(self.subject.op.as_ref(), &self.descs, &theirs, &ours);
             // Both may be off.
-            let both =
-                pairs.map(|(theirs, ours)| Comparison::whole(theirs, ours, precision).with_allowance(2.0));
-            let all = both.reduce(Comparison::and).unwrap_or_default();
-            all.into_error("all outputs, compared with those of our kernel".to_owned(), 0)?;
+            all.unwrap_or_default()
+                .with_allowance(2.0)
+                .into_error("all outputs, compared with those of our kernel".to_owned(), 0)?;
         }
         self.gpu.substitute(path, replacement.clone(), true);
         let error = self.check(variant)?;
@@ -310,21 +308,16 @@ impl<'a> Bench<'a> {
     /// Runs a variant on poisoned outputs and compares.
     fn check(&self, variant: &str) -> Result<Error, LabError> {
         let outputs: usize = self.out_descs.iter().map(TensorDesc::len).sum();
-        let precision = self.subject.op.precision(&self.descs);
         match &self.check {
             Check::Whole(want) => {
                 let got = self.results(variant)?;
-                let comparison = got
-                    .iter()
-                    .zip(want)
-                    .map(|(got, want)| Comparison::whole(got, want, precision))
-                    .reduce(Comparison::and)
-                    .unwrap_or_default();
-                comparison.into_error("all outputs".to_owned(), outputs)
+                let all = Comparison::of_outputs(self.subject.op.as_ref(), &self.descs, &got, want);
+                all.unwrap_or_default().into_error("all outputs".to_owned(), outputs)
             }
             Check::Sampled(want) => {
                 let got = self.results(variant)?;
-                let comparison = Comparison::sampled(&got[0], want, precision);
+                let precision = self.subject.op.precision(&self.descs);
+                let comparison = Comparison::of_sample(&got[0], want, precision);
                 comparison.into_error("a sample of the outputs".to_owned(), outputs)
             }
             Check::Elsewhere { what, subjects } => {
@@ -334,12 +327,9 @@ impl<'a> Bench<'a> {
                     if !subject.op.variants(&descs, &self.gpu.caps).contains(&variant) {
                         continue;
                     }
-                    let precision = subject.op.precision(&descs);
                     let got = run_once(self.gpu, subject, &inputs_of(subject), variant)?;
-                    for (got, want) in got.iter().zip(want) {
-                        let one = Comparison::whole(got, want, precision);
-                        all = Some(all.map_or(one, |all| all.and(one)));
-                    }
+                    let one = Comparison::of_outputs(subject.op.as_ref(), &descs, &got, want);
+                    all = all.into_iter().chain(one).reduce(Comparison::and);
                 }
                 all.unwrap_or_default().into_error(what.clone(), outputs)
             }

@@ -9,7 +9,6 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde_json::json;
 
-use super::check::Comparison;
 use super::error::LabError;
 use super::peak::Peak;
 use super::report::{Error, KernelShare, NodeShare, Total};
@@ -20,7 +19,7 @@ use crate::graph::{Executor, ExecutorOptions, Graph, Tuning, ValueKind};
 use crate::model::{
     Description, LossKind, Mode, Model, OptimiserSpec, Tensors, TrainingGraph, build, fold_for_inference,
 };
-use crate::ops::{Cost, Fill, ValueId, arithmetic_dtype};
+use crate::ops::{Comparison, Cost, Fill, ValueId, arithmetic_dtype};
 use crate::pipeline::train::config::TrainConfig;
 use crate::pipeline::tuning_cache::Milliseconds;
 use crate::tensor::{DType, HostTensor, TensorDesc};
@@ -184,7 +183,7 @@ fn check(gpu: &Arc<Gpu>, model: &Model, bench: &NetworkBench) -> Result<Error, L
         // Root mean squares: an error of a single logit may be several times theirs.
         let allowed = norm * 10.0 * if f16 { ALLOWED_F16 } else { ALLOWED };
         let pairs = got.iter().zip(want).enumerate();
-        let one = Comparison::of(pairs.map(|(ix, (&got, &want))| (ix, f64::from(got), want)), allowed);
+        let one = Comparison::within(pairs.map(|(ix, (&got, &want))| (ix, f64::from(got), want)), allowed);
         all = Some(all.map_or(one, |all| all.and(one)));
     }
     let what = match bench.direction {

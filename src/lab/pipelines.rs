@@ -9,15 +9,14 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::json;
 
-use super::check::Comparison;
 use super::error::LabError;
 use super::report::{KernelShare, Stage, Total};
 use super::subject::Subject;
 use super::timing::Budget;
 use super::trace::{self, Event};
 use crate::gpu::{Gpu, KernelTime};
-use crate::ops::Fill;
 use crate::ops::resample::{AxisOrder, Edge, Interpolation, Resample, grid_matrix, index_matrix};
+use crate::ops::{Comparison, Fill};
 use crate::pipeline::bias::{N4Options, RegionTensors, divide_in_place, factors, n4};
 use crate::pipeline::tuning_cache::Milliseconds;
 use crate::tensor::{DType, TensorDesc};
@@ -79,7 +78,7 @@ pub fn measure_n4(
     let pairs =
         brain.iter().map(|&ix| (ix, f64::from(log_field[ix]) - got_mean, f64::from(field[ix]) - want_mean));
     let checked = "logarithm of the field in the brain, against the one put into the image".to_owned();
-    let error = Comparison::of(pairs, FIELD_ERROR).into_error(checked, values.len())?;
+    let error = Comparison::within(pairs, FIELD_ERROR).into_error(checked, values.len())?;
     gpu.wait()?;
     gpu.reset_peak_bytes();
     let submissions = gpu.submissions();

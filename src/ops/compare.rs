@@ -126,6 +126,12 @@ impl Comparison {
         }
     }
 
+    /// The same with `factor` times the error allowed.
+    #[must_use]
+    pub fn with_allowance(self, factor: f64) -> Self {
+        Self { of_allowed: self.of_allowed / factor, ..self }
+    }
+
     /// Whether something was compared and no element is further off than allowed.
     pub fn passes(&self) -> bool {
         self.compared > 0 && self.of_allowed <= 1.0
