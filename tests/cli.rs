@@ -352,7 +352,8 @@ fn pairs_are_found() {
         let place = folder.path(name);
         fs::create_dir(&place).expect("made");
         for end in ["", "_brain", "_brainmask"] {
-            fs::write(place.join(format!("sub-{name}_ses-NFB3_T1w{end}.nii.gz")), b"").expect("written");
+            let file = place.join(format!("sub-{name}_ses-NFB3_T1w{end}.nii.gz"));
+            fs::write(file, Nii::new().bytes()).expect("written");
         }
     }
     let (data, table) = (folder.0.path().to_str().expect("UTF-8").to_owned(), folder.path("pairs.tsv"));
@@ -382,7 +383,7 @@ fn images_are_resampled() {
     let (head_path, out) = (desk.path("head.nii.gz"), desk.path("out.nii.gz"));
     let source = desk.read("head.nii.gz");
     // On its own grid every interpolation gives the image back, with the reference's header.
-    for kind in ["nearest", "linear", "cubic", "area"] {
+    for kind in ["linear", "cubic", "area"] {
         succeed(&["resample", "-i", &head_path, "-o", &out, "--like", &head_path, "--interpolation", kind]);
         let written = desk.read("out.nii.gz");
         same_header(&source, &written, &[CAL, TYPE, SCALING]);
@@ -1032,7 +1033,7 @@ fn training_looks_at_its_input_first() {
         (
             "wrong.nii.gz",
             "wrong.tsv",
-            "lies nowhere in its image (44x46x40 voxels of 2.8x2.8x2.8 mm, LPS, where the image has 44x46x40",
+            "lies nowhere in its image (44x46x40 voxels of 2.8x2.8x2.8 mm, LAS, where the image has 44x46x40",
             None,
         ),
         ("none.tsv", "none.tsv", "names no image with a mask", None),

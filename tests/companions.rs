@@ -199,6 +199,29 @@ fn advice_about_a_series_of_masks_can_be_followed() {
 }
 
 #[test]
+fn voxels_left_out_of_a_mask_are_counted_where_they_are_many() {
+    if !has_gpu() {
+        return;
+    }
+    let desk = Desk::new();
+    let mask = desk.put("mask.nii", &mask());
+    let (_, err) = desk.n4(&["-x", &mask]).expect("corrects");
+    assert!(!err.contains("left out"), "{err}");
+    // Of the mask's 15 planes along x, 8 hold no intensity.
+    let mut head = head();
+    for ix in (0..VOXELS).filter(|ix| ix % 24 < 8) {
+        head.data[2 * ix..2 * ix + 2].copy_from_slice(&(-(ix as i16 % 3)).to_le_bytes());
+    }
+    desk.put("head.nii", &head);
+    let (_, err) = desk.n4(&["-x", &mask]).expect("corrects");
+    let words = "53% of the voxels that the field should be fitted to are 0 or negative and were left out";
+    assert!(err.contains(&format!("warning: {}: {words}", desk.path("head.nii"))), "{err}");
+    // Where ITK's way is asked for, they count.
+    let (_, err) = desk.n4(&["-x", &mask, "--preset", "article"]).expect("corrects");
+    assert!(!err.contains("left out"), "{err}");
+}
+
+#[test]
 fn references_are_found_where_they_lie() {
     if !has_gpu() {
         return;

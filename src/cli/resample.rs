@@ -1,22 +1,27 @@
 //! `trephine resample`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use anyhow::bail;
 use clap::{Args, ValueEnum};
 use glam::{DMat4, DVec3};
 use serde_json::json;
 
 use super::files::{Input, append, check_folder, check_outputs};
 use super::{FrameOptions, Outcome, Session, about, triple, usage};
+use crate::gpu::Gpu;
 use crate::ops::resample::{Edge, Interpolation};
-use crate::pipeline::grid::Grid;
-use crate::pipeline::resample::{Sampler, resample};
-use crate::volume::image::{self, FrameChoice, Image};
+use crate::pipeline::resample::{Sampler, check_target, resample};
+use crate::volume::Grid;
+use crate::volume::image::{self, FrameChoice, Image, is_mgh_name};
+use crate::volume::nearest::sample_stored;
 
 /// Sample an image on another grid
 ///
 /// The new grid is that of a reference image (--like), or the image's own axes and centre with another voxel
-/// size (--voxel). Samples outside the image are 0. For masks and labels take `--interpolation nearest`.
+/// size (--voxel). Samples outside the image are --fill. For masks and labels take `--interpolation nearest`, which
+/// keeps every value bit for bit.
 #[derive(Debug, Args)]
 #[command(
     after_long_help = "Example:\n  trephine resample -i head.nii.gz -o head_2mm.nii.gz --voxel 2,2,2\n  trephine resample -i mask.nii.gz -o mask_on_t2.nii.gz --like t2.nii.gz --interpolation nearest"
@@ -25,7 +30,7 @@ pub(super) struct Options {
     /// Image to sample
     #[arg(short, long, value_name = "FILE")]
     input: PathBuf,
-    /// Image to write, float32
+    /// Image to write: float32, or the input's datatype with --interpolation nearest
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
     /// Take the grid of this image
@@ -43,13 +48,16 @@ pub(super) struct Options {
     /// Where the image ends [default: clamp for area, else zero]
     #[arg(long, value_name = "WHERE")]
     edge: Option<EdgeName>,
+    /// Value outside the image [default: 0]
+    #[arg(long, value_name = "VALUE", allow_negative_numbers = true)]
+    fill: Option<f64>,
     #[command(flatten)]
     frames: FrameOptions,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Kind {
-    /// The nearest voxel: keeps labels
+    /// The nearest voxel: keeps labels bit for bit, in the datatype of the input
     Nearest,
     /// 8 neighbours
     Linear,
@@ -67,20 +75,22 @@ enum EdgeName {
     Clamp,
 }
 
-/// More voxels than this are a slip of the hand: 8 GiB of floats.
-const MOST_VOXELS: f64 = 2e9;
-
 impl Options {
-    fn target(&self, own: &Grid, like: Option<&Image>) -> anyhow::Result<Grid> {
-        if let Some(like) = like {
-            return Ok(Grid { shape: like.shape(), affine: like.affine() });
+    /// The grid to sample on, for the images of one or several volumes.
+    fn target(&self, own: &Grid, like: Option<&Image>, volumes: usize, edge: Edge) -> anyhow::Result<Grid> {
+        let mut grid = match (like, self.voxel) {
+            (Some(like), _) => like.grid(),
+            (None, Some(voxel)) => rescaled(own, DVec3::from_array(voxel), self.shape),
+            (None, None) => unreachable!("clap requires --like or --voxel"),
+        };
+        // Taken as it stands, the rounding of headers alone would push the outer voxels over the edge.
+        if let Some(map) = grid.map_from(own) {
+            grid.affine = map.affine(&own.affine, own.shape);
         }
-        let voxel = self.voxel.expect("clap requires --like or --voxel");
-        let grid = rescaled(own, DVec3::from_array(voxel), self.shape);
-        let voxels: f64 = grid.shape.iter().map(|&n| n as f64).product();
-        if voxels > MOST_VOXELS {
-            return Err(usage(format!("a grid of {:?} is too large; choose a larger --voxel", grid.shape)));
-        }
+        check_target(own, &grid, volumes, edge).map_err(|error| match like {
+            Some(_) => about(&self.input, &error),
+            None => usage(error.to_string()),
+        })?;
         Ok(grid)
     }
 
@@ -91,64 +101,101 @@ impl Options {
         if self.shape.is_some_and(|s| s.contains(&0)) {
             return Err(usage("--shape must be above 0"));
         }
-        let inputs: Vec<&std::path::Path> =
+        let inputs: Vec<&Path> =
             [Some(&self.input), self.like.as_ref()].into_iter().flatten().map(PathBuf::as_path).collect();
         check_outputs(&[&self.output], &inputs)?;
         check_folder(&self.output)?;
-        let input = Input::read(&self.input, self.frames.into())?;
+        // Labels may be one and the same everywhere, and NaN is left where it is.
+        let input = match self.interpolation {
+            Kind::Nearest => {
+                let image = image::read(&self.input, self.frames.into())?;
+                let warnings = image.warnings().iter().map(ToString::to_string).collect();
+                Input { image, warnings }
+            }
+            _ => Input::read(&self.input, self.frames.into())?,
+        };
         input.warnings.iter().for_each(|warning| session.terminal.warning(&self.input, warning));
         // Only the grid counts: the first volume of a 4D reference will do.
         let like = self.like.as_ref().map(|path| image::read(path, FrameChoice::One(0))).transpose()?;
         if let (Some(like), Some(path)) = (&like, &self.like) {
             like.warnings().iter().for_each(|warning| session.terminal.warning(path, warning));
         }
-        let own = Grid { shape: input.image.shape(), affine: input.image.affine() };
-        let mut grid = self.target(&own, like.as_ref())?;
-        if is_same_grid(&own, &grid) {
-            grid.affine = own.affine;
-        }
-        let gpu = session.gpu()?;
-        let (filtered, interpolation) = match self.interpolation {
-            Kind::Nearest => (false, Interpolation::Nearest),
-            Kind::Linear => (false, Interpolation::Linear),
-            Kind::Cubic => (false, Interpolation::Cubic),
-            Kind::Area => (true, Interpolation::Linear),
-        };
-        let edge = match self.edge {
-            Some(EdgeName::Clamp) => Edge::Clamp,
-            None if filtered => Edge::Clamp,
+        let edge = match (self.edge, self.interpolation) {
+            (Some(EdgeName::Clamp), _) | (None, Kind::Area) => Edge::Clamp,
             _ => Edge::Zero,
         };
-        let mut data = Vec::new();
-        for frame in 0..input.image.frames() {
-            let volume = input.volume(frame)?;
-            let sampled = resample(&gpu, volume, &grid, Sampler { filtered, interpolation, edge });
-            append(&mut data, sampled.map_err(|e| about(&self.input, &e.into()))?);
+        let grid = self.target(&input.image.grid(), like.as_ref(), input.image.frames(), edge)?;
+        if !is_mgh_name(&self.output) {
+            input.image.check_shape(grid.shape).map_err(|problem| problem.at(&self.output))?;
         }
-        match &like {
-            // The reference's own header: forms and codes bit for bit.
-            Some(like) if input.image.frames() == 1 => image::write_like(&self.output, like, &data)?,
-            _ => image::write_new(&self.output, grid.shape, &grid.affine, &data, &input.image)?,
-        }
+        // The reference's own header: forms and codes bit for bit.
+        let header = like.as_ref().filter(|_| input.image.frames() == 1);
+        let adapter = match self.interpolation {
+            Kind::Nearest => {
+                let sampled =
+                    sample_stored(&input.image, &grid, edge.into(), &self.stored_fill(&input.image)?);
+                image::write_sampled(&self.output, &input.image, &sampled, &grid, header)?;
+                None
+            }
+            kind => {
+                let (gpu, data) = self.sample(kind, &input, &grid, edge, session)?;
+                match header {
+                    Some(like) => image::write_like(&self.output, like, &data)?,
+                    None => image::write_new(&self.output, grid.shape, &grid.affine, &data, &input.image)?,
+                }
+                Some(gpu)
+            }
+        };
         session.terminal.note(&format!("wrote {} ({:?} voxels)", self.output.display(), grid.shape));
         session.terminal.json(&json!({
-            "adapter": gpu.summary,
+            "adapter": adapter.as_ref().map(|gpu| &gpu.summary),
             "output": self.output,
             "shape": grid.shape,
         }))?;
         Ok(Outcome::Done)
     }
-}
 
-/// Whether a grid is the image's own but for the rounding of headers: no corner further than a thousandth of a
-/// voxel away. Taken as it stands, rounding alone would push the outer voxels over the edge.
-fn is_same_grid(own: &Grid, grid: &Grid) -> bool {
-    let to_own = own.affine.inverse() * grid.affine;
-    let corner = |n: usize| {
-        DVec3::from_array([0, 1, 2].map(|a| if n >> a & 1 == 1 { grid.shape[a] as f64 - 1.0 } else { 0.0 }))
-    };
-    let moved = |n| to_own.transform_point3(corner(n)).distance(corner(n));
-    grid.shape == own.shape && (0..8).map(moved).all(|voxels| voxels < 1e-3)
+    /// The held volumes, interpolated on the device.
+    fn sample(
+        &self,
+        kind: Kind,
+        input: &Input,
+        grid: &Grid,
+        edge: Edge,
+        session: &Session,
+    ) -> anyhow::Result<(Arc<Gpu>, Vec<f32>)> {
+        let gpu = session.gpu()?;
+        let interpolation = match kind {
+            Kind::Nearest => Interpolation::Nearest,
+            Kind::Linear | Kind::Area => Interpolation::Linear,
+            Kind::Cubic => Interpolation::Cubic,
+        };
+        let outside = self.fill.unwrap_or(0.0) as f32;
+        let sampler = Sampler { filtered: kind == Kind::Area, interpolation, edge, outside };
+        let mut data = Vec::new();
+        for frame in 0..input.image.frames() {
+            let sampled = resample(&gpu, input.volume(frame)?, grid, sampler);
+            append(&mut data, sampled.map_err(|e| about(&self.input, &e.into()))?);
+        }
+        Ok((gpu, data))
+    }
+
+    /// The bytes of a voxel outside the image, in its datatype.
+    fn stored_fill(&self, image: &Image) -> anyhow::Result<Vec<u8>> {
+        let wanted = self.fill.unwrap_or(0.0);
+        let (bytes, held) = image.voxel_of(wanted);
+        // Rounding to a step is no other value; an end of the type is.
+        let step = image.info().scaling.0.abs();
+        let holds = held == wanted || (held - wanted).abs() <= 0.5 * step || held.is_nan() && wanted.is_nan();
+        match self.fill {
+            Some(_) if !holds => bail!(
+                "{}: its voxels are {:?} and cannot hold --fill {wanted}; the nearest value is {held}",
+                self.input.display(),
+                image.datatype()
+            ),
+            _ => Ok(bytes),
+        }
+    }
 }
 
 /// The grid's axes and centre with voxels of `voxel_mm`; without a shape, as many as cover it.
@@ -169,6 +216,7 @@ fn rescaled(own: &Grid, voxel_mm: DVec3, shape: Option<[usize; 3]>) -> Grid {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::volume::orientation::AxisMap;
 
     #[test]
     fn a_rescaled_grid_keeps_axes_and_centre() {
@@ -184,7 +232,7 @@ mod tests {
         assert!(same.affine.abs_diff_eq(affine, 1e-12));
         let fine = rescaled(&own, DVec3::splat(0.5), None);
         assert_eq!(fine.shape, [13, 12, 13]);
-        assert!(is_same_grid(&own, &same) && !is_same_grid(&own, &fine));
+        assert_eq!((own.map_from(&same), own.map_from(&fine)), (Some(AxisMap::IDENTITY), None));
         let centre = |affine: &DMat4, shape: [usize; 3]| {
             affine.transform_point3(DVec3::from_array(shape.map(|n| (n as f64 - 1.0) / 2.0)))
         };

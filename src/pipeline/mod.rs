@@ -59,6 +59,9 @@ pub enum PipelineError {
     /// Bias correction.
     #[error(transparent)]
     N4(#[from] bias::N4Error),
+    /// A grid that an image cannot be sampled on.
+    #[error("{0}")]
+    Target(String),
     /// The network marks no voxel.
     #[error("no brain found; check that the image shows a head and that its orientation is right")]
     NoBrain,

@@ -2,12 +2,16 @@
 
 use std::ops::Range;
 
+use super::PipelineError;
 use super::grid::Grid;
 use super::slabs::{slabs, upload, with_halo};
 use crate::gpu::Gpu;
 use crate::graph::{GraphError, run_op1};
-use crate::ops::resample::{AxisOrder, Edge, Interpolation, grid_matrix, index_matrix, prefilters};
-use crate::volume::Volume;
+use crate::ops::resample::{
+    AxisOrder, Edge, Interpolation, grid_matrix, index_matrix, prefilters, source_steps,
+};
+use crate::volume::nearest::{End, reaches};
+use crate::volume::{Apart, Volume};
 
 /// Planes beyond a slab that interpolation reaches: two for cubic, and one for rounding.
 const TAPS: usize = 3;
@@ -21,9 +25,61 @@ pub struct Sampler {
     pub interpolation: Interpolation,
     /// Where the volume ends.
     pub edge: Edge,
+    /// Value of samples outside the volume.
+    pub outside: f32,
 }
 
-/// Samples a volume on another grid, x fastest; samples outside it are 0.
+/// Most voxels of a new grid, all volumes together: 8 GiB of floats. More is a slip of the hand.
+const MOST_VOXELS: f64 = (1u64 << 31) as f64;
+
+/// Whether `volumes` volumes on the grid `own` can be meant to be sampled on `grid`. Costs no memory.
+///
+/// # Errors
+/// Too many voxels; voxels larger than the whole image along one of its axes, for which filters would grow without
+/// bound; a grid that no voxel of the image falls in.
+pub fn check_target(own: &Grid, grid: &Grid, volumes: usize, edge: Edge) -> Result<(), PipelineError> {
+    let refuse = |reason: String| Err(PipelineError::Target(reason));
+    let voxels = grid.shape.iter().map(|&n| n as f64).product::<f64>() * volumes as f64;
+    if voxels > MOST_VOXELS {
+        return refuse(format!(
+            "the new grid would hold {voxels:.3e} voxels; {MOST_VOXELS:.3e} (8 GiB of float32) are the most: choose \
+             larger voxels or fewer of them"
+        ));
+    }
+    let steps =
+        source_steps(&index_matrix(grid_matrix(own.affine, grid.affine), AxisOrder::Xyz, AxisOrder::Xyz));
+    for axis in 0..3 {
+        if steps[axis] > own.shape[axis] as f64 {
+            let own_mm = own.voxel_size()[axis];
+            return refuse(format!(
+                "a voxel of the new grid ({:.4} mm) is larger than the whole image along its axis {} ({:.1} mm); \
+                 choose smaller voxels",
+                steps[axis] * own_mm,
+                ["x", "y", "z"][axis],
+                own.shape[axis] as f64 * own_mm
+            ));
+        }
+    }
+    if !reaches(own, grid, edge.into()) {
+        return refuse(format!(
+            "no voxel of the new grid falls in the image, so that nothing but the fill value would be written ({}); \
+             correct the header that is wrong, or register the two",
+            Apart { own: *own, image: *grid }
+        ));
+    }
+    Ok(())
+}
+
+impl From<Edge> for End {
+    fn from(edge: Edge) -> Self {
+        match edge {
+            Edge::Zero => Self::Centres,
+            Edge::Clamp => Self::Faces,
+        }
+    }
+}
+
+/// Samples a volume on another grid, x fastest. See [`check_target`] first.
 ///
 /// # Errors
 /// A failing device.
@@ -61,6 +117,7 @@ pub fn resample(
             }
             let mut op = placed.resample_op(&target, AxisOrder::Zyx, sampler.interpolation);
             op.edge = sampler.edge;
+            op.outside = sampler.outside;
             let sampled = run_op1(gpu, &op, &[&placed.tensor])?;
             drop(placed);
             let sampled: Vec<f32> = gpu.download(&sampled)?;

@@ -4,6 +4,7 @@
 use rayon::prelude::*;
 
 use super::Grid;
+use super::image::Image;
 
 /// Coordinates are rounded to this part of a voxel before anything is decided by them. On the 2 mm grid centred on an
 /// even 1 mm grid every sample falls halfway between voxels, where the last bit would toss a coin. The device's
@@ -19,18 +20,44 @@ pub enum End {
     Faces,
 }
 
-/// Samples `values` of `from` on the grid `to`: the voxel at `floor(coordinate + 0.5)`, `outside` beyond the image.
-///
-/// # Panics
-/// If `values` are not one for each voxel of `from`.
-pub fn sample<T: Copy + Send + Sync>(values: &[T], from: &Grid, to: &Grid, end: End, outside: T) -> Vec<T> {
-    assert_eq!(values.len(), from.shape.iter().product::<usize>(), "the array belongs to the grid");
+/// The held volumes of an image on another grid, one after the other, in its own datatype, scaling and byte order;
+/// `outside` are the bytes of a voxel beyond it ([`Image::voxel_of`]).
+pub fn sample_stored(image: &Image, to: &Grid, end: End, outside: &[u8]) -> Vec<u8> {
+    let from = image.grid();
+    let of_size = |size: usize| match size {
+        1 => sample_cells::<1>,
+        2 => sample_cells::<2>,
+        4 => sample_cells::<4>,
+        8 => sample_cells::<8>,
+        _ => unreachable!("voxels of real numbers of at most 64 bits"),
+    };
+    let volumes = image.raw().chunks(image.raw().len() / image.frames());
+    volumes.flat_map(|bytes| of_size(outside.len())(bytes, &from, to, end, outside)).collect()
+}
+
+fn sample_cells<const N: usize>(bytes: &[u8], from: &Grid, to: &Grid, end: End, outside: &[u8]) -> Vec<u8> {
+    let outside = *outside.first_chunk::<N>().expect("chosen by its length");
+    sample(bytes.as_chunks::<N>().0, from, to, end, outside).into_flattened()
+}
+
+/// Whether any voxel of `to` falls in the image.
+pub fn reaches(from: &Grid, to: &Grid, end: End) -> bool {
+    let index = index_in(from, to, end);
+    let [nx, ny, nz] = to.shape;
+    (0..ny * nz).into_par_iter().any(|row| (0..nx).any(|x| index([x, row % ny, row / ny]).is_some()))
+}
+
+/// The flat index in `from` of a voxel of `to`; `None` outside.
+fn index_in(from: &Grid, to: &Grid, end: End) -> impl Fn([usize; 3]) -> Option<usize> + Sync {
     let to_own = from.affine.inverse() * to.affine;
-    let index = |at: [f64; 3]| {
+    let shape = from.shape;
+    move |[x, y, z]| {
+        let at =
+            to_own.x_axis * x as f64 + to_own.y_axis * y as f64 + to_own.z_axis * z as f64 + to_own.w_axis;
         let mut flat = 0;
         for axis in (0..3).rev() {
             let at = (at[axis] * STEPS + 0.5).floor() / STEPS;
-            let last = from.shape[axis] as f64 - 1.0;
+            let last = shape[axis] as f64 - 1.0;
             let inside = match end {
                 End::Centres => (0.0..=last).contains(&at),
                 End::Faces => (-0.5..last + 0.5).contains(&at),
@@ -38,17 +65,24 @@ pub fn sample<T: Copy + Send + Sync>(values: &[T], from: &Grid, to: &Grid, end: 
             if !inside {
                 return None;
             }
-            flat = flat * from.shape[axis] + (at + 0.5).floor() as usize;
+            flat = flat * shape[axis] + (at + 0.5).floor() as usize;
         }
         Some(flat)
-    };
+    }
+}
+
+/// Samples `values` of `from` on the grid `to`: the voxel at `floor(coordinate + 0.5)`, `outside` beyond the image.
+///
+/// # Panics
+/// If `values` are not one for each voxel of `from`.
+pub fn sample<T: Copy + Send + Sync>(values: &[T], from: &Grid, to: &Grid, end: End, outside: T) -> Vec<T> {
+    assert_eq!(values.len(), from.shape.iter().product::<usize>(), "the array belongs to the grid");
+    let index = index_in(from, to, end);
     let [nx, ny, _] = to.shape;
     let mut sampled = vec![outside; to.shape.iter().product()];
     sampled.par_chunks_mut(nx.max(1)).enumerate().for_each(|(row, line)| {
-        let (y, z) = ((row % ny) as f64, (row / ny) as f64);
         for (x, value) in line.iter_mut().enumerate() {
-            let at = to_own.x_axis * x as f64 + to_own.y_axis * y + to_own.z_axis * z + to_own.w_axis;
-            if let Some(ix) = index(at.truncate().to_array()) {
+            if let Some(ix) = index([x, row % ny, row / ny]) {
                 *value = values[ix];
             }
         }

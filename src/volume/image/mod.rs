@@ -397,6 +397,27 @@ impl Image {
         &self.data
     }
 
+    /// The bytes of one voxel whose value, slope and intercept applied, is nearest to `value`, and that value: another
+    /// than asked for where the datatype does not hold it.
+    pub fn voxel_of(&self, value: f64) -> (Vec<u8>, f64) {
+        let (datatype, order, scaling) = (self.info.datatype, self.endianness(), self.info.scaling);
+        let bytes = voxels::nearest_raw(value, datatype, order, scaling);
+        let mut held = f64::NAN;
+        voxels::for_each(&bytes, datatype, order, scaling, |v| held = v);
+        (bytes, held)
+    }
+
+    /// Whether a NIfTI file with this image's header can hold a grid of `shape`.
+    ///
+    /// # Errors
+    /// [`Problem::GridTooLarge`]: NIfTI-1 counts to 32,767 along an axis.
+    pub fn check_shape(&self, shape: [usize; 3]) -> Result<(), Problem> {
+        match self.info.header.version() {
+            Version::One if shape.iter().any(|&n| n > i16::MAX as usize) => Err(Problem::GridTooLarge(shape)),
+            _ => Ok(()),
+        }
+    }
+
     /// Calls `f` with each voxel of volume 0 in turn, slope and intercept applied, in f64: labels beyond 2^24 stay
     /// what they are.
     pub(super) fn for_each_value(&self, f: impl FnMut(f64)) {
