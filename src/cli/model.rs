@@ -189,6 +189,7 @@ fn describe(model: &Model, trained: usize, stored: usize) -> String {
         ("attribution", &card.attribution),
         ("command", &card.command),
         ("figures", &card.figures),
+        ("parent", &card.parent),
     ] {
         if !text.is_empty() {
             lines.push(format!("{key:12} {}", text.replace('\n', "\n             ")));

@@ -9,18 +9,21 @@ use serde_json::json;
 
 use super::model::CardFile;
 use super::terminal::{Terminal, one_line};
-use super::{Outcome, Session, TuningOptions};
-use crate::model::{self as models, LossKind, ModelCard};
+use super::{Outcome, Session, TuningOptions, usage};
+use crate::model::{self as models, LossKind, Model, ModelCard, WeightFile};
+use crate::pipeline::PipelineError;
+use crate::pipeline::train::checkpoint::Checkpoint;
 use crate::pipeline::train::config::{NetworkConfig, TrainConfig};
+use crate::pipeline::train::data::{LabelledHead, check_rows};
 use crate::pipeline::train::log::EpochRow;
-use crate::pipeline::train::run::{Progress, TrainRun};
+use crate::pipeline::train::run::{Progress, Start, TrainRun};
 use crate::volume::pairs::{Pair, PairTable};
-use crate::volume::{companion, image};
 
 /// Train a network on heads with masks
 ///
 /// The settings come from --preset, then --config (a TOML file that may set a few of them only), then the
-/// options below. The folder of the run holds config.toml, log.csv, training.svg, best.safetensors (for
+/// options below. Every row of the tables is read and judged before the first step. The folder of the run holds
+/// config.toml, heads.tsv (which heads trained and which validated), log.csv, training.svg, best.safetensors (for
 /// `strip --model`), last.safetensors, and the checkpoint that --resume goes on from, exactly.
 #[derive(Debug, Args)]
 #[command(
@@ -42,7 +45,10 @@ pub(super) struct Options {
     /// Settings to start from [default: default]
     #[arg(long, value_name = "NAME")]
     preset: Option<Preset>,
-    /// Go on from the run's checkpoint, with its settings
+    /// Go on from the run's checkpoint, with its settings and on the same heads
+    ///
+    /// Only the number of epochs, the learning rate and the memory for heads may change; a run of which all epochs are
+    /// done goes on when --epochs names more.
     #[arg(long, conflicts_with_all = ["init", "preset", "force"])]
     resume: bool,
     /// Start over in a folder that holds a checkpoint already
@@ -51,6 +57,9 @@ pub(super) struct Options {
     /// Start from the weights of this model (a file or a built-in name)
     #[arg(long, value_name = "FILE|NAME")]
     init: Option<String>,
+    /// Name of the model [default: the name in --config, or that of the run's folder]
+    #[arg(long, value_name = "NAME", conflicts_with = "resume")]
+    name: Option<String>,
     /// Take entries of the model card from this TOML file: data, licence, attribution, figures
     #[arg(long, value_name = "TOML")]
     card: Option<PathBuf>,
@@ -108,15 +117,30 @@ impl From<Loss> for LossKind {
 }
 
 impl Options {
+    /// The configuration of a run that begins.
     fn configuration(&self) -> anyhow::Result<TrainConfig> {
         let base = match self.preset {
             None | Some(Preset::Default) => TrainConfig::default_preset(),
             Some(Preset::Article) => TrainConfig::article_preset(),
         };
-        let saved = self.out.join("config.toml");
+        let mut config = self.changed(base)?;
+        if let Some(name) = &self.name {
+            config.network.set_name(name);
+        } else if models::builtin_names().contains(&config.network.name()) {
+            config.network.set_name(&folder_name(&self.out));
+        }
+        config.check().map_err(usage)?;
+        Ok(config)
+    }
+
+    /// What --config and the options say, laid over `base`.
+    fn changed(&self, base: TrainConfig) -> anyhow::Result<TrainConfig> {
         let mut config = match &self.config {
-            Some(path) => read_config(path, base)?,
-            None if self.resume => read_config(&saved, base)?,
+            Some(path) => {
+                let config = read_config(path, base)?;
+                config.check().map_err(|faults| anyhow!("{}: {faults}", path.display()))?;
+                config
+            }
             None => base,
         };
         let Self { epochs, steps, batch, loss, learning_rate, seed, .. } = *self;
@@ -126,37 +150,75 @@ impl Options {
         config.loss = loss.map_or(config.loss, LossKind::from);
         config.learning_rate = learning_rate.unwrap_or(config.learning_rate);
         config.seed = seed.unwrap_or(config.seed);
+        config.check().map_err(usage)?;
         Ok(config)
     }
 
-    fn card(&self) -> anyhow::Result<ModelCard> {
-        let arguments: Vec<String> = std::env::args().skip(1).collect();
+    /// The card of a run that begins, with the credits of the model that it begins with.
+    fn card(&self, parent: Option<&(Model, String)>) -> anyhow::Result<ModelCard> {
         let mut card = ModelCard {
-            command: format!("trephine {}", arguments.join(" ")),
+            command: command_line(),
             data: self.data.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             ..ModelCard::default()
         };
         if let Some(path) = &self.card {
             CardFile::read(path)?.apply(&mut card);
         }
+        if let Some((parent, sha256)) = parent {
+            card.descend_from(parent, sha256);
+        }
         Ok(card)
     }
 
-    pub fn run(self, session: &Session) -> anyhow::Result<Outcome> {
-        let config = self.configuration()?;
-        let card = self.card()?;
-        if !self.resume && !self.force && self.out.join("checkpoint.safetensors").exists() {
-            bail!(
-                "{}: holds the checkpoint of an earlier run; go on with --resume, start over with --force, \
-                 or name another folder",
-                self.out.display()
-            );
+    /// The configuration and the card with which a run goes on, announced where they change.
+    fn goes_on(
+        &self,
+        checkpoint: &Checkpoint,
+        terminal: &Terminal,
+    ) -> anyhow::Result<(TrainConfig, ModelCard)> {
+        let before = &checkpoint.config;
+        let config = self.changed(before.clone())?;
+        let file = Checkpoint::path_in(&self.out);
+        before.goes_on_as(&config).map_err(|reason| anyhow!("{}: {reason}", file.display()))?;
+        let mut card = checkpoint.card.clone();
+        let changes = before.differences(&config);
+        for (key, [then, now]) in &changes {
+            terminal.note(&format!("{key}: {now} from here on, {then} until now"));
         }
-        let training = read_pairs(&self.data)?;
-        let validation = self.validation.as_deref().map(read_pairs).transpose()?.unwrap_or_default();
-        let init = self.init.as_deref().map(models::load).transpose()?;
+        if before.epochs != config.epochs && config.cosine {
+            terminal.note("the learning rate falls to its end by the new last epoch, from here on");
+        }
+        if !changes.is_empty() {
+            card.command = format!("{}\n{}", card.command, command_line());
+        }
+        if let Some(path) = &self.card {
+            CardFile::read(path)?.apply(&mut card);
+        }
+        Ok((config, card))
+    }
+
+    pub fn run(self, session: &Session) -> anyhow::Result<Outcome> {
+        let terminal = session.terminal;
+        let (config, card, start) = if self.resume {
+            let checkpoint = Checkpoint::read(&self.out)?;
+            let (config, card) = self.goes_on(&checkpoint, &terminal)?;
+            (config, card, Start::Resume(Box::new(checkpoint)))
+        } else {
+            let config = self.configuration()?;
+            if !self.force && Checkpoint::path_in(&self.out).exists() {
+                bail!(
+                    "{}: holds the checkpoint of an earlier run; go on with --resume, start over with --force, \
+                     or name another folder",
+                    self.out.display()
+                );
+            }
+            let parent = self.init.as_deref().map(parent).transpose()?;
+            let card = self.card(parent.as_ref())?;
+            (config, card, parent.map_or(Start::Fresh, |(model, _)| Start::From(Box::new(model))))
+        };
+        let mut display = Display::new(terminal, &self.data);
+        let [training, validation] = self.heads(&mut display)?;
         let gpu = session.gpu()?;
-        let mut display = Display::new(session.terminal);
         let run = TrainRun {
             gpu: &gpu,
             tuning: self.tuning.load(&gpu),
@@ -164,24 +226,82 @@ impl Options {
             training,
             validation,
             folder: self.out.clone(),
-            resume: self.resume,
-            init,
+            start,
             card,
         };
         let model = run.run(&mut |progress| display.show(progress));
         display.finish();
         let model = model?;
         let best = self.out.join("best.safetensors");
-        session.terminal.note(&format!("best weights: {}", best.display()));
-        session.terminal.json(&json!({
+        terminal.note(&format!("best weights: {}", best.display()));
+        terminal.json(&json!({
             "adapter": gpu.summary,
             "run": self.out,
             "best": best,
+            "name": model.description.name,
             "parameters": model.parameter_counts().0,
+            "card": model.card,
             "epochs": display.rows,
         }))?;
         Ok(Outcome::Done)
     }
+
+    /// The rows of the tables to train and to validate on, all of them read and judged before the first step: an hour
+    /// into the first epoch is too late.
+    fn heads(&self, display: &mut Display) -> anyhow::Result<[Vec<LabelledHead>; 2]> {
+        let mut tables = vec![(&self.data, read_pairs(&self.data, display)?)];
+        if let Some(path) = &self.validation {
+            tables.push((path, read_pairs(path, display)?));
+        }
+        let rows = tables.iter().map(|(_, pairs)| pairs.len()).sum();
+        display.reads(rows);
+        let mut found = [Vec::new(), Vec::new()];
+        let mut bad = Vec::new();
+        for (into, (table, pairs)) in found.iter_mut().zip(tables) {
+            match check_rows(pairs, &|| display.has_read()) {
+                Ok(rows) => {
+                    rows.remarks.iter().for_each(|remark| display.warn(table, remark));
+                    *into = rows.heads;
+                }
+                Err(PipelineError::Rows { faults, total }) => bad.push((table, faults, total)),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        display.finish();
+        let faults: Vec<&PipelineError> = bad.iter().flat_map(|(_, faults, _)| faults).collect();
+        match faults[..] {
+            [] => Ok(found),
+            [only] => bail!("{only}"),
+            _ => {
+                faults.iter().for_each(|fault| display.terminal.error(&fault.to_string()));
+                let counts = bad.iter().map(|(table, faults, total)| {
+                    format!("{}: {} of {total} rows cannot be trained on", table.display(), faults.len())
+                });
+                bail!("{}; mend the files or take the rows out", counts.collect::<Vec<_>>().join(", "))
+            }
+        }
+    }
+}
+
+/// A model to begin with, and the SHA-256 of its file.
+fn parent(name_or_file: &str) -> anyhow::Result<(Model, String)> {
+    let file = WeightFile::open(name_or_file)?;
+    Ok((file.model()?, file.sha256()))
+}
+
+fn command_line() -> String {
+    let arguments: Vec<String> =
+        std::env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned()).collect();
+    format!("trephine {}", arguments.join(" "))
+}
+
+/// The name of a run's folder as that of a model.
+fn folder_name(folder: &Path) -> String {
+    let absolute = std::path::absolute(folder).unwrap_or_else(|_| folder.to_path_buf());
+    let name = absolute.file_name().unwrap_or_default().to_string_lossy();
+    let name: String =
+        name.chars().map(|c| if c.is_alphanumeric() || "._-".contains(c) { c } else { '-' }).collect();
+    if name.is_empty() { "model".to_owned() } else { name }
 }
 
 /// A configuration file laid over `base`; a network of another kind over that of the preset that has it.
@@ -222,19 +342,19 @@ fn overlay(base: &mut toml::Value, over: toml::Value) {
     }
 }
 
-/// The pairs of a table that have a mask; all their headers are looked at now rather than an hour into the
-/// first epoch.
-fn read_pairs(path: &Path) -> anyhow::Result<Vec<Pair>> {
-    let mut table = PairTable::read(path)?;
-    table.pairs.retain(|pair| pair.mask.is_some());
-    if table.pairs.is_empty() {
-        bail!("{}: names no image with a mask; training needs masks", path.display());
+/// The pairs of a table that have a mask.
+fn read_pairs(path: &Path, display: &Display) -> anyhow::Result<Vec<Pair>> {
+    let mut pairs = PairTable::read(path)?.pairs;
+    let rows = pairs.len();
+    pairs.retain(|pair| pair.mask.is_some());
+    match (pairs.len(), rows) {
+        (0, _) => bail!("{}: names no image with a mask; training needs masks", path.display()),
+        (kept, rows) if kept < rows => {
+            display.warn(path, &format!("{} of {rows} rows name no mask and are left out", rows - kept));
+        }
+        _ => {}
     }
-    for pair in &table.pairs {
-        let Some(mask) = &pair.mask else { continue };
-        companion::check_mask(mask, &image::read_info(&pair.image)?)?;
-    }
-    Ok(table.pairs)
+    Ok(pairs)
 }
 
 /// A bar with the time left, or a line an epoch where stderr is not a terminal.
@@ -243,17 +363,41 @@ struct Display {
     bar: Option<ProgressBar>,
     epochs: usize,
     rows: Vec<EpochRow>,
+    /// The table to train on.
+    data: PathBuf,
 }
 
 impl Display {
-    fn new(terminal: Terminal) -> Self {
-        Self { terminal, bar: None, epochs: 0, rows: Vec::new() }
+    fn new(terminal: Terminal, data: &Path) -> Self {
+        Self { terminal, bar: None, epochs: 0, rows: Vec::new(), data: data.to_path_buf() }
     }
 
     fn line(&self, text: &str) {
         match &self.bar {
             Some(bar) => bar.suspend(|| self.terminal.note(text)),
             None => self.terminal.note(text),
+        }
+    }
+
+    /// Something odd about a table or a head of it.
+    fn warn(&self, table: &Path, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| self.terminal.warning(table, &text)),
+            None => self.terminal.warning(table, &text),
+        }
+    }
+
+    /// So many heads are about to be read.
+    fn reads(&mut self, heads: usize) {
+        if self.terminal.shows_progress() {
+            let style = ProgressStyle::with_template("{bar:30} looking at head {pos}/{len}, {eta} left");
+            self.bar = Some(ProgressBar::new(heads as u64).with_style(style.expect("the template is valid")));
+        }
+    }
+
+    fn has_read(&self) {
+        if let Some(bar) = &self.bar {
+            bar.inc(1);
         }
     }
 
@@ -298,6 +442,12 @@ impl Display {
                 ));
                 self.rows.push(row);
             }
+            Progress::Finished { epochs } => {
+                self.line(&format!(
+                    "all {epochs} epochs are done: nothing to do; --epochs with a larger number goes on"
+                ));
+            }
+            Progress::Warning(text) => self.warn(&self.data, &text),
         }
     }
 

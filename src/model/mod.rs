@@ -11,10 +11,10 @@ mod weights;
 use thiserror::Error;
 
 pub use build::{BuiltNetwork, Mode, build};
-pub use builtin::{builtin_card, builtin_names, load};
+pub use builtin::{WeightFile, builtin_card, builtin_names, load};
 pub use description::{ActivationKind, Centre, Description, GridSpec, Intensity, Layer, LayerKind, Sampling};
 pub use fold::fold_for_inference;
-pub use training::{LossKind, OptimiserSpec, TrainingGraph, weights_of};
+pub use training::{LossKind, OptimiserSpec, TrainingGraph, is_of_optimiser, weights_of};
 pub use unet::{article, residual_unet};
 pub use weights::{Model, ModelCard, Tensors, initialise};
 

@@ -202,11 +202,16 @@ impl TrainingGraph {
     }
 }
 
+/// Whether a tensor of a checkpoint belongs to the optimiser (moments, averages) and not to the network.
+pub fn is_of_optimiser(name: &str) -> bool {
+    name.starts_with("adam.") || name.starts_with("ema.")
+}
+
 /// The weights to use out of everything a checkpoint holds: averages where there are any.
 pub fn weights_of(checkpoint: &Tensors) -> Tensors {
     checkpoint
         .iter()
-        .filter(|(name, _)| !name.starts_with("adam.") && !name.starts_with("ema."))
+        .filter(|(name, _)| !is_of_optimiser(name))
         .map(|(name, value)| (name.clone(), checkpoint.get(&format!("ema.{name}")).unwrap_or(value).clone()))
         .collect()
 }

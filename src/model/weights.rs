@@ -6,6 +6,7 @@ use std::path::Path;
 use half::f16;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use rand_distr::{Distribution, StandardNormal};
 use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +30,30 @@ pub struct ModelCard {
     pub command: String,
     /// Measured figures.
     pub figures: String,
+    /// The model that training began with: its name and the SHA-256 of its file, and its own parent after it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub parent: String,
+}
+
+impl ModelCard {
+    /// Records that training began with the weights of another model. Its licence holds where the card names none, and
+    /// its credits are kept beside the card's own.
+    pub fn descend_from(&mut self, parent: &Model, sha256: &str) {
+        self.parent = format!("{} (sha256 {sha256})", parent.description.name);
+        if !parent.card.parent.is_empty() {
+            self.parent = format!("{}, from {}", self.parent, parent.card.parent);
+        }
+        if self.licence.is_empty() {
+            self.licence.clone_from(&parent.card.licence);
+        } else if !parent.card.licence.is_empty() && self.licence != parent.card.licence {
+            self.licence = format!("{}; the parent's: {}", self.licence, parent.card.licence);
+        }
+        if self.attribution.is_empty() {
+            self.attribution.clone_from(&parent.card.attribution);
+        } else if !self.attribution.contains(&parent.card.attribution) {
+            self.attribution = format!("{}; {}", self.attribution, parent.card.attribution);
+        }
+    }
 }
 
 /// A network with its weights.
@@ -217,14 +242,7 @@ pub fn initialise(description: &Description, seed: u64) -> Result<Tensors, Model
     Ok(tensors)
 }
 
-/// A unit normal number within 2 standard deviations (Box-Muller, rejecting the tails).
+/// A unit normal number within 2 standard deviations.
 fn truncated_normal(rng: &mut ChaCha8Rng) -> f64 {
-    loop {
-        let u: f64 = rng.random_range(f64::MIN_POSITIVE..1.0);
-        let v: f64 = rng.random();
-        let value = (-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos();
-        if value.abs() <= 2.0 {
-            return value;
-        }
-    }
+    StandardNormal.sample_iter(rng).find(|value: &f64| value.abs() <= 2.0).expect("the iterator does not end")
 }

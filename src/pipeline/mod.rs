@@ -68,6 +68,18 @@ pub enum PipelineError {
     /// A plot that cannot be drawn.
     #[error("the plot cannot be drawn ({0}); take the figures from --csv or log.csv")]
     Plot(String),
+    /// Rows of a table that cannot be trained on.
+    #[error(
+        "{} of {total} heads cannot be trained on: {}",
+        faults.len(),
+        faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    )]
+    Rows {
+        /// Each with its file.
+        faults: Vec<Self>,
+        /// Rows in all.
+        total: usize,
+    },
     /// Training went wrong.
     #[error("training: {0}")]
     Training(String),

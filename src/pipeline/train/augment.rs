@@ -3,6 +3,7 @@
 use glam::{DMat3, DMat4, DVec3};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use rand_distr::StandardNormal;
 use serde::{Deserialize, Serialize};
 
 /// Strengths of the augmentation. Zero switches a part off.
@@ -111,9 +112,7 @@ pub struct Draw {
 }
 
 fn normal(rng: &mut ChaCha8Rng) -> f64 {
-    let u: f64 = rng.random_range(f64::MIN_POSITIVE..1.0);
-    let v: f64 = rng.random();
-    (-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()
+    rng.sample(StandardNormal)
 }
 
 /// Uniform in `[-limit, limit]`.

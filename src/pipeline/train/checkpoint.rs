@@ -1,78 +1,93 @@
-//! What a run goes on from: every tensor of the training graph, the configuration and the rows so far, in one file.
+//! What a run goes on from: every tensor of the training graph, and all that decided the run so far, in one file.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 
 use super::config::TrainConfig;
+use super::data::HeadRecord;
 use super::log::EpochRow;
-use crate::model::Tensors;
+use crate::model::{ModelCard, Tensors};
 use crate::pipeline::{PipelineError, write_whole};
 
-/// Its name in a run's folder.
-const CHECKPOINT: &str = "checkpoint.safetensors";
+/// Entry of the file's metadata that holds the run as TOML, which has words for NaN.
+const RUN_KEY: &str = "trephine.run";
 
-/// Where a run stands, beside the tensors of its checkpoint.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(super) struct State {
-    pub(super) epochs_done: usize,
-    pub(super) best_dice: f64,
-    pub(super) rows: Vec<EpochRow>,
+/// A run between two epochs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    /// Epochs done.
+    pub epochs_done: usize,
+    /// Best validation Dice so far.
+    pub best_dice: f64,
+    /// What decides the run.
+    pub config: TrainConfig,
+    /// The card of the models that the run writes.
+    pub card: ModelCard,
+    /// Which heads train and which validate, in order.
+    pub heads: Vec<HeadRecord>,
+    /// The rows of `log.csv`.
+    pub rows: Vec<EpochRow>,
+    /// Parameters, running statistics, moments and averages by name.
+    #[serde(skip)]
+    pub tensors: Tensors,
 }
 
-/// Writes the checkpoint of a run's folder.
-///
-/// # Errors
-/// When it cannot be written.
-pub(super) fn write(
-    folder: &Path,
-    tensors: &Tensors,
-    config: &TrainConfig,
-    state: &State,
-) -> Result<(), PipelineError> {
-    let fail = |e: &dyn std::fmt::Display| PipelineError::Training(format!("checkpoint: {e}"));
-    let views = tensors
-        .iter()
-        .map(|(name, (shape, values))| {
-            TensorView::new(Dtype::F32, shape.clone(), bytemuck::cast_slice(values))
-                .map(|v| (name.as_str(), v))
-        })
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|e| fail(&e))?;
-    let state = serde_json::to_string(state).map_err(|e| fail(&e))?;
-    let config = toml::to_string(config).map_err(|e| fail(&e))?;
-    let metadata = HashMap::from([("state".to_owned(), state), ("config".to_owned(), config)]);
-    let bytes = safetensors::serialize(views, Some(metadata)).map_err(|e| fail(&e))?;
-    write_whole(&folder.join(CHECKPOINT), &bytes)
-}
-
-/// Reads it back.
-///
-/// # Errors
-/// A file that is missing or damaged, or of a run with another network.
-pub(super) fn read(folder: &Path, config: &TrainConfig) -> Result<(Tensors, State), PipelineError> {
-    let file = folder.join(CHECKPOINT);
-    let fail = |reason: String| PipelineError::Input { file: file.clone(), reason };
-    let bytes =
-        std::fs::read(&file).map_err(|e| fail(format!("cannot be read: {e}; start without --resume")))?;
-    let broken = |e: &dyn std::fmt::Display| fail(format!("is not a checkpoint: {e}"));
-    let (_, metadata) = safetensors::SafeTensors::read_metadata(&bytes).map_err(|e| broken(&e))?;
-    let metadata = metadata.metadata().clone().unwrap_or_default();
-    let text = |key: &str| metadata.get(key).cloned().unwrap_or_default();
-    let saved: TrainConfig = toml::from_str(&text("config")).map_err(|e| broken(&e))?;
-    if saved.network != config.network {
-        return Err(fail("was made with another network; use its own configuration".into()));
+impl Checkpoint {
+    /// Where a run's folder holds it.
+    pub fn path_in(folder: &Path) -> PathBuf {
+        folder.join("checkpoint.safetensors")
     }
-    let state: State = serde_json::from_str(&text("state")).map_err(|e| broken(&e))?;
-    let tensors = safetensors::SafeTensors::deserialize(&bytes)
-        .map_err(|e| broken(&e))?
-        .iter()
-        .map(|(name, view)| {
-            let values = view.data().chunks_exact(4).map(bytemuck::pod_read_unaligned).collect();
-            (name.to_owned(), (view.shape().to_vec(), values))
-        })
-        .collect();
-    Ok((tensors, state))
+
+    /// Writes it into a run's folder, whole or not at all.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write(&self, folder: &Path) -> Result<(), PipelineError> {
+        let fail = |e: &dyn std::fmt::Display| PipelineError::Training(format!("checkpoint: {e}"));
+        let views = self
+            .tensors
+            .iter()
+            .map(|(name, (shape, values))| {
+                TensorView::new(Dtype::F32, shape.clone(), bytemuck::cast_slice(values))
+                    .map(|view| (name.as_str(), view))
+            })
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|e| fail(&e))?;
+        let run = toml::to_string(self).map_err(|e| fail(&e))?;
+        let metadata = HashMap::from([(RUN_KEY.to_owned(), run)]);
+        let bytes = safetensors::serialize(views, Some(metadata)).map_err(|e| fail(&e))?;
+        write_whole(&Self::path_in(folder), &bytes)
+    }
+
+    /// Reads that of a run's folder.
+    ///
+    /// # Errors
+    /// A file that is missing, damaged, or of another version of the program.
+    pub fn read(folder: &Path) -> Result<Self, PipelineError> {
+        let file = Self::path_in(folder);
+        let fail = |reason: String| PipelineError::Input { file: file.clone(), reason };
+        let bytes = std::fs::read(&file).map_err(|e| {
+            fail(format!("cannot be read: {e}; name the folder of a run, or start without --resume"))
+        })?;
+        let broken = |e: &dyn std::fmt::Display| {
+            fail(format!("is not a checkpoint of this version ({e}); start anew in another folder"))
+        };
+        let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(|e| broken(&e))?;
+        let run = metadata.metadata().as_ref().and_then(|metadata| metadata.get(RUN_KEY));
+        let run = run.ok_or_else(|| broken(&"it does not say which run it is of"))?;
+        let mut checkpoint: Self = toml::from_str(run).map_err(|e| broken(&e.message()))?;
+        checkpoint.tensors = SafeTensors::deserialize(&bytes)
+            .map_err(|e| broken(&e))?
+            .iter()
+            .map(|(name, view)| {
+                let values = view.data().chunks_exact(4).map(bytemuck::pod_read_unaligned).collect();
+                (name.to_owned(), (view.shape().to_vec(), values))
+            })
+            .collect();
+        Ok(checkpoint)
+    }
 }

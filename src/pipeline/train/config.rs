@@ -1,5 +1,7 @@
 //! What decides a run: its network, its schedule, its augmentation.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde::{Deserialize, Serialize};
 
 use super::augment::Augmentation;
@@ -57,6 +59,9 @@ pub enum NetworkConfig {
         voxel_mm: f64,
         /// Weight of a batch's statistics in the running ones (Keras: 0.01). More when steps are few.
         momentum: f32,
+        /// Name of the model.
+        #[serde(default = "article_name")]
+        name: String,
     },
     /// A residual U-Net on a grid centred on the head.
     ResidualUnet {
@@ -71,20 +76,49 @@ pub enum NetworkConfig {
     },
 }
 
+/// How often the article's network halves its grid.
+const ARTICLE_HALVINGS: usize = 4;
+
+fn article_name() -> String {
+    "article".to_owned()
+}
+
+/// Extents of the article's grid, 96 x 128 x 160 voxels of 2 mm, with voxels of another size.
+fn article_shape(voxel_mm: f64) -> [usize; 3] {
+    [192.0, 256.0, 320.0].map(|mm| (mm / voxel_mm).round() as usize)
+}
+
 impl NetworkConfig {
+    /// Name of the model that training makes.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Article { name, .. } | Self::ResidualUnet { name, .. } => name,
+        }
+    }
+
+    /// Gives the model another name.
+    pub fn set_name(&mut self, to: &str) {
+        match self {
+            Self::Article { name, .. } | Self::ResidualUnet { name, .. } => to.clone_into(name),
+        }
+    }
+
     /// The network's description.
+    ///
+    /// # Panics
+    /// For a configuration in which [`TrainConfig::check`] finds a fault.
     pub fn description(&self) -> Description {
         match self {
-            Self::Article { filters, dropout, voxel_mm, momentum: running } => {
-                let mut description = article(*filters, 4, *dropout);
+            Self::Article { filters, dropout, voxel_mm, momentum: running, name } => {
+                let mut description = article(*filters, ARTICLE_HALVINGS, *dropout);
+                description.name.clone_from(name);
                 for layer in &mut description.layers {
                     if let LayerKind::BatchNorm { momentum, .. } = &mut layer.kind {
                         *momentum = *running;
                     }
                 }
-                let grid = &mut description.input;
-                grid.shape = grid.shape.map(|n| (n as f64 * grid.voxel_mm[0] / voxel_mm).round() as usize);
-                grid.voxel_mm = [*voxel_mm; 3];
+                description.input.shape = article_shape(*voxel_mm);
+                description.input.voxel_mm = [*voxel_mm; 3];
                 description
             }
             Self::ResidualUnet { name, widths, shape, voxel_mm } => {
@@ -132,7 +166,13 @@ impl TrainConfig {
     /// The article's set-up: Adam at 1e-1 in its code, batch 4, 60 epochs of 16 steps, focal loss in its code.
     pub fn article_preset() -> Self {
         Self {
-            network: NetworkConfig::Article { filters: 16, dropout: 0.05, voxel_mm: 2.0, momentum: 0.01 },
+            network: NetworkConfig::Article {
+                filters: 16,
+                dropout: 0.05,
+                voxel_mm: 2.0,
+                momentum: 0.01,
+                name: article_name(),
+            },
             batch: 4,
             crop: None,
             epochs: 60,
@@ -160,5 +200,214 @@ impl TrainConfig {
             1.0
         };
         self.learning_rate * warmup.min(1.0) * decay
+    }
+}
+
+/// Keys that a resumed run may change: how long it goes on, how fast, and what it keeps in memory.
+const CHANGEABLE: [&str; 3] = ["epochs", "learning_rate", "cache_mib"];
+
+impl TrainConfig {
+    /// The keys whose values differ, each with the values of `self` and `other` in words.
+    pub fn differences(&self, other: &Self) -> Vec<(String, [String; 2])> {
+        let [ours, theirs] = [self, other].map(|config| {
+            let mut entries = BTreeMap::new();
+            let table = toml::Value::try_from(config).expect("a configuration is a table of plain values");
+            flatten("", &table, &mut entries);
+            entries
+        });
+        let keys: BTreeSet<&String> = ours.keys().chain(theirs.keys()).collect();
+        let value =
+            |of: &BTreeMap<String, String>, key: &String| of.get(key).cloned().unwrap_or("absent".into());
+        keys.into_iter()
+            .map(|key| (key.clone(), [value(&ours, key), value(&theirs, key)]))
+            .filter(|(_, [a, b])| a != b)
+            .collect()
+    }
+
+    /// Whether a run that began with this configuration can go on with another one.
+    ///
+    /// # Errors
+    /// What may not change, in words.
+    pub fn goes_on_as(&self, other: &Self) -> Result<(), String> {
+        let differences = self.differences(other).into_iter();
+        let refused: Vec<String> = differences
+            .filter(|(key, _)| !CHANGEABLE.contains(&key.as_str()))
+            .map(|(key, [ours, theirs])| format!("{key} is {ours} in the checkpoint and {theirs} now"))
+            .collect();
+        if refused.is_empty() {
+            return Ok(());
+        }
+        Err(format!(
+            "{}; a resumed run may change {} only, for others start anew in another folder",
+            refused.join(", "),
+            CHANGEABLE.join(", ")
+        ))
+    }
+}
+
+/// The plain values below `value`, by dotted keys.
+fn flatten(key: &str, value: &toml::Value, into: &mut BTreeMap<String, String>) {
+    match value {
+        toml::Value::Table(table) => {
+            for (name, value) in table {
+                let key = if key.is_empty() { name.clone() } else { format!("{key}.{name}") };
+                flatten(&key, value, into);
+            }
+        }
+        plain => drop(into.insert(key.to_owned(), plain.to_string())),
+    }
+}
+
+/// Collects what is wrong with values, by the names of their keys.
+struct Faults(Vec<String>);
+
+impl Faults {
+    fn within(&mut self, key: &str, value: impl Into<f64>, low: f64, high: f64) {
+        let value = value.into();
+        if !(low..=high).contains(&value) {
+            self.0.push(format!("{key} is {value}, must be {low} to {high}"));
+        }
+    }
+
+    fn count(&mut self, key: &str, value: usize, low: usize, high: usize) {
+        if !(low..=high).contains(&value) {
+            self.0.push(format!("{key} is {value}, must be {low} to {high}"));
+        }
+    }
+}
+
+/// Voxel sizes that a network may have, in mm: from microscopy of small animals to grids coarser than a brain.
+const VOXEL_MM: [f64; 2] = [0.01, 50.0];
+/// Most levels of a network.
+const MOST_LEVELS: usize = 8;
+/// Most voxels of a grid along an axis, and most channels of a level.
+const MOST_EXTENT: usize = 2048;
+
+impl TrainConfig {
+    /// Looks for values that make no network or no training. The message names every faulty key with its value and
+    /// what it may be, as a configuration file spells it.
+    ///
+    /// # Errors
+    /// The message, when there is a fault.
+    pub fn check(&self) -> Result<(), String> {
+        let mut faults = Faults(Vec::new());
+        faults.count("batch", self.batch, 1, 1024);
+        faults.count("epochs", self.epochs, 1, 1_000_000);
+        faults.count("steps_per_epoch", self.steps_per_epoch, 0, 1_000_000);
+        if !(0.0..1.0).contains(&self.validation_fraction) {
+            faults.0.push(format!(
+                "validation_fraction is {}, must be at least 0 and below 1",
+                self.validation_fraction
+            ));
+        }
+        // TOML's whole numbers are signed.
+        if i64::try_from(self.seed).is_err() {
+            faults.0.push(format!("seed is {}, must be at most {}", self.seed, i64::MAX));
+        }
+        if !(self.learning_rate > 0.0 && self.learning_rate <= 10.0) {
+            faults.0.push(format!("learning_rate is {}, must be above 0 and at most 10", self.learning_rate));
+        }
+        faults.count("cache_mib", self.cache_mib, 0, 1 << 24);
+        let OptimiserSpec { weight_decay, keras: _, clip_norm, ema_decay } = self.optimiser;
+        faults.within("optimiser.weight_decay", weight_decay, 0.0, 1.0);
+        faults.within("optimiser.clip_norm", clip_norm, 0.0, 1e6);
+        if !(0.0..1.0).contains(&ema_decay) {
+            faults.0.push(format!("optimiser.ema_decay is {ema_decay}, must be at least 0 and below 1"));
+        }
+        self.check_augmentation(&mut faults);
+        self.check_network(&mut faults);
+        if faults.0.is_empty() { Ok(()) } else { Err(faults.0.join("; ")) }
+    }
+
+    fn check_augmentation(&self, faults: &mut Faults) {
+        let a = &self.augmentation;
+        for (key, probability) in
+            [("flip", a.flip), ("invert", a.invert), ("curve", a.curve), ("field_of_view", a.field_of_view)]
+        {
+            faults.within(&format!("augmentation.{key}"), probability, 0.0, 1.0);
+        }
+        // A scale changes by up to four thirds of its strength and must not reach 0; the others are far beyond use.
+        for (key, strength, most) in [
+            ("rotation", a.rotation, 3.2),
+            ("scale", a.scale, 0.7),
+            ("shift_mm", a.shift_mm, 1000.0),
+            ("elastic_mm", a.elastic_mm, 100.0),
+            ("gamma", a.gamma, 2.0),
+            ("bias", a.bias, 3.0),
+            ("noise", a.noise, 10.0),
+        ] {
+            faults.within(&format!("augmentation.{key}"), strength, 0.0, most);
+        }
+    }
+
+    fn check_network(&self, faults: &mut Faults) {
+        let before = faults.0.len();
+        let name = self.network.name();
+        if name.is_empty() || name.contains(|c: char| c.is_control() || "/\\,".contains(c)) {
+            faults.0.push(format!(
+                "the model's name '{}' is empty or holds / \\ , or a control character",
+                name.escape_default()
+            ));
+        }
+        let (shape_key, shape, voxel_mm, halvings) = match &self.network {
+            NetworkConfig::Article { filters, dropout, voxel_mm, momentum, name: _ } => {
+                faults.count("network.filters", *filters, 1, MOST_EXTENT);
+                if !(0.0..1.0).contains(dropout) {
+                    faults.0.push(format!("network.dropout is {dropout}, must be at least 0 and below 1"));
+                }
+                if !(*momentum > 0.0 && *momentum <= 1.0) {
+                    faults.0.push(format!("network.momentum is {momentum}, must be above 0 and at most 1"));
+                }
+                ("the grid of network.voxel_mm", article_shape(*voxel_mm), *voxel_mm, ARTICLE_HALVINGS)
+            }
+            NetworkConfig::ResidualUnet { widths, shape, voxel_mm, name: _ } => {
+                if widths.is_empty() || widths.len() > MOST_LEVELS {
+                    faults.0.push(format!(
+                        "network.widths names {} levels, must name the channels of 1 to {MOST_LEVELS}, finest first, \
+                         as in [16, 32, 64]",
+                        widths.len()
+                    ));
+                }
+                for &width in widths {
+                    faults.count("a level of network.widths", width, 1, MOST_EXTENT);
+                }
+                ("network.shape", *shape, *voxel_mm, widths.len().saturating_sub(1))
+            }
+        };
+        faults.within("network.voxel_mm", voxel_mm, VOXEL_MM[0], VOXEL_MM[1]);
+        // What the grid must be is known where the levels are.
+        if faults.0.len() > before {
+            return;
+        }
+        check_extents(faults, shape_key, shape, halvings);
+        if let Some(crop) = self.crop {
+            check_extents(faults, "crop", crop, halvings);
+            if (0..3).any(|axis| crop[axis] > shape[axis]) {
+                faults.0.push(format!("crop is {crop:?}, must fit the network's grid of {shape:?}"));
+            }
+        }
+    }
+}
+
+/// Whether a grid of `shape` can be halved so many times, and is more than a voxel then: the norm of one voxel is 0.
+fn check_extents(faults: &mut Faults, key: &str, shape: [usize; 3], halvings: usize) {
+    let multiple = 1 << halvings;
+    for (axis, extent) in ["x", "y", "z"].into_iter().zip(shape) {
+        if extent == 0 || extent > MOST_EXTENT {
+            faults.count(&format!("{key} along {axis}"), extent, 1, MOST_EXTENT);
+        } else if extent % multiple != 0 {
+            let below = extent / multiple * multiple;
+            let near = if below == 0 { String::new() } else { format!("{below} or ") };
+            faults.0.push(format!(
+                "{key} is {extent} voxels along {axis}, must be a multiple of {multiple}, which the network halves \
+                 {halvings} times: {near}{}",
+                below + multiple
+            ));
+        }
+    }
+    if shape.iter().all(|&extent| extent == multiple) {
+        faults.0.push(format!(
+            "{key} is {shape:?}, which {halvings} halvings leave a single voxel of, must be larger along an axis"
+        ));
     }
 }

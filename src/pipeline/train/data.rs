@@ -3,20 +3,17 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::pipeline::PipelineError;
-use crate::pipeline::postprocess::THRESHOLD;
-use crate::volume::companion::{self, Placement};
-use crate::volume::image;
 use crate::volume::pairs::{Pair, PairTable};
-use crate::volume::Volume;
+use crate::volume::{Volume, companion, image};
 
-/// How far a stored mask value may lie from the whole number that it stands for: a header's slope is rounded.
+/// How far the one value of a mask may lie from a whole number: a header's slope is rounded.
 const WHOLE: f32 = 1e-3;
 /// Part of the brain whose voxels may lack a value.
 const MOST_NON_FINITE: f64 = 0.01;
@@ -26,6 +23,9 @@ const MOST_ON_FACES: f64 = 0.5;
 /// Files that a message names.
 const NAMED: usize = 5;
 
+/// Sentences, each about a file.
+pub type Remarks = Vec<(PathBuf, String)>;
+
 /// An image and its mask as training takes them.
 pub struct Labelled {
     /// The image; voxels without a value are 0.
@@ -33,17 +33,18 @@ pub struct Labelled {
     /// 1 in the brain and 0 elsewhere, on the image's grid.
     pub mask: Volume,
     /// What a person should know of them.
-    pub remarks: Vec<String>,
+    pub remarks: Remarks,
 }
 
 impl Labelled {
     /// Reads a pair.
     ///
-    /// A mask holds 0 outside the brain and any other label inside, or fractions of which those above 0.5 are brain.
+    /// What a mask is, and where it lies in its image, is [`companion::read_mask`]'s to say. Training is stricter: a mask
+    /// of 0 and one fraction, one that holds NaN, everything or the surroundings is refused.
     ///
     /// # Errors
-    /// A file that cannot be read, an image without contrast or without values in the brain, a mask that is none, or
-    /// one on another grid.
+    /// A file that cannot be read, an image without contrast or without values in the brain, a mask that is none or lies
+    /// elsewhere.
     pub fn read(pair: &Pair) -> Result<Self, PipelineError> {
         Self::read_with(pair, &mut |_| {})
     }
@@ -56,25 +57,24 @@ impl Labelled {
         if *mask_path == pair.image {
             return Err(fault(mask_path, "is named as image and as mask; name the mask of the image"));
         }
-        let image_file = image::read_single(&pair.image)?;
-        let mask_file = image::read_single(mask_path)?;
-        let mut remarks: Vec<String> = image_file.warnings().iter().map(ToString::to_string).collect();
-        let mut volume = image_file.frame_f32(0)?;
-        volume.check_content().map_err(|p| p.at(&pair.image))?;
-        stored(&volume);
-        let placement = Placement::of(mask_file.grid(), image_file.grid(), companion::Role::Mask)
-            .map_err(|problem| problem.at(mask_path))?;
-        remarks.extend(placement.warning(0.0).map(|warning| format!("the mask {warning}")));
-        let data = placement.bring(mask_file.shape(), mask_file.frame_f32(0)?.data, 0.0);
-        let mut mask = Volume { shape: volume.shape, affine: volume.affine, data };
-        let kind = binarise(&mut mask.data).map_err(|reason| fault(mask_path, reason))?;
-        remarks.extend(kind.remark());
+        let file = image::read_single(&pair.image)?;
+        let mut image = file.frame_f32(0)?;
+        image.check_content().map_err(|problem| problem.at(&pair.image))?;
+        stored(&image);
+        check_values(&image::read_single(mask_path)?.frame_f32(0)?.data)
+            .map_err(|reason| fault(mask_path, reason))?;
+        let companion::Mask { voxels, warnings } = companion::read_mask(mask_path, &file, None)?;
+        let data = voxels.into_iter().map(f32::from).collect();
+        let mask = Volume { shape: image.shape, affine: image.affine, data };
         check_region(&mask).map_err(|reason| fault(mask_path, reason))?;
-        check_brain(&volume, &mask).map_err(|reason| fault(&pair.image, reason))?;
-        if volume.replace_non_finite().is_some() {
-            remarks.push("voxels that are NaN or infinite count as 0".into());
+        check_brain(&image, &mask).map_err(|reason| fault(&pair.image, reason))?;
+        let mut remarks = Remarks::new();
+        remarks.extend(file.warnings().iter().map(|warning| (pair.image.clone(), warning.to_string())));
+        remarks.extend(warnings.iter().map(|warning| (mask_path.clone(), warning.to_string())));
+        if image.replace_non_finite().is_some() {
+            remarks.push((pair.image.clone(), "voxels that are NaN or infinite count as 0".into()));
         }
-        Ok(Self { image: volume, mask, remarks })
+        Ok(Self { image, mask, remarks })
     }
 }
 
@@ -82,72 +82,19 @@ fn fault(file: &Path, reason: impl Into<String>) -> PipelineError {
     PipelineError::Input { file: file.to_path_buf(), reason: reason.into() }
 }
 
-/// What the values of a mask were.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum MaskKind {
-    Binary,
-    Labels,
-    Soft,
-}
-
-impl MaskKind {
-    fn remark(self) -> Option<String> {
-        match self {
-            Self::Binary => None,
-            Self::Labels => Some("the mask holds several labels; all but 0 count as brain".into()),
-            Self::Soft => Some(format!("the mask holds fractions; those above {THRESHOLD} count as brain")),
-        }
+/// Whether the values of a mask say what is brain.
+fn check_values(values: &[f32]) -> Result<(), String> {
+    if !values.iter().all(|value| value.is_finite()) {
+        return Err("holds NaN or infinite values; write 0 outside the brain and 1 inside".into());
     }
-}
-
-/// Brings the values of a mask to 0 and 1.
-fn binarise(values: &mut [f32]) -> Result<MaskKind, String> {
-    let (mut whole, mut several, mut largest, mut first) = (true, false, 0.0f32, 0.0);
-    for value in values.iter_mut() {
-        if !value.is_finite() {
-            return Err("holds NaN or infinite values; write 0 outside the brain and 1 inside".into());
-        }
-        let rounded = value.round();
-        if (*value - rounded).abs() <= WHOLE {
-            *value = rounded;
-        } else {
-            whole = false;
-        }
-        if *value < 0.0 {
-            return Err(format!("holds negative values such as {value}; write 0 outside the brain and 1 inside"));
-        }
-        if *value > 0.0 {
-            several |= first != 0.0 && *value != first;
-            first = *value;
-        }
-        largest = largest.max(*value);
+    let mut marks = values.iter().copied().filter(|&value| value != 0.0);
+    let Some(first) = marks.next() else { return Ok(()) };
+    if (first - first.round()).abs() > WHOLE && marks.all(|value| value == first) {
+        return Err(format!(
+            "holds 0 and {first} only, neither labels nor a range of fractions; write 0 outside the brain and 1 inside"
+        ));
     }
-    if largest == 0.0 {
-        return Err("is empty; mark the brain or take the row out".into());
-    }
-    let threshold = if whole { 0.0 } else { THRESHOLD };
-    if !whole {
-        if !several {
-            return Err(format!(
-                "holds 0 and {first} only, neither labels nor a range of fractions; write 0 outside the brain and 1 inside"
-            ));
-        }
-        if largest > 1.0 {
-            return Err(format!("holds fractions up to {largest}; bring them to 0 to 1"));
-        }
-        if largest <= THRESHOLD {
-            return Err(format!(
-                "holds fractions up to {largest}, and those above {THRESHOLD} count as brain: it would be empty; \
-                 bring them to 0 to 1"
-            ));
-        }
-    }
-    values.iter_mut().for_each(|v| *v = f32::from(u8::from(*v > threshold)));
-    Ok(match (whole, several) {
-        (false, _) => MaskKind::Soft,
-        (true, true) => MaskKind::Labels,
-        (true, false) => MaskKind::Binary,
-    })
+    Ok(())
 }
 
 /// Whether a mask of 0 and 1 can be that of a brain: neither everything nor the surroundings.
@@ -184,17 +131,18 @@ fn check_region(mask: &Volume) -> Result<(), String> {
 /// Whether an image shows something in its brain.
 fn check_brain(image: &Volume, mask: &Volume) -> Result<(), String> {
     let brain = || image.data.iter().zip(&mask.data).filter(|(_, m)| **m != 0.0).map(|(v, _)| *v);
-    let (count, lost) = brain().fold((0usize, 0usize), |(n, lost), v| (n + 1, lost + usize::from(!v.is_finite())));
+    let (count, lost) =
+        brain().fold((0usize, 0usize), |(n, lost), v| (n + 1, lost + usize::from(!v.is_finite())));
     if lost as f64 > MOST_NON_FINITE * count as f64 {
         return Err(format!(
             "holds NaN or infinite values in {lost} of the {count} voxels of its mask; check how it was made"
         ));
     }
-    let (low, high) = brain()
-        .filter(|v| v.is_finite())
-        .fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)));
-    if low >= high {
-        return Err(format!("is {low} throughout its mask; check that image and mask belong together"));
+    let least = image.data.iter().copied().filter(|v| v.is_finite()).fold(f32::INFINITY, f32::min);
+    if brain().all(|v| !v.is_finite() || v <= least) {
+        return Err(format!(
+            "is {least}, its least value, throughout its mask; check that the two belong together"
+        ));
     }
     Ok(())
 }
@@ -236,7 +184,7 @@ pub struct CheckedRows {
 /// [`PipelineError::Rows`] with all rows that cannot be learnt from.
 pub fn check_rows(pairs: Vec<Pair>, read: &(dyn Fn() + Sync)) -> Result<CheckedRows, PipelineError> {
     let total = pairs.len();
-    let checked: Vec<Result<(LabelledHead, Vec<String>), PipelineError>> = pairs
+    let checked: Vec<Result<(LabelledHead, Remarks), PipelineError>> = pairs
         .into_par_iter()
         .map(|pair| {
             let mut image_sha256 = String::new();
@@ -252,8 +200,8 @@ pub fn check_rows(pairs: Vec<Pair>, read: &(dyn Fn() + Sync)) -> Result<CheckedR
     for row in checked {
         match row {
             Ok((head, of_head)) => {
-                for remark in of_head {
-                    remarks.entry(remark).or_default().push(head.image_name());
+                for (file, remark) in of_head {
+                    remarks.entry(remark).or_default().push(file.display().to_string());
                 }
                 heads.push(head);
             }
@@ -355,7 +303,10 @@ impl Split {
     /// When it cannot be written.
     pub fn write_table(&self, path: &Path) -> Result<(), PipelineError> {
         let of = |role: Role, heads: &[LabelledHead]| -> Vec<Pair> {
-            heads.iter().map(|head| Pair { extra: vec![role.name().to_owned()], ..head.pair.clone() }).collect()
+            heads
+                .iter()
+                .map(|head| Pair { extra: vec![role.name().to_owned()], ..head.pair.clone() })
+                .collect()
         };
         let pairs = [of(Role::Training, &self.training), of(Role::Validation, &self.validation)].concat();
         Ok(PairTable { extra_columns: vec!["role".to_owned()], pairs }.write(path)?)
@@ -427,17 +378,16 @@ impl Split {
         };
         let (changed, gone): (Vec<&HeadRecord>, Vec<&HeadRecord>) =
             missing.into_iter().partition(|record| new.iter().any(|head| same_files(record, head)));
+        let is_changed = |head: &LabelledHead| changed.iter().any(|record| same_files(record, head));
+        let added: Vec<String> =
+            new.iter().filter(|head| !is_changed(head)).map(|head| head.image_name()).collect();
         let changed: Vec<&str> = changed
             .into_iter()
             .map(|record| {
-                let of_image = new.iter().any(|h| same_files(record, h) && h.image_sha256 != record.image_sha256);
+                let of_image =
+                    new.iter().any(|h| same_files(record, h) && h.image_sha256 != record.image_sha256);
                 if of_image { record.image.as_str() } else { record.mask.as_str() }
             })
-            .collect();
-        let added: Vec<String> = new
-            .iter()
-            .filter(|head| !records.iter().any(|record| same_files(record, head)))
-            .map(|head| head.image_name())
             .collect();
         let added: Vec<&str> = added.iter().map(String::as_str).collect();
         let gone: Vec<&str> = gone.into_iter().map(|record| record.image.as_str()).collect();

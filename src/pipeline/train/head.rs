@@ -11,6 +11,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::augment::{Augmentation, Draw, ELASTIC_POINTS};
+use super::data::Labelled;
 use crate::gpu::{Gpu, GpuTensor};
 use crate::graph::run_op1;
 use crate::model::{GridSpec, Intensity};
@@ -26,7 +27,6 @@ use crate::pipeline::slabs::bindable;
 use crate::pipeline::strip::model_n4;
 use crate::tensor::TensorDesc;
 use crate::volume::pairs::Pair;
-use crate::volume::{Volume, companion, image};
 
 /// A head ready to sample from: image and mask on a grid like the network's, finer and with a margin when
 /// samples are moved in space.
@@ -35,14 +35,21 @@ pub struct StoredHead {
     pub image: PathBuf,
     network_grid: Grid,
     store_grid: Grid,
-    /// Half precision keeps 11 bits: more than the noise of any scan.
-    image_values: Vec<f16>,
+    image_values: Values,
     /// Area fraction of brain, 255 for all of a voxel.
     mask_values: Vec<u8>,
     /// First and last voxel of the network's grid that holds brain, by axis.
     brain_box: [[usize; 2]; 3],
     /// The same on the store grid.
     stored_brain_box: [[usize; 2]; 3],
+}
+
+/// Voxels of a stored image.
+enum Values {
+    /// As the network's grid was sampled from the image.
+    Exact(Vec<f32>),
+    /// On a finer grid, to be interpolated once more: half precision keeps 11 bits, more than the noise of any scan.
+    Half(Vec<f16>),
 }
 
 /// Largest number of voxels of a stored head at half the network's voxel size.
@@ -53,25 +60,12 @@ const SKIN: usize = 2;
 const MARGIN: f64 = 0.2;
 
 impl StoredHead {
-    /// Reads a pair and brings it to its store grid.
+    /// Reads a pair and brings it to its store grid: with a margin to move samples in (`spatial`), or the network's own.
     ///
     /// # Errors
-    /// Files that cannot be read, grids that differ, an image without contrast, an empty mask.
+    /// As [`Labelled::read`], or a bias field that cannot be fitted.
     pub fn read(gpu: &Arc<Gpu>, pair: &Pair, spec: &GridSpec, spatial: bool) -> Result<Self, PipelineError> {
-        let mask_path = pair.mask.as_ref().ok_or_else(|| PipelineError::Input {
-            file: pair.image.clone(),
-            reason: "has no mask in the table; training needs one".into(),
-        })?;
-        let image = image::read_single(&pair.image)?;
-        let mask = companion::read_mask(mask_path, &image, None)?;
-        for warning in &mask.warnings {
-            log::warn!("{}: {warning}", mask_path.display());
-        }
-        let mut volume = image.frame_f32(0)?;
-        volume.check_content().map_err(|p| p.at(&pair.image))?;
-        volume.replace_non_finite();
-        let data = mask.voxels.into_iter().map(f32::from).collect();
-        let mask_volume = Volume { shape: volume.shape, affine: volume.affine, data };
+        let Labelled { image: volume, mask: mask_volume, .. } = Labelled::read(pair)?;
         let (volume, halvings) = bindable(gpu, &volume);
         if halvings > 0 {
             log::warn!(
@@ -94,10 +88,14 @@ impl StoredHead {
             let stored = volume.interpolated(gpu, &store_grid, AxisOrder::Xyz, spec.sampling.into())?;
             Ok(gpu.download(&stored.tensor)?)
         };
-        // Scaled to the range where half precision is exact enough, whatever the scanner's units.
         let values = bring(&placed)?;
-        let largest = values.iter().fold(f32::MIN_POSITIVE, |m, v| m.max(v.abs()));
-        let image_values = values.iter().map(|v| f16::from_f32(v / largest * 4096.0)).collect();
+        let image_values = if spatial {
+            // Scaled to the range where half precision is exact enough, whatever the scanner's units.
+            let largest = values.iter().fold(f32::MIN_POSITIVE, |m, v| m.max(v.abs()));
+            Values::Half(values.iter().map(|v| f16::from_f32(v / largest * 4096.0)).collect())
+        } else {
+            Values::Exact(values)
+        };
         let mask_values: Vec<u8> = bring(&placed_mask)?.iter().map(|v| (v * 255.0).round() as u8).collect();
         let brain_box = brain_box(&mask_values, &store_grid, &network_grid);
         let stored_brain_box = self::brain_box(&mask_values, &store_grid, &store_grid);
@@ -107,14 +105,24 @@ impl StoredHead {
 
     /// Bytes that it takes in memory.
     pub fn bytes(&self) -> usize {
-        self.image_values.len() * 3
+        let voxel = match self.image_values {
+            Values::Exact(_) => 5,
+            Values::Half(_) => 3,
+        };
+        voxel * self.mask_values.len()
     }
 
     /// Image and mask on the device; `cuts` as in [`Draw`], where the image is 0.
     fn upload(&self, gpu: &Gpu, cuts: [[f64; 2]; 3]) -> Result<[PlacedVolume; 2], PipelineError> {
         let desc = TensorDesc::f32(&self.store_grid.shape);
-        let mut image = vec![0.0f32; self.image_values.len()];
-        self.image_values.convert_to_f32_slice(&mut image);
+        let mut image = match &self.image_values {
+            Values::Exact(values) => values.clone(),
+            Values::Half(values) => {
+                let mut image = vec![0.0; values.len()];
+                values.convert_to_f32_slice(&mut image);
+                image
+            }
+        };
         let seen = self.field_of_view(cuts);
         let [nx, ny, nz] = self.store_grid.shape;
         if seen != [0..nx, 0..ny, 0..nz] {
@@ -143,7 +151,8 @@ impl StoredHead {
         })
     }
 
-    /// Image and target `[D, H, W]` as the network sees the head without augmentation.
+    /// Image and target `[D, H, W]` without augmentation; of a head stored on the network's own grid, bit for bit what the
+    /// network sees of it in use.
     ///
     /// # Errors
     /// When the device fails.

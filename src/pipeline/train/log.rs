@@ -7,8 +7,12 @@ use serde::{Deserialize, Serialize};
 use crate::pipeline::report::plot::{Curve, Panel, curves};
 use crate::pipeline::{PipelineError, write_whole};
 
+/// Files of a run's folder.
+pub(super) const LOG: &str = "log.csv";
+pub(super) const CURVES: &str = "training.svg";
+
 /// A row of `log.csv`.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct EpochRow {
     /// From 1.
     pub epoch: usize,
@@ -45,7 +49,7 @@ pub(super) fn write_log(folder: &Path, rows: &[EpochRow]) -> Result<(), Pipeline
         writer.serialize(row).map_err(|e| fail(&e))?;
     }
     let bytes = writer.into_inner().map_err(|e| fail(&e))?;
-    write_whole(&folder.join("log.csv"), &bytes)
+    write_whole(&folder.join(LOG), &bytes)
 }
 
 /// Draws `training.svg` into a run's folder: loss on the left and overlap on the right, by epoch.
@@ -69,5 +73,5 @@ pub(super) fn draw_curves(folder: &Path, rows: &[EpochRow]) -> Result<(), Pipeli
             curve("validation IoU", |r| r.validation_iou),
         ],
     };
-    curves(&folder.join("training.svg"), "epoch", &[loss, overlap])
+    curves(&folder.join(CURVES), "epoch", &[loss, overlap])
 }

@@ -4,8 +4,9 @@
 //! heads ahead, each is sampled with a draw of the augmentation, and every epoch ends with validation and a checkpoint.
 
 pub mod augment;
-mod checkpoint;
+pub mod checkpoint;
 pub mod config;
+pub mod data;
 pub mod head;
 pub mod loader;
 pub mod log;

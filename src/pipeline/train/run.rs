@@ -1,22 +1,24 @@
 //! A run from its first step to its last: epochs, validation, checkpoints.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
 use rand::{SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 
-use super::checkpoint::{self, State};
+use super::checkpoint::Checkpoint;
 use super::config::TrainConfig;
+use super::data::{LabelledHead, Split};
 use super::loader::{HeadCache, Loader, epoch_order};
-use super::log::{EpochRow, draw_curves, write_log};
+use super::log::{CURVES, EpochRow, LOG, draw_curves, write_log};
 use super::validate::{Validator, metrics_of};
 use crate::gpu::Gpu;
 use crate::graph::{Executor, ExecutorOptions, Tuning};
-use crate::model::{Description, Model, ModelCard, TrainingGraph, initialise, weights_of};
+use crate::model::{
+    Description, Model, ModelCard, Tensors, TrainingGraph, initialise, is_of_optimiser, weights_of,
+};
 use crate::pipeline::{PipelineError, write_whole};
-use crate::volume::pairs::Pair;
 
 /// What a caller may want to show while training.
 #[derive(Clone, Debug)]
@@ -43,6 +45,23 @@ pub enum Progress {
     },
     /// An epoch is done.
     Epoch(EpochRow),
+    /// A resumed run has no epoch left to do.
+    Finished {
+        /// Epochs done.
+        epochs: usize,
+    },
+    /// Something that a person should look at.
+    Warning(String),
+}
+
+/// Where a run begins.
+pub enum Start {
+    /// With fresh weights.
+    Fresh,
+    /// With the weights of a model.
+    From(Box<Model>),
+    /// Where a checkpoint of the same run left off; heads and configuration are compared with it.
+    Resume(Box<Checkpoint>),
 }
 
 /// A run: where its data come from and where its files go.
@@ -54,121 +73,145 @@ pub struct TrainRun<'a> {
     /// What to do.
     pub config: TrainConfig,
     /// Heads to train on (and to carve validation heads out of).
-    pub training: Vec<Pair>,
+    pub training: Vec<LabelledHead>,
     /// Heads to validate on; empty: a fraction of `training`.
-    pub validation: Vec<Pair>,
+    pub validation: Vec<LabelledHead>,
     /// Folder of the run.
     pub folder: PathBuf,
-    /// Go on from the folder's checkpoint.
-    pub resume: bool,
-    /// Weights to start from.
-    pub init: Option<Model>,
+    /// Where it begins.
+    pub start: Start,
     /// Stored in the weights' card.
     pub card: ModelCard,
 }
 
+/// Files of a run's folder.
+const BEST: &str = "best.safetensors";
+const LAST: &str = "last.safetensors";
+const HEADS: &str = "heads.tsv";
 /// Steps in a row with gradients that are not finite after which training stops.
 const MAX_SKIPPED_IN_A_ROW: u64 = 10;
 
 impl TrainRun<'_> {
-    /// Trains to the end; `progress` hears of every step.
+    /// Trains to the end; `progress` hears of every step. Returns the model of the epoch that validated best.
     ///
     /// # Errors
-    /// Data that cannot be read, a device that fails, a loss that is not finite.
-    pub fn run(self, progress: &mut dyn FnMut(Progress)) -> Result<Model, PipelineError> {
-        let config = &self.config;
-        if config.batch == 0 || config.epochs == 0 {
-            return Err(PipelineError::Training("batch and epochs must be at least 1".into()));
+    /// A configuration, heads or weights that do not go together, data that cannot be read, a device that fails, a loss
+    /// that is not finite.
+    pub fn run(mut self, progress: &mut dyn FnMut(Progress)) -> Result<Model, PipelineError> {
+        let fail = PipelineError::Training;
+        self.config.check().map_err(fail)?;
+        let (training, validation) =
+            (std::mem::take(&mut self.training), std::mem::take(&mut self.validation));
+        let (split, mut state, start) = match std::mem::replace(&mut self.start, Start::Fresh) {
+            Start::Resume(checkpoint) => {
+                checkpoint.config.goes_on_as(&self.config).map_err(fail)?;
+                let split = Split::again(&checkpoint.heads, training, validation).map_err(|differences| {
+                    fail(format!(
+                        "the heads are not those that the run in {} began with: {differences}; name the same tables, \
+                         or start anew in another folder",
+                        self.folder.display()
+                    ))
+                })?;
+                (split, *checkpoint, None)
+            }
+            start => {
+                let split = split(training, validation, &self.config)?;
+                let state = Checkpoint {
+                    epochs_done: 0,
+                    best_dice: 0.0,
+                    config: self.config.clone(),
+                    card: self.card.clone(),
+                    heads: split.records(),
+                    rows: Vec::new(),
+                    tensors: Tensors::new(),
+                };
+                (split, state, Some(start))
+            }
+        };
+        if let Some(words) = split.shared() {
+            progress(Progress::Warning(words));
         }
-        std::fs::create_dir_all(&self.folder)
-            .map_err(|source| PipelineError::Write { file: self.folder.clone(), source })?;
-        let description = config.network.description();
-        let sample_shape = config.crop.unwrap_or(description.input.shape);
-        if (0..3).any(|a| sample_shape[a] == 0 || sample_shape[a] > description.input.shape[a]) {
+        let config = &self.config;
+        if state.epochs_done > config.epochs {
             return Err(PipelineError::Training(format!(
-                "crop {sample_shape:?} does not fit the network's grid {:?}",
-                description.input.shape
+                "{} epochs are done, more than the {} asked for; ask for more, or leave the number out",
+                state.epochs_done, config.epochs
             )));
         }
-        let (training, validation) = self.split()?;
+        if state.epochs_done == config.epochs {
+            progress(Progress::Finished { epochs: state.epochs_done });
+            return Ok(Model::read(&self.folder.join(BEST))?);
+        }
+        let description = config.network.description();
+        let sample_shape = config.crop.unwrap_or(description.input.shape);
         let graph =
             TrainingGraph::new(&description, config.batch, sample_shape, config.loss, &config.optimiser)?;
         let options = ExecutorOptions { tuning: Arc::clone(&self.tuning), ..ExecutorOptions::default() };
         let executor = Executor::new(self.gpu, graph.graph.clone(), options)?;
-        let mut state = State::default();
-        if self.resume {
-            let (tensors, found) = checkpoint::read(&self.folder, config)?;
-            graph.load(&executor, &tensors)?;
-            state = found;
-        } else {
-            let start = match &self.init {
-                Some(model) => model.tensors.clone(),
-                None => initialise(&description, config.seed)?,
-            };
-            graph.load(&executor, &start)?;
-            let text = toml::to_string_pretty(config)
-                .map_err(|e| PipelineError::Training(format!("the configuration does not serialise: {e}")))?;
-            write_whole(&self.folder.join("config.toml"), text.as_bytes())?;
-        }
         let validator = Validator::new(self.gpu, &description, &graph, &executor, config.loss)?;
+        match start {
+            None => {
+                graph.load(&executor, &state.tensors)?;
+                if state.config != *config || state.card != self.card {
+                    state.config = config.clone();
+                    state.card = self.card.clone();
+                    write_config(&self.folder, config)?;
+                    // A run that is stopped before its next epoch ends goes on with these as well.
+                    state.write(&self.folder)?;
+                }
+            }
+            Some(start) => {
+                let tensors = match start {
+                    Start::From(model) => {
+                        check_parent(&model, &graph, &executor)?;
+                        model.tensors
+                    }
+                    _ => initialise(&description, config.seed)?,
+                };
+                graph.load(&executor, &tensors)?;
+                prepare_folder(&self.folder)?;
+                write_config(&self.folder, config)?;
+                split.write_table(&self.folder.join(HEADS))?;
+            }
+        }
         let steps = match config.steps_per_epoch {
-            0 => training.len().div_ceil(config.batch),
+            0 => split.training.len().div_ceil(config.batch),
             n => n,
         };
         progress(Progress::Start {
-            training: training.len(),
-            validation: validation.len(),
+            training: split.training.len(),
+            validation: split.validation.len(),
             steps_per_epoch: steps,
             first_epoch: state.epochs_done,
             epochs: config.epochs,
             gpu_bytes: executor.allocated_bytes + validator.executor.allocated_bytes,
         });
-        let cache = HeadCache::default();
+        let cache = HeadCache::new(config.cache_mib);
         for epoch in state.epochs_done..config.epochs {
             let begun = Instant::now();
             let mut row =
-                self.epoch(epoch, steps, &training, &description, &graph, &executor, &cache, progress)?;
-            validator.validate(&validation, &description.input, config, &cache, &mut row)?;
+                self.epoch(epoch, steps, &split.training, &description, &graph, &executor, &cache, progress)?;
+            validator.validate(&split.validation, &description.input, &cache, &mut row)?;
             row.seconds = begun.elapsed().as_secs_f64();
             state.epochs_done = epoch + 1;
             state.rows.push(row.clone());
-            let tensors = graph.save(&executor)?;
+            state.tensors = graph.save(&executor)?;
             let model = Model {
                 description: description.clone(),
-                tensors: weights_of(&tensors),
+                tensors: weights_of(&state.tensors),
                 card: self.card.clone(),
             };
             if row.validation_dice >= state.best_dice {
                 state.best_dice = row.validation_dice;
-                write_whole(&self.folder.join("best.safetensors"), &model.to_bytes(false)?)?;
+                write_whole(&self.folder.join(BEST), &model.to_bytes(false)?)?;
             }
-            write_whole(&self.folder.join("last.safetensors"), &model.to_bytes(false)?)?;
-            checkpoint::write(&self.folder, &tensors, config, &state)?;
+            write_whole(&self.folder.join(LAST), &model.to_bytes(false)?)?;
+            state.write(&self.folder)?;
             write_log(&self.folder, &state.rows)?;
             draw_curves(&self.folder, &state.rows)?;
             progress(Progress::Epoch(row));
         }
-        Ok(Model::read(&self.folder.join("best.safetensors"))?)
-    }
-
-    /// Training and validation heads.
-    fn split(&self) -> Result<(Vec<Pair>, Vec<Pair>), PipelineError> {
-        let mut training: Vec<Pair> = self.training.iter().filter(|p| p.mask.is_some()).cloned().collect();
-        let mut validation = self.validation.clone();
-        if validation.is_empty() {
-            let mut rng = ChaCha8Rng::seed_from_u64(self.config.seed);
-            training.shuffle(&mut rng);
-            let count = (training.len() as f64 * self.config.validation_fraction).ceil() as usize;
-            validation = training.split_off(training.len().saturating_sub(count));
-        }
-        if training.is_empty() || validation.is_empty() {
-            return Err(PipelineError::Training(format!(
-                "{} heads to train on and {} to validate on; both are needed, each with a mask",
-                training.len(),
-                validation.len()
-            )));
-        }
-        Ok((training, validation))
+        Ok(Model::read(&self.folder.join(BEST))?)
     }
 
     #[expect(clippy::too_many_arguments, reason = "each is state of the run that `run` owns")]
@@ -176,7 +219,7 @@ impl TrainRun<'_> {
         &self,
         epoch: usize,
         steps: usize,
-        training: &[Pair],
+        training: &[LabelledHead],
         description: &Description,
         graph: &TrainingGraph,
         executor: &Executor,
@@ -192,7 +235,6 @@ impl TrainRun<'_> {
             &description.input,
             config.augmentation.is_spatial(),
             cache,
-            config.cache_mib << 20,
         );
         let total = (steps * config.epochs) as u64;
         let mut row = EpochRow { epoch: epoch + 1, ..EpochRow::default() };
@@ -201,9 +243,7 @@ impl TrainRun<'_> {
         for step_in_epoch in 0..steps {
             let step = (epoch * steps + step_in_epoch + 1) as u64;
             for slot in 0..config.batch {
-                let head = loader.next().ok_or_else(|| {
-                    PipelineError::Training("the loader stopped before the epoch did".into())
-                })??;
+                let head = loader.next().expect("as many heads are ordered as the epoch has samples")?;
                 let sample = (step - 1) * config.batch as u64 + slot as u64;
                 let [x, y] = head.augmented(
                     gpu,
@@ -240,14 +280,87 @@ impl TrainRun<'_> {
                 if skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW {
                     return Err(PipelineError::Training(format!(
                         "loss or gradients were not finite for {MAX_SKIPPED_IN_A_ROW} steps, up to step {step}; \
-                         lower learning_rate and start again with --resume from the last checkpoint"
+                         go on from the last checkpoint with --resume and a lower --learning-rate"
                     )));
                 }
             }
             progress(Progress::Step { loss });
         }
-        row.loss /= counted.max(1) as f64;
-        row.dice /= counted.max(1) as f64;
+        // NaN when every step was skipped: there is no loss to tell.
+        row.loss /= counted as f64;
+        row.dice /= counted as f64;
         Ok(row)
     }
+}
+
+/// Training and validation heads of a run that begins.
+fn split(
+    mut training: Vec<LabelledHead>,
+    mut validation: Vec<LabelledHead>,
+    config: &TrainConfig,
+) -> Result<Split, PipelineError> {
+    if validation.is_empty() {
+        let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
+        training.shuffle(&mut rng);
+        let count = (training.len() as f64 * config.validation_fraction).ceil() as usize;
+        validation = training.split_off(training.len().saturating_sub(count));
+    }
+    if training.is_empty() || validation.is_empty() {
+        return Err(PipelineError::Training(format!(
+            "{} heads to train on and {} to validate on, where both are needed; add heads to the table, name others with \
+             --validation, or change validation_fraction",
+            training.len(),
+            validation.len()
+        )));
+    }
+    Ok(Split { training, validation })
+}
+
+/// Whether the tensors of a model are those of the network to train.
+fn check_parent(parent: &Model, graph: &TrainingGraph, executor: &Executor) -> Result<(), PipelineError> {
+    let other = |tensor: &str, why: &str| {
+        PipelineError::Training(format!(
+            "the model '{}' to start from is another network than the one to train: tensor '{tensor}' {why}; give \
+             [network] the values of that model (see `trephine model info`)",
+            parent.description.name
+        ))
+    };
+    let mut needed = graph.persistent.iter().filter(|(name, _)| !is_of_optimiser(name)).peekable();
+    for (name, &value) in &mut needed {
+        let shape = &executor.graph.desc(value).shape;
+        match parent.tensors.get(name) {
+            None => return Err(other(name, "is missing")),
+            Some((found, _)) if found != shape => {
+                return Err(other(name, &format!("has shape {found:?}, not {shape:?}")));
+            }
+            Some(_) => {}
+        }
+    }
+    match parent.tensors.keys().find(|name| !graph.persistent.contains_key(*name)) {
+        Some(extra) => Err(other(extra, "belongs to no layer")),
+        None => Ok(()),
+    }
+}
+
+/// Makes a run's folder, without what an earlier run left in it.
+fn prepare_folder(folder: &Path) -> Result<(), PipelineError> {
+    std::fs::create_dir_all(folder)
+        .map_err(|source| PipelineError::Write { file: folder.to_path_buf(), source })?;
+    let checkpoint = Checkpoint::path_in(folder);
+    for file in [checkpoint, folder.join(BEST), folder.join(LAST), folder.join(LOG), folder.join(CURVES)] {
+        match std::fs::remove_file(&file) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                return Err(PipelineError::Write { file, source });
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// For people: a resumed run takes the configuration of its checkpoint.
+fn write_config(folder: &Path, config: &TrainConfig) -> Result<(), PipelineError> {
+    let text = toml::to_string_pretty(config)
+        .map_err(|e| PipelineError::Training(format!("the configuration does not serialise: {e}")))?;
+    write_whole(&folder.join("config.toml"), text.as_bytes())
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::config::TrainConfig;
+use super::data::LabelledHead;
 use super::loader::{HeadCache, Loader};
 use super::log::EpochRow;
 use crate::gpu::Gpu;
@@ -13,7 +13,6 @@ use crate::ops::ValueId;
 use crate::ops::loss::OverlapCounts;
 use crate::pipeline::PipelineError;
 use crate::tensor::{DType, TensorDesc};
-use crate::volume::pairs::Pair;
 /// Overlap counts of [`OverlapCounts`] as metrics: Dice, IoU, soft IoU.
 pub(super) fn metrics_of(counts: &[f32]) -> [f64; 3] {
     let c: Vec<f64> = counts.iter().map(|&v| v as f64).collect();
@@ -58,22 +57,16 @@ impl<'a> Validator<'a> {
         Ok(Self { gpu, executor, input: network.input, target, loss, counts })
     }
 
+    /// Puts the means over `heads` into a row.
     pub(super) fn validate(
         &self,
-        heads: &[Pair],
+        heads: &[LabelledHead],
         spec: &GridSpec,
-        config: &TrainConfig,
         cache: &HeadCache,
         row: &mut EpochRow,
     ) -> Result<(), PipelineError> {
-        let loader = Loader::start(
-            self.gpu,
-            heads.to_vec(),
-            spec,
-            config.augmentation.is_spatial(),
-            cache,
-            config.cache_mib << 20,
-        );
+        // Without a margin: what the network is judged by is what it sees in use.
+        let loader = Loader::start(self.gpu, heads.to_vec(), spec, false, cache);
         for head in loader {
             let [x, y] = head?.plain(self.gpu, spec)?;
             self.gpu.copy(&x, self.executor.tensor(self.input), 0)?;
