@@ -28,11 +28,11 @@ use nii::{Folder, Nii, only};
 use trephine::gpu::Gpu;
 use trephine::model::{self, Centre, GridSpec, Intensity, Model, ModelCard, Sampling};
 use trephine::ops::resample::{AxisOrder, Interpolation};
-use trephine::pipeline::grid::{Grid, PlacedVolume};
+use trephine::pipeline::place::placed::PlacedVolume;
 use trephine::pipeline::strip::{StripOptions, Stripped, Stripper};
 use trephine::volume::image::{FrameChoice, read, write_mask, write_new};
 use trephine::volume::orientation::{AxisMap, axis_codes};
-use trephine::volume::{FormSource, Volume, distance};
+use trephine::volume::{FormSource, Grid, Volume, distance};
 
 /// Every way to store three axes.
 fn orientations() -> Vec<AxisMap> {
@@ -156,23 +156,23 @@ fn random_model() -> Model {
     Model { description, tensors, card: ModelCard::default() }
 }
 
-fn strip(stripper: &Stripper, volume: &Volume) -> Stripped {
+fn strip(stripper: &mut Stripper, volume: &Volume) -> Stripped {
     stripper.strip(volume, &StripOptions { distance: true, ..StripOptions::default() }).expect("strips")
 }
 
 #[test]
 fn all_48_orientations_give_one_mask() {
     let Some(gpu) = gpu() else { return };
-    let stripper = Stripper::new(&gpu, &random_model()).expect("compiles");
+    let mut stripper = Stripper::new(&gpu, &random_model()).expect("compiles");
     let head = phantom();
-    let want = strip(&stripper, &head).mask;
+    let want = strip(&mut stripper, &head).mask;
     let mut mirrored = head.clone();
     mirrored.data = AxisMap { flip: [true, false, false], ..AxisMap::IDENTITY }.apply(head.shape, &head.data);
     // Were left and right swapped on the way, it would show.
-    assert!(dice(&strip(&stripper, &mirrored).mask, &want) < 0.99);
+    assert!(dice(&strip(&mut stripper, &mirrored).mask, &want) < 0.99);
     for map in orientations() {
         let turned = stored(&head, map);
-        let got = map.inverse().apply(turned.shape, &strip(&stripper, &turned).mask);
+        let got = map.inverse().apply(turned.shape, &strip(&mut stripper, &turned).mask);
         let agreement = dice(&got, &want);
         assert!(agreement > 0.999, "{map:?}: Dice {agreement}");
     }
@@ -239,7 +239,7 @@ fn half_a_voxel_over(volume: &Volume) -> Grid {
 /// Dice of the mask of `volume` stored as `map` of `grid`, mapped back, with `want`.
 fn agreement(
     gpu: &Arc<Gpu>,
-    stripper: &Stripper,
+    stripper: &mut Stripper,
     volume: &Volume,
     grid: &Grid,
     map: AxisMap,
@@ -257,16 +257,16 @@ fn agreement(
 #[test]
 fn oblique_anisotropic_and_sheared_grids_give_one_mask() {
     let Some(gpu) = gpu() else { return };
-    let stripper = Stripper::new(&gpu, &model::load("default").expect("built in")).expect("compiles");
+    let mut stripper = Stripper::new(&gpu, &model::load("default").expect("built in")).expect("compiles");
     let head = phantom();
-    let want = strip(&stripper, &head).mask;
+    let want = strip(&mut stripper, &head).mask;
     let home = Grid { shape: head.shape, affine: head.affine };
     let maps = orientations();
-    let over = agreement(&gpu, &stripper, &head, &half_a_voxel_over(&head), AxisMap::IDENTITY, &want);
+    let over = agreement(&gpu, &mut stripper, &head, &half_a_voxel_over(&head), AxisMap::IDENTITY, &want);
     eprintln!("half a voxel over: Dice {over:.5}");
     assert!(over >= 0.98, "half a voxel over: Dice {over}");
     for (ix, (name, grid)) in guises(&head).into_iter().enumerate() {
-        let got = agreement(&gpu, &stripper, &head, &grid, maps[7 + 11 * ix], &want);
+        let got = agreement(&gpu, &mut stripper, &head, &grid, maps[7 + 11 * ix], &want);
         let loss = 1.0 - ceiling(&gpu, &want, &home, &grid);
         eprintln!("{name}: Dice {got:.5}, of which interpolating the mask loses {loss:.5}");
         let loss_of_image = 1.0 - over;
@@ -283,20 +283,21 @@ fn a_real_head_in_192_guises() {
     let gpu = gpu().expect("an adapter");
     let path = std::env::var_os("TREPHINE_HEAD").expect("TREPHINE_HEAD names a head");
     let name = std::env::var("TREPHINE_MODEL").unwrap_or_else(|_| "default".into());
-    let stripper = Stripper::new(&gpu, &model::load(&name).expect("a model")).expect("compiles");
+    let mut stripper = Stripper::new(&gpu, &model::load(&name).expect("a model")).expect("compiles");
     let head = read(&path, FrameChoice::Only).expect("reads").frame_f32(0).expect("held");
-    let want = strip(&stripper, &head);
+    let want = strip(&mut stripper, &head);
     println!("{}, model {name}: {:.0} mL upright", path.display(), want.brain_ml);
     let every = std::env::var("TREPHINE_EVERY").map_or(1, |n| n.parse().expect("a number"));
     let home = Grid { shape: head.shape, affine: head.affine };
-    let over = agreement(&gpu, &stripper, &head, &half_a_voxel_over(&head), AxisMap::IDENTITY, &want.mask);
+    let over =
+        agreement(&gpu, &mut stripper, &head, &half_a_voxel_over(&head), AxisMap::IDENTITY, &want.mask);
     println!("half a voxel over, as it is otherwise: Dice {over:.5}");
     let mut worst = 1.0_f64;
     for (ix, (name, grid)) in guises(&head).into_iter().enumerate() {
         let ceiling = ceiling(&gpu, &want.mask, &home, &grid);
         let maps = orientations().into_iter().skip(ix % every).step_by(every);
         let mut all: Vec<f64> =
-            maps.map(|map| agreement(&gpu, &stripper, &head, &grid, map, &want.mask)).collect();
+            maps.map(|map| agreement(&gpu, &mut stripper, &head, &grid, map, &want.mask)).collect();
         all.sort_by(f64::total_cmp);
         println!(
             "{name:12} {:?}, {} orientations: Dice worst {:.5}, median {:.5}; the mask there and back {ceiling:.5}",

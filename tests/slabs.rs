@@ -12,11 +12,10 @@ use trephine::gpu::Gpu;
 use trephine::ops::resample::{Edge, Interpolation};
 use trephine::pipeline::PipelineError;
 use trephine::pipeline::bias::{FitRegion, N4Error, N4Options, correct_bias, divide_by_field};
-use trephine::pipeline::grid::Grid;
 use trephine::pipeline::normalise::{Method, normalise};
+use trephine::pipeline::place::slabs;
 use trephine::pipeline::resample::{Sampler, resample};
-use trephine::pipeline::slabs;
-use trephine::volume::Volume;
+use trephine::volume::{Grid, Volume};
 
 const SHAPE: [usize; 3] = [31, 26, 47];
 
@@ -142,7 +141,15 @@ fn bias_fields_are_fitted_and_divided_by_in_slabs() {
         let log_field = got.log_field.expect("wanted");
         assert_eq!(divide_by_field(&small, &volume, &log_field).expect("runs"), got.values);
     }
-    // The head is looked for in the halved volume, whose voxels are 7 to 11 mm large here.
+    // The head is looked for in the halved volume, whose voxels are 4 to 5 mm large here, by samples that are bound whole.
+    let own = Grid::of(&volume);
+    let fine =
+        Grid { shape: SHAPE.map(|n| 2 * n), affine: own.affine * DMat4::from_scale(DVec3::splat(0.5)) };
+    let sampler =
+        Sampler { filtered: false, interpolation: Interpolation::Linear, edge: Edge::Clamp, outside: 0.0 };
+    let data = resample(&whole, volume, &fine, sampler).expect("runs");
+    let volume = Volume { shape: fine.shape, affine: fine.affine, data };
+    let small = Arc::new(limited(&whole, volume.data.len() as u64 * 4 / 3));
     let head = FitRegion { head_less_mm: Some(5.0), ..FitRegion::default() };
     let [want, got] = [&whole, &small]
         .map(|gpu| correct_bias(gpu, Cow::Borrowed(&volume), head, &quick, true).expect("runs"));

@@ -1,18 +1,22 @@
 //! Stripping with the built-in model: what must hold whatever the weights are.
 
-#[expect(dead_code, reason = "other tests draw random inputs")]
+#[expect(dead_code, reason = "other tests compare values")]
 mod common;
 
-use std::sync::Arc;
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
 
 use common::{gpu, limited};
 use glam::{DMat4, DVec3};
+use rand::Rng;
 use trephine::model;
+use trephine::ops::resample::AxisOrder;
+use trephine::pipeline::PipelineError;
 use trephine::pipeline::bias::{N4Options, RegionTensors, n4};
-use trephine::pipeline::grid::PlacedVolume;
-use trephine::pipeline::head::{Head, SCALP_MM};
+use trephine::pipeline::place::head::{Head, SCALP_MM};
 use trephine::pipeline::strip::{N4Choice, StripOptions, Stripped, Stripper};
 use trephine::tensor::{DType, TensorDesc};
+use trephine::volume::Grid;
 use trephine::volume::Volume;
 use trephine::volume::orientation::AxisMap;
 
@@ -81,7 +85,7 @@ fn stripper() -> Option<Stripper> {
 
 #[test]
 fn the_mask_does_not_depend_on_the_stored_orientation() {
-    let Some(stripper) = stripper() else { return };
+    let Some(mut stripper) = stripper() else { return };
     let volume = upright();
     let want = stripper.strip(&volume, &StripOptions::default()).expect("strips");
     assert!(want.brain_ml > 300.0, "the phantom's brain holds {} mL", want.brain_ml);
@@ -102,7 +106,7 @@ fn the_mask_does_not_depend_on_the_stored_orientation() {
 
 #[test]
 fn half_precision_finds_the_same_brain() {
-    let (Some(gpu), Some(stripper)) = (gpu(), stripper()) else { return };
+    let (Some(gpu), Some(mut stripper)) = (gpu(), stripper()) else { return };
     let model = model::load("default").expect("built in");
     let half = Stripper::tuned(&gpu, &model, DType::F16, &Arc::default());
     if !gpu.caps.f16 {
@@ -110,10 +114,11 @@ fn half_precision_finds_the_same_brain() {
         assert!(error.contains("half precision"), "{error}");
         return;
     }
-    let half = half.expect("compiles");
+    let mut half = half.expect("compiles");
     assert!(half.network_bytes() < stripper.network_bytes() * 3 / 4);
     let volume = upright();
-    let masks = [&stripper, &half].map(|s| s.strip(&volume, &StripOptions::default()).expect("strips").mask);
+    let masks =
+        [&mut stripper, &mut half].map(|s| s.strip(&volume, &StripOptions::default()).expect("strips").mask);
     let agreement = dice(&masks[0], &masks[1]);
     assert!(agreement > 0.999, "Dice {agreement}");
 }
@@ -136,7 +141,7 @@ fn centre_x_mm(volume: &Volume, mask: &[u8]) -> f64 {
 
 #[test]
 fn left_and_right_are_not_swapped() {
-    let Some(stripper) = stripper() else { return };
+    let Some(mut stripper) = stripper() else { return };
     // The head lies 20 mm to the right of the world's origin, however it is stored.
     let mut volume = upright();
     volume.affine = DMat4::from_translation(DVec3::new(20.0, 0.0, 0.0)) * volume.affine;
@@ -155,7 +160,7 @@ fn left_and_right_are_not_swapped() {
 
 #[test]
 fn a_mirrored_head_gets_the_mirrored_mask() {
-    let Some(stripper) = stripper() else { return };
+    let Some(mut stripper) = stripper() else { return };
     let volume = upright();
     let straight = stripper.strip(&volume, &StripOptions::default()).expect("strips");
     // The same voxels under an affine with the sign of x turned: another head, mirrored about x = 0.
@@ -168,7 +173,7 @@ fn a_mirrored_head_gets_the_mirrored_mask() {
 
 #[test]
 fn outputs_agree_with_each_other() {
-    let Some(stripper) = stripper() else { return };
+    let Some(mut stripper) = stripper() else { return };
     let volume = upright();
     let options = StripOptions { distance: true, probability: true, ..StripOptions::default() };
     let plain = stripper.strip(&volume, &options).expect("strips");
@@ -195,7 +200,7 @@ fn outputs_agree_with_each_other() {
 
 #[test]
 fn bias_correction_and_bad_voxels_change_little() {
-    let Some(stripper) = stripper() else { return };
+    let Some(mut stripper) = stripper() else { return };
     let volume = upright();
     let plain = stripper.strip(&volume, &StripOptions::default()).expect("strips");
     let mut spoilt = volume.clone();
@@ -222,9 +227,8 @@ fn the_head_is_found_without_a_network() {
     let upright = upright();
     let (turned, map) = restored(&upright, [2, 0, 1], [true, false, true]);
     let head = |volume: &Volume, erode_mm: f64| -> Vec<u8> {
-        let placed = PlacedVolume::upload(&gpu, volume).expect("upload");
-        let found = Head::find(&gpu, &placed).expect("runs").expect("has contrast");
-        let mask = found.mask_on(&gpu, &placed.grid(), placed.axes, erode_mm).expect("runs");
+        let found = Head::in_volume(&gpu, volume).expect("runs").expect("has contrast");
+        let mask = found.mask_on(&gpu, &Grid::of(volume), AxisOrder::Zyx, erode_mm).expect("runs");
         gpu.download::<u32>(&mask).expect("download").into_iter().map(|m| m as u8).collect()
     };
     let whole = head(&upright, 0.0);
@@ -252,14 +256,13 @@ fn the_head_is_found_without_a_network() {
     assert!(inner.iter().zip(&whole).all(|(i, w)| i <= w));
     assert!((0.3..0.65).contains(&(volume(&inner) / volume(&whole))), "{}", volume(&inner) / volume(&whole));
     let flat = Volume::zeros([20, 20, 20], DMat4::IDENTITY);
-    let flat = PlacedVolume::upload(&gpu, &flat).expect("upload");
-    assert!(Head::find(&gpu, &flat).expect("runs").is_none());
+    assert!(Head::in_volume(&gpu, &flat).expect("runs").is_none());
 }
 
 /// The field that two passes return is fitted inside the mask that they return.
 #[test]
 fn two_passes_of_bias_correction_end_in_the_brain() {
-    let Some(stripper) = stripper() else { return };
+    let Some(mut stripper) = stripper() else { return };
     let volume = upright();
     let options = StripOptions { n4: N4Choice::TwoPass, corrected: true, ..Default::default() };
     let got = stripper.strip(&volume, &options).expect("strips");
@@ -274,7 +277,9 @@ fn two_passes_of_bias_correction_end_in_the_brain() {
         N4Options { keep_nonpositive: false, ..N4Options::article() }.shrunken_to(3.0, [mm.z, mm.y, mm.x]);
     let labels: Vec<u32> = got.mask.iter().map(|&m| u32::from(m)).collect();
     let mask = gpu.upload(&TensorDesc::u32(&[z, y, x]), &labels).expect("upload");
-    let image = gpu.upload(&TensorDesc::f32(&[z, y, x]), &volume.data).expect("upload");
+    // Fields are fitted to the volume above its background, here 2 everywhere in the air.
+    let above: Vec<f32> = volume.data.iter().map(|v| v - 2.0).collect();
+    let image = gpu.upload(&TensorDesc::f32(&[z, y, x]), &above).expect("upload");
     let want = n4(&gpu, &image, RegionTensors::mask(&mask), &options).expect("N4 runs").log_field;
     let want: Vec<f32> = gpu.download(&want).expect("download");
     for ix in (0..field.len()).step_by(89) {
@@ -287,7 +292,7 @@ fn two_passes_of_bias_correction_end_in_the_brain() {
 /// A volume that exceeds a binding: the network sees it halved, the mask is made in slabs on the volume's own voxels.
 #[test]
 fn a_volume_larger_than_a_binding_is_stripped() {
-    let Some(whole) = stripper() else { return };
+    let Some(mut whole) = stripper() else { return };
     let gpu = gpu().expect("the stripper has one");
     let affine = DMat4::from_translation(DVec3::new(-84.0, -112.5, -90.0))
         * DMat4::from_scale(DVec3::new(1.2, 1.1, 1.3));
@@ -295,7 +300,7 @@ fn a_volume_larger_than_a_binding_is_stripped() {
     // A slab and a bit.
     let small = Arc::new(limited(&gpu, volume.data.len() as u64 * 4 * 5 / 8));
     let model = model::load("default").expect("built in");
-    let in_slabs = Stripper::new(&small, &model).expect("compiles");
+    let mut in_slabs = Stripper::new(&small, &model).expect("compiles");
     let options = StripOptions {
         border_mm: 2.0,
         n4: N4Choice::TwoPass,
@@ -303,7 +308,7 @@ fn a_volume_larger_than_a_binding_is_stripped() {
         probability: true,
         corrected: true,
     };
-    let [want, got] = [&whole, &in_slabs].map(|s| s.strip(&volume, &options).expect("strips"));
+    let [want, got] = [&mut whole, &mut in_slabs].map(|s| s.strip(&volume, &options).expect("strips"));
     assert!(want.warnings.is_empty(), "{:?}", want.warnings);
     assert!(got.warnings.iter().any(|w| w.contains("binds at once")), "{:?}", got.warnings);
     let agreement = dice(&got.mask, &want.mask);
@@ -322,9 +327,181 @@ fn a_volume_larger_than_a_binding_is_stripped() {
     }
 }
 
+/// The head under a constant: the level of the background is the scanner's affair.
+#[test]
+fn a_constant_added_to_all_voxels_changes_no_mask() {
+    let Some(mut stripper) = stripper() else { return };
+    let volume = upright();
+    let with_n4 =
+        StripOptions { n4: N4Choice::On(Default::default()), corrected: true, ..Default::default() };
+    let two_pass = StripOptions { n4: N4Choice::TwoPass, ..with_n4.clone() };
+    for (what, options) in [("plain", StripOptions::default()), ("N4", with_n4), ("two passes", two_pass)] {
+        let want = stripper.strip(&volume, &options).expect("strips");
+        for constant in [1000.0, -1024.0, 32768.0] {
+            let mut moved = volume.clone();
+            moved.data.iter_mut().for_each(|v| *v += constant);
+            let got = stripper.strip(&moved, &options).expect("strips");
+            assert!(got.mask == want.mask, "{what}, {constant:+}: Dice {}", dice(&got.mask, &want.mask));
+            assert!(got.bias == want.bias, "{what}, {constant:+}: another bias field");
+        }
+    }
+}
+
+/// What spoils a volume does so before it is averaged for a device that cannot bind it.
+#[test]
+fn a_spoilt_volume_larger_than_a_binding_is_seen_as_a_clean_one() {
+    let Some(gpu) = gpu() else { return };
+    let affine = DMat4::from_translation(DVec3::new(-84.0, -112.5, -90.0))
+        * DMat4::from_scale(DVec3::new(1.2, 1.1, 1.3));
+    let volume = phantom([142, 190, 152], affine);
+    let small = Arc::new(limited(&gpu, volume.data.len() as u64 * 4 * 5 / 8));
+    let mut stripper = Stripper::new(&small, &model::load("default").expect("built in")).expect("compiles");
+    let want = stripper.strip(&volume, &StripOptions::default()).expect("strips").mask;
+    let mut spoilt = volume.clone();
+    let mut rng = common::rng("slabs");
+    spoilt.data.iter_mut().for_each(|v| *v -= 1024.0);
+    for ix in 0..volume.data.len() {
+        let at = [ix % 142, ix / 142 % 190].map(|i| i as f64);
+        let p = affine.transform_point3(DVec3::new(at[0], at[1], 0.0));
+        if p.x.hypot(p.y + 10.0) > 100.0 {
+            spoilt.data[ix] = -2000.0;
+        }
+    }
+    for _ in 0..volume.data.len() / 200 {
+        let ix = rng.random_range(0..volume.data.len());
+        spoilt.data[ix] = [1e4, f32::NAN][ix % 2];
+    }
+    let got = stripper.strip(&spoilt, &StripOptions::default()).expect("strips").mask;
+    let agreement = dice(&got, &want);
+    assert!(agreement > 0.98, "Dice {agreement}");
+}
+
+/// Where no scanner looked: as GE's and CT's images mark it, as NaN, and as 0 beside air that is not.
+#[test]
+fn padding_round_the_field_of_view_is_background() {
+    let Some(mut stripper) = stripper() else { return };
+    let mut volume = upright();
+    let mut rng = common::rng("air");
+    volume.data.iter_mut().for_each(|v| *v += rng.random_range(0.0..12.0f32).round());
+    let want = stripper.strip(&volume, &StripOptions::default()).expect("strips").mask;
+    for (padding, offset) in
+        [(-2000.0, 0.0), (-32768.0, 0.0), (-2000.0, -1024.0), (f32::NAN, 1000.0), (0.0, 0.0), (0.0, 8.0)]
+    {
+        let mut padded = volume.clone();
+        for ix in 0..padded.data.len() {
+            let at = [ix % 57, ix / 57 % 84, ix / (57 * 84)].map(|i| i as f64);
+            let p = volume.affine.transform_point3(DVec3::from_array(at));
+            padded.data[ix] = match p.x.hypot(p.y + 10.0) > 100.0 {
+                true => padding,
+                false => padded.data[ix] + offset,
+            };
+        }
+        let got = stripper.strip(&padded, &StripOptions::default()).expect("strips").mask;
+        let agreement = dice(&got, &want);
+        assert!(agreement > 0.99, "padded with {padding}, all else {offset:+}: Dice {agreement}");
+    }
+}
+
+/// Voxels far brighter or darker than any tissue, few of them or one in a hundred, at the head and in the air.
+#[test]
+fn hot_voxels_leave_the_mask_nearly_as_it_was() {
+    let Some(mut stripper) = stripper() else { return };
+    let volume = upright();
+    let n4 = StripOptions { n4: N4Choice::On(Default::default()), ..Default::default() };
+    let [few, many] = [[(200, 1000.0), (200, -1000.0)], [(3160, 50.0), (3160, -50.0)]];
+    for (options, spoils) in [(StripOptions::default(), [few, many].concat()), (n4, many.to_vec())] {
+        let want = stripper.strip(&volume, &options).expect("strips").mask;
+        let mut rng = common::rng("hot voxels");
+        for (count, times) in spoils {
+            let mut spoilt = volume.clone();
+            for _ in 0..count {
+                spoilt.data[rng.random_range(0..volume.data.len())] = times * 240.0;
+            }
+            let got = stripper.strip(&spoilt, &options).expect("strips").mask;
+            let agreement = dice(&got, &want);
+            assert!(agreement > 0.98, "{count} voxels of {times} times the maximum: Dice {agreement}");
+        }
+    }
+}
+
+/// The values in a box of voxels.
+fn crop<T: Copy>(shape: [usize; 3], values: &[T], kept: &[Range<usize>; 3]) -> Vec<T> {
+    let at = |x, y, z| values[x + shape[0] * (y + shape[1] * z)];
+    let [xs, ys, zs] = kept;
+    zs.clone().flat_map(|z| ys.clone().flat_map(move |y| xs.clone().map(move |x| at(x, y, z)))).collect()
+}
+
+/// The field of view ends 20 mm within the brain, at each face in turn.
+#[test]
+fn a_cut_brain_is_kept_up_to_the_face() {
+    let Some(mut stripper) = stripper() else { return };
+    let volume = upright();
+    let whole = stripper.strip(&volume, &StripOptions::default()).expect("strips").mask;
+    let brain_mm = [[-58.0, 58.0], [-84.0, 64.0], [-36.0, 76.0]];
+    for axis in 0..3 {
+        for side in 0..2 {
+            let mm = volume.voxel_size()[axis];
+            let face = brain_mm[axis][side] + [20.0, -20.0][side];
+            let plane = ((face - volume.affine.w_axis[axis]) / mm).round() as usize;
+            let mut kept = volume.shape.map(|n| 0..n);
+            kept[axis] = [plane..volume.shape[axis], 0..plane][side].clone();
+            let first = DVec3::from_array(kept.each_ref().map(|k| k.start as f64));
+            let cut = Volume {
+                shape: kept.each_ref().map(|k| k.len()),
+                affine: volume.affine * DMat4::from_translation(first),
+                data: crop(volume.shape, &volume.data, &kept),
+            };
+            let got = stripper.strip(&cut, &StripOptions::default()).expect("strips").mask;
+            let want = crop(volume.shape, &whole, &kept);
+            // The outermost 10 mm.
+            let layers = (10.0 / mm).round() as usize;
+            let mut near = cut.shape.map(|n| 0..n);
+            near[axis] = [0..layers, cut.shape[axis] - layers..cut.shape[axis]][side].clone();
+            let count = |mask: &[u8]| crop(cut.shape, mask, &near).iter().filter(|&&v| v != 0).count() as f64;
+            let (share, agreement) = (count(&got) / count(&want), dice(&got, &want));
+            assert!(
+                (0.8..1.25).contains(&share) && agreement > 0.95,
+                "axis {axis}, side {side}: {share:.2} of the brain in the outermost 10 mm, Dice {agreement:.3}"
+            );
+        }
+    }
+}
+
+/// Two heads that two threads strip again and again, with one `Stripper` between them and with one each on one device.
+#[test]
+fn two_threads_get_the_masks_of_their_own_heads() {
+    let Some(mut first) = stripper() else { return };
+    // Its buffers hold one head at a time: nobody strips through a shared reference.
+    let strip: fn(&mut Stripper, &Volume, &StripOptions) -> Result<Stripped, PipelineError> = Stripper::strip;
+    let straight = upright();
+    let mut moved = straight.clone();
+    moved.affine = DMat4::from_rotation_z(0.3) * moved.affine;
+    moved.data.iter_mut().for_each(|v| *v = (*v / 240.0).powf(0.6));
+    let heads = [straight, moved];
+    let want =
+        heads.each_ref().map(|head| strip(&mut first, head, &StripOptions::default()).expect("strips"));
+    assert!(dice(&want[0].mask, &want[1].mask) < 0.99, "two heads that differ");
+    let gpu = gpu().expect("the stripper has one");
+    let second = Stripper::new(&gpu, &model::load("default").expect("built in")).expect("compiles");
+    let [first, second] = [first, second].map(Mutex::new);
+    for strippers in [[&first, &first], [&first, &second]] {
+        std::thread::scope(|scope| {
+            for ((head, want), stripper) in heads.iter().zip(&want).zip(strippers) {
+                scope.spawn(move || {
+                    for _ in 0..2 {
+                        let mut stripper = stripper.lock().expect("no panic while held");
+                        let got = stripper.strip(head, &StripOptions::default()).expect("strips");
+                        assert!(got.mask == want.mask, "Dice {}", dice(&got.mask, &want.mask));
+                    }
+                });
+            }
+        });
+    }
+}
+
 #[test]
 fn a_volume_without_a_head_is_an_error() {
-    let Some(stripper) = stripper() else { return };
+    let Some(mut stripper) = stripper() else { return };
     let empty = Volume::zeros([20, 20, 20], DMat4::IDENTITY);
     assert!(stripper.strip(&empty, &StripOptions::default()).is_err());
 }

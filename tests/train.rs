@@ -120,7 +120,7 @@ fn odd_rows_are_taken_with_a_remark() {
         rows.remarks
     );
     assert!(remark("soft").contains("counts where they are above 0.5"), "{:?}", rows.remarks);
-    assert!(remark("sparse").contains("NaN or infinite count as 0"), "{:?}", rows.remarks);
+    assert!(remark("sparse").contains("NaN or infinite count as background"), "{:?}", rows.remarks);
     // What training takes is what was said.
     let taken: Vec<Vec<f32>> =
         pairs.iter().map(|pair| Labelled::read(pair).expect("read").mask.data).collect();

@@ -5,7 +5,8 @@
 // whole_a + part_a * 2^-32.
 // NEAREST: floor(coordinate + 0.5). CUBIC: Keys 1981, a = -0.5, 64 taps. Else linear, 8 taps.
 // ZERO: samples outside [0, n - 1] are `outside` (scipy, mode constant). Else samples outside
-// [-0.5, n - 0.5) are `outside` (ITK). Taps beyond the grid repeat the edge.
+// [-0.5, n - 0.5) are `outside` (ITK), with MIRROR but for those at most mirror_low or mirror_high voxels further out,
+// which are made where they lie mirrored at that face. Taps beyond the grid repeat the edge.
 // One invocation an output voxel. Cost: about 30, 60 or 300 flops and, from cache, 8 bytes a voxel.
 #import "lib/index.wgsl"
 #import "lib/fixed_point.wgsl"
@@ -22,6 +23,10 @@ struct Params {
     part_d: vec4<u32>,
     part_h: vec4<u32>,
     part_w: vec4<u32>,
+#ifdef MIRROR
+    mirror_low: vec4<u32>,
+    mirror_high: vec4<u32>,
+#endif
     n: u32,
     outside: f32,
     points: u32,
@@ -43,15 +48,42 @@ fn displaced(at: Coordinate, axis: u32, index: vec3<u32>, spline: Spline) -> Coo
 }
 #endif
 
+// Whether a coordinate lies beyond the lower face of voxel 0, or before the upper face of voxel `last`.
+fn after_low_face(whole: i32, part: f32) -> bool {
+    return whole >= 0 || (whole == -1 && part >= 0.5);
+}
+
+fn before_high_face(whole: i32, part: f32, last: i32) -> bool {
+    return whole < last || (whole == last && part < 0.5);
+}
+
 fn inside(at: Coordinate, n: u32) -> bool {
     let last = i32(n) - 1;
 #ifdef ZERO
     return at.whole >= 0 && (at.whole < last || (at.whole == last && at.part == 0.0));
 #else
-    return (at.whole >= 0 || (at.whole == -1 && at.part >= 0.5))
-        && (at.whole < last || (at.whole == last && at.part < 0.5));
+    return after_low_face(at.whole, at.part) && before_high_face(at.whole, at.part, last);
 #endif
 }
+
+#ifdef MIRROR
+fn mirrored(at: Coordinate, axis: u32) -> Coordinate {
+    let last = i32(params.in_shape[axis]) - 1;
+    let low = i32(params.mirror_low[axis]);
+    let high = i32(params.mirror_high[axis]);
+    // -at
+    let whole = select(-1 - at.whole, -at.whole, at.part == 0.0);
+    let part = select(1.0 - at.part, 0.0, at.part == 0.0);
+    if !after_low_face(at.whole, at.part) && after_low_face(at.whole + low, at.part) {
+        return Coordinate(whole - 1, part);
+    }
+    if !before_high_face(at.whole, at.part, last) && before_high_face(at.whole - high, at.part, last) {
+        // The face itself belongs to the voxel within it.
+        return Coordinate(whole + 2 * last + 1, select(part, 0.0, at.whole == last && part == 0.5));
+    }
+    return at;
+}
+#endif
 
 fn tap(whole: i32, n: u32) -> u32 {
     return u32(clamp(whole, 0, i32(n) - 1));
@@ -136,6 +168,11 @@ fn main(@builtin(global_invocation_id) global: vec3<u32>, @builtin(num_workgroup
         d = displaced(d, 0u, index, spline);
         h = displaced(h, 1u, index, spline);
         w = displaced(w, 2u, index, spline);
+#endif
+#ifdef MIRROR
+        d = mirrored(d, 0u);
+        h = mirrored(h, 1u);
+        w = mirrored(w, 2u);
 #endif
         var value = params.outside;
         if inside(d, params.in_shape.x) && inside(h, params.in_shape.y) && inside(w, params.in_shape.z) {

@@ -12,7 +12,7 @@ use super::files::{Input, append, check_folder, check_outputs};
 use super::{FrameOptions, Outcome, Session, about, triple, usage};
 use crate::pipeline::PipelineError;
 use crate::pipeline::bias::{FitRegion, N4Fit, N4Options, correct_bias, divide_by_field};
-use crate::pipeline::head::SCALP_MM;
+use crate::pipeline::place::head::SCALP_MM;
 use crate::volume::companion;
 use crate::volume::image::{self, Image};
 

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::files::{Input, append, check_folder, check_outputs};
 use super::{FrameOptions, Outcome, Session, about, interval, usage};
 use crate::pipeline::normalise::{Method, normalise};
-use crate::pipeline::slabs;
+use crate::pipeline::place::slabs;
 use crate::volume::image;
 
 /// Bring the intensities of an image to a common scale

@@ -447,7 +447,7 @@ impl Batch {
                         stripper = Some(open()?);
                         row.add_seconds("start", begun.elapsed().as_secs_f64());
                     }
-                    let stripper = stripper.as_ref().expect("opened for the first head");
+                    let stripper = stripper.as_mut().expect("opened for the first head");
                     match self.strip(stripper, &input, &mut row) {
                         Ok(results) => Done::Stripped(Box::new((input, outputs, results)), row),
                         Err(error) => {
@@ -464,7 +464,7 @@ impl Batch {
         Ok(())
     }
 
-    fn strip(&self, stripper: &Stripper, input: &Input, row: &mut Row) -> Result<Results, PipelineError> {
+    fn strip(&self, stripper: &mut Stripper, input: &Input, row: &mut Row) -> Result<Results, PipelineError> {
         let mut results = Results::default();
         let frames = input.image.frames();
         for frame in 0..frames {

@@ -9,6 +9,7 @@ mod compare;
 pub mod concat;
 pub mod constant;
 pub mod conv;
+pub mod convolve;
 pub mod dropout;
 pub mod elementwise;
 pub mod intensity;

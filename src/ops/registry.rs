@@ -2,8 +2,8 @@
 
 use super::case::OpDef;
 use super::{
-    activation, augment, cast, concat, constant, conv, dropout, elementwise, intensity, label, loss, n4,
-    norm, optimizer, pool, reduction, resample, softmax, upsample,
+    activation, augment, cast, concat, constant, conv, convolve, dropout, elementwise, intensity, label,
+    loss, n4, norm, optimizer, pool, reduction, resample, softmax, upsample,
 };
 
 /// Every operator, in stable order.
@@ -57,7 +57,7 @@ pub static OPS: &[&OpDef] = &[
     &concat::SLICE_CHANNELS,
     &resample::RESAMPLE,
     &resample::RESAMPLE_DEFORMED,
-    &resample::CONVOLVE_AXIS,
+    &convolve::CONVOLVE_AXIS,
     &intensity::MIN_MAX,
     &intensity::MOMENTS,
     &intensity::HISTOGRAM,

@@ -53,13 +53,13 @@ pub fn evaluate(
     options: &StripOptions,
     progress: &mut dyn FnMut(&Result<HeadScore, HeadFailure>),
 ) -> Result<Vec<Result<HeadScore, HeadFailure>>, PipelineError> {
-    let stripper = Stripper::tuned(gpu, model, dtype, tuning)?;
+    let mut stripper = Stripper::tuned(gpu, model, dtype, tuning)?;
     let contrast = table.extra_columns.iter().position(|name| name == "contrast");
     let mut scores = Vec::new();
     for pair in &table.pairs {
         let Some(mask) = &pair.mask else { continue };
         let contrast = contrast.and_then(|ix| pair.extra.get(ix).cloned());
-        let score = score(&stripper, &pair.image, mask, options)
+        let score = score(&mut stripper, &pair.image, mask, options)
             .map(|score| HeadScore { contrast, ..score })
             .map_err(|error| HeadFailure { image: pair.image.clone(), error });
         progress(&score);
@@ -69,7 +69,7 @@ pub fn evaluate(
 }
 
 fn score(
-    stripper: &Stripper,
+    stripper: &mut Stripper,
     image_path: &Path,
     mask_path: &Path,
     options: &StripOptions,

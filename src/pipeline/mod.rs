@@ -2,16 +2,15 @@
 
 pub mod bias;
 pub mod evaluate;
-pub mod grid;
-pub mod head;
 pub mod normalise;
+pub mod place;
 pub mod postprocess;
 pub mod report;
 pub mod resample;
-pub mod slabs;
 pub mod strip;
 pub mod train;
 pub mod tuning_cache;
+pub mod window;
 
 use std::path::{Path, PathBuf};
 

@@ -1,6 +1,6 @@
 //! Intensities brought to a common scale.
 
-use super::slabs::{slabs, upload};
+use super::place::slabs::{slabs, upload};
 use crate::gpu::{Gpu, GpuTensor};
 use crate::graph::{GraphError, run_op1};
 use crate::model::Intensity;

@@ -1,9 +1,12 @@
 //! From a probability on the native grid to the brain mask.
 
+use super::place::slabs::slabs;
 use crate::gpu::{Gpu, GpuTensor};
 use crate::graph::{GraphError, run_op1};
 use crate::ops::Operator;
 use crate::ops::label::{Distance, FillHoles, Keep, LargestComponent, Threshold};
+use crate::volume::distance::signed;
+use crate::volume::{Grid, components, morphology};
 
 /// Probabilities above this are brain.
 pub const THRESHOLD: f32 = 0.5;
@@ -14,8 +17,13 @@ pub const THRESHOLD: f32 = 0.5;
 /// # Errors
 /// A tensor that is not a volume, or a failing device.
 pub fn brain_mask(gpu: &Gpu, probability: GpuTensor) -> Result<GpuTensor, GraphError> {
-    let mut mask = run_op1(gpu, &Threshold::above(THRESHOLD), &[&probability])?;
+    let mask = run_op1(gpu, &Threshold::above(THRESHOLD), &[&probability])?;
     drop(probability);
+    cleaned(gpu, mask)
+}
+
+/// The largest component of a mask, holes filled.
+fn cleaned(gpu: &Gpu, mut mask: GpuTensor) -> Result<GpuTensor, GraphError> {
     for step in [&LargestComponent as &dyn Operator, &FillHoles] {
         // What the step before took is free once the device is idle.
         gpu.wait()?;
@@ -48,4 +56,134 @@ pub fn with_border(gpu: &Gpu, distance: &GpuTensor, border: f64) -> Result<GpuTe
         Threshold { level: (border + slack) as f32, keep: Keep::AtMost }
     };
     run_op1(gpu, &threshold, &[distance])
+}
+
+/// The brain on a grid of any size.
+///
+/// What looks at all of a mask is done on the device where that binds the grid whole, and else on the processor, by the
+/// definitions that the device is held to.
+pub struct BrainMask {
+    grid: Grid,
+    voxels: Voxels,
+}
+
+/// Where a mask is.
+enum Voxels {
+    /// u32 `[D, H, W]` on the device.
+    Bound(GpuTensor),
+    /// 0 and 1, x fastest.
+    InMemory(Vec<u8>),
+}
+
+/// Why the definitions accept a mask.
+const WHOLE: &str = "a mask has as many voxels as its grid";
+
+impl BrainMask {
+    /// Where a probability exceeds [`THRESHOLD`]; `probability` gives it on the slabs of the grid, one after the other.
+    ///
+    /// # Errors
+    /// A failing device.
+    pub fn of<E: From<GraphError>>(
+        gpu: &Gpu,
+        grid: &Grid,
+        mut probability: impl FnMut(&Grid) -> Result<GpuTensor, E>,
+    ) -> Result<Self, E> {
+        let slabs = slabs(gpu, grid.shape);
+        let mut values = Vec::new();
+        for planes in &slabs {
+            let slab = probability(&grid.planes(planes))?;
+            let slab = run_op1(gpu, &Threshold::above(THRESHOLD), &[&slab])?;
+            if slabs.len() == 1 {
+                return Ok(Self { grid: *grid, voxels: Voxels::Bound(slab) });
+            }
+            values.extend(bytes(gpu, &slab)?);
+        }
+        Ok(Self { grid: *grid, voxels: Voxels::InMemory(values) })
+    }
+
+    /// Its largest component, holes filled.
+    ///
+    /// # Errors
+    /// A failing device.
+    pub fn cleaned(self, gpu: &Gpu) -> Result<Self, GraphError> {
+        let Self { grid, voxels } = self;
+        let voxels = match voxels {
+            Voxels::Bound(mask) => {
+                // The probability is free once the device is idle.
+                gpu.wait()?;
+                Voxels::Bound(cleaned(gpu, mask)?)
+            }
+            Voxels::InMemory(mask) => {
+                let largest = components::largest(&mask, grid.shape).expect(WHOLE);
+                Voxels::InMemory(components::fill_holes(&largest, grid.shape).expect(WHOLE))
+            }
+        };
+        Ok(Self { grid, voxels })
+    }
+
+    /// Its border moved outward by so many mm, inward if negative.
+    ///
+    /// # Errors
+    /// A failing device.
+    pub fn with_border(self, gpu: &Gpu, border_mm: f64) -> Result<Self, GraphError> {
+        let voxels = match &self.voxels {
+            _ if border_mm == 0.0 => return Ok(self),
+            Voxels::Bound(mask) => {
+                Voxels::Bound(with_border(gpu, &distance(gpu, mask, self.voxel_zyx())?, border_mm)?)
+            }
+            Voxels::InMemory(mask) => {
+                let voxel_mm = self.grid.voxel_size().to_array();
+                let moved = morphology::move_border(mask, self.grid.shape, voxel_mm, border_mm);
+                Voxels::InMemory(moved.expect(WHOLE))
+            }
+        };
+        Ok(Self { voxels, ..self })
+    }
+
+    /// Signed distance in mm to its border, negative inside, x fastest.
+    ///
+    /// # Errors
+    /// A failing device.
+    pub fn distance_mm(&self, gpu: &Gpu) -> Result<Vec<f32>, GraphError> {
+        match &self.voxels {
+            Voxels::Bound(mask) => Ok(gpu.download(&distance(gpu, mask, self.voxel_zyx())?)?),
+            Voxels::InMemory(mask) => {
+                Ok(signed(mask, self.grid.shape, self.grid.voxel_size().to_array()).expect(WHOLE))
+            }
+        }
+    }
+
+    /// 0 and 1, x fastest.
+    ///
+    /// # Errors
+    /// A failing device.
+    pub fn values(&self, gpu: &Gpu) -> Result<Vec<u8>, GraphError> {
+        match &self.voxels {
+            Voxels::Bound(mask) => Ok(bytes(gpu, mask)?.collect()),
+            Voxels::InMemory(mask) => Ok(mask.clone()),
+        }
+    }
+
+    /// As [`BrainMask::values`], as the labels of a region.
+    ///
+    /// # Errors
+    /// A failing device.
+    pub fn labels(&self, gpu: &Gpu) -> Result<Vec<u32>, GraphError> {
+        match &self.voxels {
+            Voxels::Bound(mask) => Ok(gpu.download(mask)?),
+            Voxels::InMemory(mask) => Ok(mask.iter().map(|&v| u32::from(v)).collect()),
+        }
+    }
+
+    /// Edge lengths of a voxel in the order of a tensor's axes.
+    fn voxel_zyx(&self) -> [f64; 3] {
+        let [x, y, z] = self.grid.voxel_size().to_array();
+        [z, y, x]
+    }
+}
+
+/// The values of a mask on the device.
+fn bytes(gpu: &Gpu, mask: &GpuTensor) -> Result<impl Iterator<Item = u8>, GraphError> {
+    let words: Vec<u32> = gpu.download(mask)?;
+    Ok(words.into_iter().map(|word| word as u8))
 }

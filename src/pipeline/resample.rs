@@ -3,15 +3,14 @@
 use std::ops::Range;
 
 use super::PipelineError;
-use super::grid::Grid;
-use super::slabs::{slabs, upload, with_halo};
+use super::place::slabs::{slabs, upload, with_halo};
 use crate::gpu::Gpu;
 use crate::graph::{GraphError, run_op1};
 use crate::ops::resample::{
     AxisOrder, Edge, Interpolation, grid_matrix, index_matrix, prefilters, source_steps,
 };
 use crate::volume::nearest::{End, reaches};
-use crate::volume::{Apart, Volume};
+use crate::volume::{Apart, Grid, Volume};
 
 /// Planes beyond a slab that interpolation reaches: two for cubic, and one for rounding.
 const TAPS: usize = 3;
@@ -74,7 +73,7 @@ impl From<Edge> for End {
     fn from(edge: Edge) -> Self {
         match edge {
             Edge::Zero => Self::Centres,
-            Edge::Clamp => Self::Faces,
+            Edge::Clamp | Edge::Mirror { .. } => Self::Faces,
         }
     }
 }

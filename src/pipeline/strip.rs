@@ -10,11 +10,13 @@ use super::PipelineError;
 use super::bias::{
     FitRegion, N4Error, N4Options, RegionTensors, correct_bias, divide_by_fit, divide_in_place, n4,
 };
-use super::grid::{Grid, PlacedVolume};
-use super::head::{Head, SCALP_MM};
 use super::normalise::normalise_tensor;
-use super::postprocess::{THRESHOLD, brain_mask, distance, with_border};
-use super::slabs::{bindable, slabs};
+use super::place::head::{Head, SCALP_MM, SEARCH_MM};
+use super::place::placed::PlacedVolume;
+use super::place::slabs::upload_bindable;
+use super::place::view::View;
+use super::postprocess::BrainMask;
+use super::window::Window;
 use crate::gpu::{Gpu, GpuTensor};
 use crate::graph::{Executor, ExecutorOptions, Tuning, run_op1};
 use crate::model::{Description, GridSpec, Mode, Model, build, fold_for_inference};
@@ -23,8 +25,7 @@ use crate::ops::elementwise::{Add, Scale};
 use crate::ops::resample::{AxisOrder, Edge, IDENTITY, Interpolation, Resample};
 use crate::ops::{Operator, ValueId};
 use crate::tensor::{DType, TensorDesc};
-use crate::volume::distance::signed;
-use crate::volume::{Volume, components, morphology};
+use crate::volume::{Grid, Volume};
 
 /// Whether the bias field is corrected before the network.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -84,7 +85,10 @@ const TWO_PASS_MM: f64 = 3.0;
 /// Brains of people from infancy to old age lie within these volumes, skull-stripped, in mL.
 const PLAUSIBLE_ML: std::ops::Range<f64> = 300.0..2500.0;
 
-/// A network compiled for a device, ready for any number of heads.
+/// A network compiled for a device, ready for any number of heads, one at a time.
+///
+/// The network has one set of buffers, so stripping borrows it mutably: threads either take turns or have a `Stripper`
+/// each, and what comes back shares nothing with it.
 pub struct Stripper {
     gpu: Arc<Gpu>,
     description: Description,
@@ -152,23 +156,21 @@ impl Stripper {
         self.executor.allocated_bytes
     }
 
-    /// Extracts the brain. Voxels that are not finite count as 0. Of a volume larger than the device binds, the network
+    /// Extracts the brain. The network sees the volume through its [`Window`], so that neither the level of its background,
+    /// nor padding, nor a few voxels far too bright or too dark change the mask; voxels that are not finite count as
+    /// background. Of a volume larger than the device binds, the network
     /// sees the means of blocks of 2x2x2 voxels, and the mask is made in slabs; a warning says so.
     ///
     /// # Errors
     /// No brain found, a bias field that cannot be fitted, or a failing device.
-    pub fn strip(&self, volume: &Volume, options: &StripOptions) -> Result<Stripped, PipelineError> {
+    pub fn strip(&mut self, volume: &Volume, options: &StripOptions) -> Result<Stripped, PipelineError> {
         // A network marks something even in a constant image.
-        if volume.check_content().is_err() {
-            return Err(PipelineError::NoBrain);
-        }
-        let gpu = &*self.gpu;
-        let mut volume = Cow::Borrowed(volume);
-        if !volume.data.iter().all(|v| v.is_finite()) {
-            volume.to_mut().replace_non_finite();
-        }
+        let Ok(window) = Window::of(volume) else { return Err(PipelineError::NoBrain) };
+        let gpu = Arc::clone(&self.gpu);
+        let gpu = &*gpu;
         let mut watch = Stopwatch { gpu, begun: Instant::now(), seconds: Vec::new() };
-        let (bound, halvings) = bindable(gpu, &volume);
+        let (placed, halvings) = upload_bindable(gpu, volume, &window)?;
+        watch.lap("upload")?;
         let mut warnings = Vec::new();
         if halvings > 0 {
             warnings.push(format!(
@@ -179,15 +181,13 @@ impl Stripper {
                 block = 1 << halvings
             ));
         }
-        let placed = PlacedVolume::upload(gpu, &bound)?;
-        watch.lap("upload")?;
 
-        let n4_options = self.n4_options(options, zyx(bound.voxel_size()))?;
+        let n4_options = self.n4_options(options, zyx(placed.grid().voxel_size()))?;
         let two_pass = options.n4 == N4Choice::TwoPass;
-        let (mut bias, mut corrected) = (None, None);
+        let mut fit = None;
         if let Some(n4_options) = n4_options {
             let inner_head = match two_pass {
-                true => Head::find(gpu, &placed)?
+                true => Head::find(gpu, &placed.averaged_over(gpu, DVec3::splat(SEARCH_MM))?)?
                     .map(|head| head.mask_on(gpu, &placed.grid(), placed.axes, SCALP_MM))
                     .transpose()?,
                 false => None,
@@ -196,14 +196,8 @@ impl Stripper {
             match n4(&self.gpu, &placed.tensor, region, &n4_options) {
                 Ok(result) => {
                     divide_in_place(gpu, &placed.tensor, &result.log_field)?;
-                    if options.corrected && !two_pass {
-                        let padding = n4_options.padding.map(|ends| ends.map(|voxels| voxels << halvings));
-                        let (values, log_field) = match halvings {
-                            0 => (gpu.download(&placed.tensor)?, Some(gpu.download(&result.log_field)?)),
-                            _ => divide_by_fit(gpu, &volume, &result.fit, padding, true)?,
-                        };
-                        (corrected, bias) = (Some(values), exponentials(log_field));
-                    }
+                    let padding = n4_options.padding.map(|ends| ends.map(|voxels| voxels << halvings));
+                    fit = Some((result.fit, padding));
                 }
                 // Nobody asked for it by name, and the network copes with a bias field.
                 Err(error @ (N4Error::TooFewVoxels { .. } | N4Error::Constant))
@@ -219,18 +213,47 @@ impl Stripper {
         let logits = self.logits(&placed, &mut watch)?;
         // Volumes on the device are freed as soon as nobody needs them.
         drop(placed);
-        let native = Grid::of(&volume);
-        let Masks { mask, brain, distance_mm, probability } = match halvings {
-            0 => self.masks(logits, &native, options, &mut watch)?,
-            _ => self.masks_in_slabs(&logits, &native, options, &mut watch)?,
-        };
-        if let Some(brain) = brain {
+        let native = Grid::of(volume);
+        let mut probability = options.probability.then(Vec::new);
+        let brain = BrainMask::of(gpu, &native, |planes| -> Result<GpuTensor, PipelineError> {
+            let slab = self.probability_on(&logits, planes)?;
+            if let Some(probability) = &mut probability {
+                probability.append(&mut gpu.download(&slab)?);
+            }
+            Ok(slab)
+        })?;
+        drop(logits);
+        watch.lap("to native grid")?;
+        let brain = brain.cleaned(gpu)?;
+        let labels = options.fits_in_brain().then(|| brain.labels(gpu)).transpose()?;
+        let brain = brain.with_border(gpu, options.border_mm)?;
+        let mask = brain.values(gpu)?;
+        if !mask.contains(&1) {
+            return Err(PipelineError::NoBrain);
+        }
+        watch.lap("mask")?;
+        let distance_mm = options.distance.then(|| brain.distance_mm(gpu)).transpose()?;
+        drop(brain);
+        if options.distance {
+            watch.lap("distance")?;
+        }
+        if let Some(labels) = labels {
             let second = N4Options { keep_nonpositive: false, ..N4Options::article() }
                 .shrunken_to(TWO_PASS_MM, zyx(volume.voxel_size()));
-            let region = FitRegion { mask: Some(&brain), ..FitRegion::default() };
-            let done = correct_bias(&self.gpu, Cow::Borrowed(&*volume), region, &second, true)?;
-            (corrected, bias) = (Some(done.values), exponentials(done.log_field));
+            let region = FitRegion { mask: Some(&labels), ..FitRegion::default() };
+            let done = correct_bias(&self.gpu, window.through(volume), region, &second, false)?;
+            fit = Some((done.fit, second.padding));
             watch.lap("n4 in the brain")?;
+        }
+        let (mut bias, mut corrected) = (None, None);
+        if let (true, Some((fit, padding))) = (options.corrected, fit) {
+            let mut volume = Cow::Borrowed(volume);
+            if !volume.data.iter().all(|v| v.is_finite()) {
+                volume.to_mut().replace_non_finite();
+            }
+            let (values, log_field) = divide_by_fit(gpu, &volume, &fit, padding, true)?;
+            (corrected, bias) = (Some(values), exponentials(log_field));
+            watch.lap("divide by the field")?;
         }
         let voxels = mask.iter().filter(|&&v| v != 0).count();
         let brain_ml = voxels as f64 * volume.voxel_volume_ml();
@@ -269,103 +292,45 @@ impl Stripper {
 
     /// What the network says of a volume, on its own grid.
     fn logits(
-        &self,
+        &mut self,
         volume: &PlacedVolume,
         watch: &mut Stopwatch<'_>,
     ) -> Result<PlacedVolume, PipelineError> {
-        let gpu = &*self.gpu;
-        let spec = &self.description.input;
-        let prepared = volume.prepared_for(gpu, spec)?;
-        let grid = Grid::of_network(spec, gpu, &prepared)?;
-        let sampled = prepared.interpolated(gpu, &grid, AxisOrder::Xyz, spec.sampling.into())?;
-        drop(prepared);
-        let x = normalise_tensor(gpu, &sampled.tensor, &spec.intensity.into())?;
+        let gpu = Arc::clone(&self.gpu);
+        let view = View::new(&gpu, volume, &self.description.input)?;
+        let seen = view.sampled(&gpu, &view.grid())?;
         watch.lap("resample")?;
-        let tensor = self.logits_of(&x)?;
-        watch.lap("network")?;
-        Ok(PlacedVolume { tensor, affine: grid.affine, axes: AxisOrder::Xyz })
-    }
-
-    /// The brain on the volume's own grid.
-    fn masks(
-        &self,
-        logits: PlacedVolume,
-        native: &Grid,
-        options: &StripOptions,
-        watch: &mut Stopwatch<'_>,
-    ) -> Result<Masks, PipelineError> {
-        let gpu = &*self.gpu;
-        let voxel_mm = zyx(native.voxel_size());
-        let probability = self.probability_on(&logits, native)?;
-        drop(logits);
-        watch.lap("to native grid")?;
-        let kept = options.probability.then(|| probability.clone());
-        let mut mask = brain_mask(gpu, probability)?;
-        let brain = options.fits_in_brain().then(|| gpu.download(&mask)).transpose()?;
-        if options.border_mm != 0.0 {
-            mask = with_border(gpu, &distance(gpu, &mask, voxel_mm)?, options.border_mm)?;
-        }
-        let words: Vec<u32> = gpu.download(&mask)?;
-        let masks = Masks { mask: words.into_iter().map(|w| w as u8).collect(), brain, ..Masks::default() };
-        masks.check()?;
-        watch.lap("mask")?;
-        let distance_mm = match options.distance {
-            true => Some(gpu.download(&distance(gpu, &mask, voxel_mm)?)?),
-            false => None,
-        };
-        let probability = kept.map(|kept| gpu.download(&kept)).transpose()?;
-        if options.distance || options.probability {
-            watch.lap("distance and probability")?;
-        }
-        Ok(Masks { distance_mm, probability, ..masks })
-    }
-
-    /// As [`Stripper::masks`] for a grid that exceeds a binding: what looks beyond a slab is done on the processor.
-    fn masks_in_slabs(
-        &self,
-        logits: &PlacedVolume,
-        native: &Grid,
-        options: &StripOptions,
-        watch: &mut Stopwatch<'_>,
-    ) -> Result<Masks, PipelineError> {
-        const SAME: &str = "a mask has as many voxels as its grid";
-        let voxel_mm = native.voxel_size().to_array();
-        let mut mask = Vec::with_capacity(native.shape.iter().product());
-        let mut probability = options.probability.then(Vec::new);
-        for planes in slabs(&self.gpu, native.shape) {
-            let slab: Vec<f32> = self.gpu.download(&self.probability_on(logits, &native.planes(&planes))?)?;
-            mask.extend(slab.iter().map(|&p| u8::from(p > THRESHOLD)));
-            if let Some(probability) = &mut probability {
-                probability.extend(slab);
+        let logits = self.logits_of(&seen)?;
+        let (image, brain): (Vec<f32>, Vec<f32>) = (gpu.download(&seen)?, gpu.download(&logits)?);
+        let mut cut = view.suspects(&image, |ix| brain[ix] > 0.0);
+        let mut found = PlacedVolume { tensor: logits, affine: view.grid().affine, axes: AxisOrder::Xyz };
+        // Asked again with the volume going on beyond the faces that seem to cut the brain, until it reaches all of them.
+        while cut.any() {
+            let view = view.clone().beyond(cut);
+            let logits = self.logits_of(&view.sampled(&gpu, &view.grid())?)?;
+            let brain: Vec<f32> = gpu.download(&logits)?;
+            let reached = cut.and(view.reached(|ix| brain[ix] > 0.0));
+            if reached == cut {
+                found = PlacedVolume { tensor: logits, affine: view.grid().affine, ..found };
+                break;
             }
+            cut = reached;
         }
-        watch.lap("to native grid")?;
-        mask = components::largest(&mask, native.shape).expect(SAME);
-        mask = components::fill_holes(&mask, native.shape).expect(SAME);
-        let brain = options.fits_in_brain().then(|| mask.iter().map(|&v| u32::from(v)).collect());
-        if options.border_mm != 0.0 {
-            mask = morphology::move_border(&mask, native.shape, voxel_mm, options.border_mm).expect(SAME);
-        }
-        let masks = Masks { mask, brain, probability, distance_mm: None };
-        masks.check()?;
-        watch.lap("mask")?;
-        let distance_mm = options.distance.then(|| signed(&masks.mask, native.shape, voxel_mm).expect(SAME));
-        if options.distance {
-            watch.lap("distance")?;
-        }
-        Ok(Masks { distance_mm, ..masks })
+        watch.lap("network")?;
+        Ok(found)
     }
 
-    /// Logits `[D, H, W]` of a normalised image on the network's grid, averaged with those of its mirror image
-    /// where the model asks for it.
-    fn logits_of(&self, x: &GpuTensor) -> Result<GpuTensor, PipelineError> {
+    /// Logits `[D, H, W]` of an image on the network's grid, averaged with those of its mirror image
+    /// where the model asks for it, in a tensor of their own.
+    fn logits_of(&mut self, seen: &GpuTensor) -> Result<GpuTensor, PipelineError> {
         let gpu = &*self.gpu;
+        let x = &normalise_tensor(gpu, seen, &self.description.input.intensity.into())?;
         let [d, h, w] = self.description.input.shape;
         let pass = |x: &GpuTensor| -> Result<GpuTensor, PipelineError> {
             gpu.copy(x, self.executor.tensor(self.input), 0)?;
             self.executor.run()?;
-            let mut logits = self.executor.tensor(self.logits).clone();
-            logits.desc = TensorDesc::f32(&[d, h, w]);
+            let logits = gpu.unfilled(&TensorDesc::f32(&[d, h, w]))?;
+            gpu.copy(self.executor.tensor(self.logits), &logits, 0)?;
             Ok(logits)
         };
         if !self.description.input.mirror {
@@ -402,25 +367,6 @@ impl StripOptions {
     /// Whether the field is fitted once more, inside the brain.
     fn fits_in_brain(&self) -> bool {
         self.n4 == N4Choice::TwoPass && self.corrected
-    }
-}
-
-/// The brain on a volume's own grid, x fastest.
-#[derive(Default)]
-struct Masks {
-    /// What is asked for, with the border moved.
-    mask: Vec<u8>,
-    /// The brain with its own border, where a field is fitted in it.
-    brain: Option<Vec<u32>>,
-    /// Signed distance to the border of `mask`, when asked for.
-    distance_mm: Option<Vec<f32>>,
-    /// Probability of brain, when asked for.
-    probability: Option<Vec<f32>>,
-}
-
-impl Masks {
-    fn check(&self) -> Result<(), PipelineError> {
-        if self.mask.contains(&1) { Ok(()) } else { Err(PipelineError::NoBrain) }
     }
 }
 

@@ -42,6 +42,12 @@ impl Grid {
         Self { shape, affine }
     }
 
+    /// Unit vector that points out of the field of view at its face along an axis, on side 0, the low one, or 1.
+    pub fn outward(&self, axis: usize, side: usize) -> DVec3 {
+        let along = self.affine.col(axis).truncate().normalize();
+        if side == 0 { -along } else { along }
+    }
+
     /// Edge lengths of a voxel along x, y, z in mm.
     pub fn voxel_size(&self) -> DVec3 {
         voxel_size(&self.affine)

@@ -98,8 +98,9 @@ impl Volume {
         Ok(Content { min, max, non_finite })
     }
 
-    /// Means of the finite values over blocks of 2x2x2 voxels; blocks at the far faces may be thinner.
-    pub fn halved(&self) -> Self {
+    /// Means over blocks of 2x2x2 voxels of the finite values among those that `value` gives for flat indices; blocks at
+    /// the far faces may be thinner.
+    pub fn halved(&self, value: impl Fn(usize) -> f32) -> Self {
         let shape = self.shape.map(|n| n.div_ceil(2));
         let step =
             DMat4::from_scale_rotation_translation(DVec3::splat(2.0), DQuat::IDENTITY, DVec3::splat(0.5));
@@ -111,7 +112,7 @@ impl Volume {
                     for corner in 0..8 {
                         let at = [2 * x + (corner & 1), 2 * y + (corner >> 1 & 1), 2 * z + (corner >> 2)];
                         if (0..3).all(|axis| at[axis] < self.shape[axis]) {
-                            let value = self.data[self.index(at[0], at[1], at[2])];
+                            let value = value(self.index(at[0], at[1], at[2]));
                             if value.is_finite() {
                                 sum += value;
                                 count += 1.0;
@@ -177,7 +178,7 @@ mod tests {
             * DMat4::from_scale(DVec3::new(-0.5, 0.7, 0.9));
         let mut volume = Volume::zeros([5, 4, 3], affine);
         volume.data = (0..60).map(|v| v as f32).collect();
-        let half = volume.halved();
+        let half = volume.halved(|ix| volume.data[ix]);
         assert_eq!(half.shape, [3, 2, 2]);
         let block: f32 = [0, 1, 5, 6, 20, 21, 25, 26].iter().map(|&v| v as f32).sum();
         assert_eq!(half.data[0], block / 8.0);

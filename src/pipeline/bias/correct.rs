@@ -13,11 +13,11 @@ use crate::gpu::{Gpu, GpuTensor};
 use crate::graph::run_op;
 use crate::ops::n4::{Apply, LogShrink, OUTSIDE};
 use crate::pipeline::PipelineError;
-use crate::pipeline::grid::{Grid, PlacedVolume};
-use crate::pipeline::head::Head;
-use crate::pipeline::slabs::{bindable, pick, slabs, upload, values_of};
+use crate::pipeline::place::head::Head;
+use crate::pipeline::place::placed::PlacedVolume;
+use crate::pipeline::place::slabs::{pick, slabs, upload, values_of};
 use crate::tensor::TensorDesc;
-use crate::volume::Volume;
+use crate::volume::{Grid, Volume};
 
 /// A volume without its bias field.
 #[derive(Debug)]
@@ -43,12 +43,12 @@ pub fn correct_bias(
     options: &N4Options,
     want_field: bool,
 ) -> Result<Corrected, PipelineError> {
+    let head = match region.head_less_mm {
+        Some(_) => Head::in_volume(gpu, &volume)?,
+        None => None,
+    };
+    let head_found = head.is_some();
     if slabs(gpu, volume.shape).len() > 1 {
-        let head = match region.head_less_mm {
-            Some(_) => Head::find(gpu, &PlacedVolume::upload(gpu, &bindable(gpu, &volume).0)?)?,
-            None => None,
-        };
-        let head_found = head.is_some();
         let fit = fit_in_slabs(gpu, &volume, region, head.as_ref(), options)?;
         let (values, log_field) = divide_by_fit(gpu, &volume, &fit, options.padding, want_field)?;
         return Ok(Corrected { values, log_field, fit, head_found });
@@ -56,11 +56,6 @@ pub fn correct_bias(
     let placed = PlacedVolume::upload(gpu, &volume)?;
     // Volumes are freed as soon as nobody needs them; those on the device once it is idle.
     drop(volume);
-    let head = match region.head_less_mm {
-        Some(_) => Head::find(gpu, &placed)?,
-        None => None,
-    };
-    let head_found = head.is_some();
     let N4Result { fit, log_field } = {
         let [mask, confidence] = region.on_device(gpu, &placed.grid(), head.as_ref(), None)?;
         drop(head);

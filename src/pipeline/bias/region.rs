@@ -3,10 +3,10 @@
 use crate::gpu::{Gpu, GpuTensor};
 use crate::graph::GraphError;
 use crate::ops::resample::AxisOrder;
-use crate::pipeline::grid::Grid;
-use crate::pipeline::head::Head;
-use crate::pipeline::slabs::pick;
+use crate::pipeline::place::head::Head;
+use crate::pipeline::place::slabs::pick;
 use crate::tensor::TensorDesc;
+use crate::volume::Grid;
 
 /// Where a bias field is fitted, on the voxels of a [`crate::volume::Volume`].
 #[derive(Clone, Copy, Debug, Default)]

@@ -28,7 +28,7 @@ pub type Remarks = Vec<(PathBuf, String)>;
 
 /// An image and its mask as training takes them.
 pub struct Labelled {
-    /// The image; voxels without a value are 0.
+    /// The image; voxels that are NaN or infinite have no value.
     pub image: Volume,
     /// 1 in the brain and 0 elsewhere, on the image's grid.
     pub mask: Volume,
@@ -58,8 +58,8 @@ impl Labelled {
             return Err(fault(mask_path, "is named as image and as mask; name the mask of the image"));
         }
         let file = image::read_single(&pair.image)?;
-        let mut image = file.frame_f32(0)?;
-        image.check_content().map_err(|problem| problem.at(&pair.image))?;
+        let image = file.frame_f32(0)?;
+        let content = image.check_content().map_err(|problem| problem.at(&pair.image))?;
         stored(&image);
         check_values(&image::read_single(mask_path)?.frame_f32(0)?.data)
             .map_err(|reason| fault(mask_path, reason))?;
@@ -71,8 +71,8 @@ impl Labelled {
         let mut remarks = Remarks::new();
         remarks.extend(file.warnings().iter().map(|warning| (pair.image.clone(), warning.to_string())));
         remarks.extend(warnings.iter().map(|warning| (mask_path.clone(), warning.to_string())));
-        if image.replace_non_finite().is_some() {
-            remarks.push((pair.image.clone(), "voxels that are NaN or infinite count as 0".into()));
+        if content.non_finite > 0 {
+            remarks.push((pair.image.clone(), "voxels that are NaN or infinite count as background".into()));
         }
         Ok(Self { image, mask, remarks })
     }

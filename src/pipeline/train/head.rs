@@ -21,11 +21,14 @@ use crate::ops::resample::{
 };
 use crate::pipeline::PipelineError;
 use crate::pipeline::bias::{RegionTensors, divide_in_place, n4};
-use crate::pipeline::grid::{Grid, PlacedVolume};
 use crate::pipeline::normalise::normalise_tensor;
-use crate::pipeline::slabs::bindable;
+use crate::pipeline::place::placed::PlacedVolume;
+use crate::pipeline::place::slabs::{bindable, upload_bindable};
+use crate::pipeline::place::view::View;
 use crate::pipeline::strip::model_n4;
+use crate::pipeline::window::Window;
 use crate::tensor::TensorDesc;
+use crate::volume::Grid;
 use crate::volume::pairs::Pair;
 
 /// A head ready to sample from: image and mask on a grid like the network's, finer and with a margin when
@@ -66,7 +69,8 @@ impl StoredHead {
     /// As [`Labelled::read`], or a bias field that cannot be fitted.
     pub fn read(gpu: &Arc<Gpu>, pair: &Pair, spec: &GridSpec, spatial: bool) -> Result<Self, PipelineError> {
         let Labelled { image: volume, mask: mask_volume, .. } = Labelled::read(pair)?;
-        let (volume, halvings) = bindable(gpu, &volume);
+        let window = Window::of(&volume).map_err(|p| p.at(&pair.image))?;
+        let (placed, halvings) = upload_bindable(gpu, &volume, &window)?;
         if halvings > 0 {
             log::warn!(
                 "{}: exceeds what the device binds at once; it is averaged over blocks of {block}x{block}x{block} voxels",
@@ -74,21 +78,23 @@ impl StoredHead {
                 block = 1 << halvings
             );
         }
-        let placed = PlacedVolume::upload(gpu, &volume)?;
         if let Some(options) = model_n4(spec)? {
             let field = n4(gpu, &placed.tensor, RegionTensors::default(), &options)?.log_field;
             divide_in_place(gpu, &placed.tensor, &field)?;
         }
         let placed_mask = PlacedVolume::upload(gpu, &bindable(gpu, &mask_volume).0)?;
-        let placed = placed.prepared_for(gpu, spec)?;
-        let placed_mask = placed_mask.prepared_for(gpu, spec)?;
-        let network_grid = Grid::of_network(spec, gpu, &placed)?;
-        let store_grid = if spatial { store_grid(&network_grid) } else { network_grid };
-        let bring = |volume: &PlacedVolume| -> Result<Vec<f32>, PipelineError> {
-            let stored = volume.interpolated(gpu, &store_grid, AxisOrder::Xyz, spec.sampling.into())?;
-            Ok(gpu.download(&stored.tensor)?)
+        let mut view = View::new(gpu, &placed, spec)?;
+        let mut mask_view = view.of_companion(gpu, &placed_mask)?;
+        let sample = |view: &View, grid: &Grid| -> Result<Vec<f32>, PipelineError> {
+            Ok(gpu.download(&view.sampled(gpu, grid)?)?)
         };
-        let values = bring(&placed)?;
+        let brain = sample(&mask_view, &view.grid())?;
+        // Image and mask go on alike beyond a face that cuts the brain.
+        let cut = view.reached(|ix| brain[ix] > 0.5);
+        (view, mask_view) = (view.beyond(cut), mask_view.beyond(cut));
+        let network_grid = view.grid();
+        let store_grid = if spatial { store_grid(&network_grid) } else { network_grid };
+        let values = sample(&view, &store_grid)?;
         let image_values = if spatial {
             // Scaled to the range where half precision is exact enough, whatever the scanner's units.
             let largest = values.iter().fold(f32::MIN_POSITIVE, |m, v| m.max(v.abs()));
@@ -96,7 +102,8 @@ impl StoredHead {
         } else {
             Values::Exact(values)
         };
-        let mask_values: Vec<u8> = bring(&placed_mask)?.iter().map(|v| (v * 255.0).round() as u8).collect();
+        let mask_values: Vec<u8> =
+            sample(&mask_view, &store_grid)?.iter().map(|v| (v * 255.0).round() as u8).collect();
         let brain_box = brain_box(&mask_values, &store_grid, &network_grid);
         let stored_brain_box = self::brain_box(&mask_values, &store_grid, &store_grid);
         let image = pair.image.clone();
@@ -112,7 +119,7 @@ impl StoredHead {
         voxel * self.mask_values.len()
     }
 
-    /// Image and mask on the device; `cuts` as in [`Draw`], where the image is 0.
+    /// Image and mask on the device; `cuts` as in [`Draw`], where the image is background.
     fn upload(&self, gpu: &Gpu, cuts: [[f64; 2]; 3]) -> Result<[PlacedVolume; 2], PipelineError> {
         let desc = TensorDesc::f32(&self.store_grid.shape);
         let mut image = match &self.image_values {

@@ -6,12 +6,13 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use super::grid::{Grid, PlacedVolume};
+use super::placed::PlacedVolume;
 use crate::gpu::Gpu;
 use crate::graph::GraphError;
 use crate::ops::resample::AxisOrder;
+use crate::pipeline::window::Window;
 use crate::tensor::TensorDesc;
-use crate::volume::Volume;
+use crate::volume::{Grid, Volume};
 
 /// The slabs of a volume with extents x, y, z: as few as can be, of equal thickness but for the last.
 pub fn slabs(gpu: &Gpu, shape: [usize; 3]) -> Vec<Range<usize>> {
@@ -19,7 +20,7 @@ pub fn slabs(gpu: &Gpu, shape: [usize; 3]) -> Vec<Range<usize>> {
 }
 
 /// Slabs that can be bound together with `halo` further planes on either side.
-pub(super) fn with_halo(gpu: &Gpu, [x, y, z]: [usize; 3], halo: usize) -> Vec<Range<usize>> {
+pub(in crate::pipeline) fn with_halo(gpu: &Gpu, [x, y, z]: [usize; 3], halo: usize) -> Vec<Range<usize>> {
     let most = (gpu.caps.max_binding as usize / (4 * x * y).max(1)).max(1);
     let thickness = match z <= most {
         true => z,
@@ -33,7 +34,11 @@ pub(super) fn with_halo(gpu: &Gpu, [x, y, z]: [usize; 3], halo: usize) -> Vec<Ra
 ///
 /// # Errors
 /// A failing device.
-pub(super) fn upload(gpu: &Gpu, volume: &Volume, planes: &Range<usize>) -> Result<PlacedVolume, GraphError> {
+pub(in crate::pipeline) fn upload(
+    gpu: &Gpu,
+    volume: &Volume,
+    planes: &Range<usize>,
+) -> Result<PlacedVolume, GraphError> {
     let [x, y, _] = volume.shape;
     let desc = TensorDesc::f32(&[planes.len(), y, x]);
     let tensor = gpu.upload(&desc, values_of(&volume.data, volume.shape, planes))?;
@@ -42,7 +47,11 @@ pub(super) fn upload(gpu: &Gpu, volume: &Volume, planes: &Range<usize>) -> Resul
 }
 
 /// The values of a volume that lie in these planes.
-pub(super) fn values_of<'a, T>(values: &'a [T], [x, y, _]: [usize; 3], planes: &Range<usize>) -> &'a [T] {
+pub(in crate::pipeline) fn values_of<'a, T>(
+    values: &'a [T],
+    [x, y, _]: [usize; 3],
+    planes: &Range<usize>,
+) -> &'a [T] {
     &values[planes.start * x * y..planes.end * x * y]
 }
 
@@ -51,14 +60,32 @@ pub fn bindable<'a>(gpu: &Gpu, volume: &'a Volume) -> (Cow<'a, Volume>, u32) {
     let mut reduced = Cow::Borrowed(volume);
     let mut halvings = 0;
     while slabs(gpu, reduced.shape).len() > 1 {
-        reduced = Cow::Owned(reduced.halved());
+        reduced = Cow::Owned(reduced.halved(|ix| reduced.data[ix]));
         halvings += 1;
     }
     (reduced, halvings)
 }
 
+/// As [`bindable`], on the device, seen through a window.
+///
+/// # Errors
+/// A failing device.
+pub fn upload_bindable(
+    gpu: &Gpu,
+    volume: &Volume,
+    window: &Window,
+) -> Result<(PlacedVolume, u32), GraphError> {
+    if slabs(gpu, volume.shape).len() == 1 {
+        return Ok((PlacedVolume::upload_through(gpu, volume, window)?, 0));
+    }
+    // What lies outside the window must not enter a mean.
+    let half = volume.halved(|ix| window.see(volume, ix));
+    let (bound, halvings) = bindable(gpu, &half);
+    Ok((PlacedVolume::upload(gpu, &bound)?, halvings + 1))
+}
+
 /// The values of these planes of so many voxels along x and y, one after the other; all values without planes.
-pub(super) fn pick<'a, T: Copy>(
+pub(in crate::pipeline) fn pick<'a, T: Copy>(
     values: &'a [T],
     [x, y]: [usize; 2],
     planes: Option<&[usize]>,

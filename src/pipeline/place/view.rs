@@ -1,0 +1,294 @@
+//! What a network sees of a volume: its grid placed on the head, and what lies beyond the field of view.
+//!
+//! Beyond a face there is background, as there is air round a head. Only where the field of view ends within the brain would
+//! that be wrong: networks take the sudden dark for the brain's border and stay a centimetre away from it. There the volume
+//! goes on for some millimetres, mirrored at the face.
+
+use glam::DVec3;
+
+use super::head::{Head, WorldBox};
+use super::placed::PlacedVolume;
+use crate::gpu::{Gpu, GpuTensor};
+use crate::graph::{GraphError, run_op1};
+use crate::model::{Centre, GridSpec, Sampling};
+use crate::ops::resample::{AxisOrder, Edge};
+use crate::volume::Grid;
+
+/// How far a volume goes on beyond a face that cuts the brain. In five heads of four contrasts, cut at every face, 10 mm are
+/// too few beyond the vertex and 40 mm a second head.
+const MIRRORED_MM: f64 = 20.0;
+/// A face may cut the brain where the network's brain comes as close to it: it shrinks back from a cut by 10 to 30 mm,
+const CLOSE_MM: f64 = 30.0;
+/// but hardly from a lower face, since all heads end there, in the neck.
+const CLOSE_ABOVE_LOWER_FACE_MM: f64 = 10.0;
+/// The face itself shows tissue there: this part of the brain's mean intensity, more than skull and air.
+const TISSUE: f32 = 0.3;
+/// How far from the face that is looked at: more than half a voxel of the networks.
+const SKIN_MM: f64 = 3.0;
+/// A brain reaches a face where it comes as close: a voxel of the networks.
+const REACHED_MM: f64 = 4.0;
+/// Smallest part of a face that matters.
+const AREA_MM2: f64 = 500.0;
+
+/// A network's view of a volume.
+#[derive(Clone, Debug)]
+pub struct View {
+    spec: GridSpec,
+    /// The volume averaged to the network's voxels.
+    volume: PlacedVolume,
+    /// What the grid is placed on, if on the head.
+    head: Option<WorldBox>,
+    cut: CutFaces,
+}
+
+/// Faces of a volume, low and high along x, y, z, where the field of view ends within the brain.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CutFaces([[bool; 2]; 3]);
+
+impl View {
+    /// That of a network with this input on a volume whose background is 0, before anything is known of the brain.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn new(gpu: &Gpu, volume: &PlacedVolume, spec: &GridSpec) -> Result<Self, GraphError> {
+        let volume = volume.prepared_for(gpu, spec)?;
+        let head = match spec.centre {
+            Centre::WorldOrigin => None,
+            // A volume without contrast counts as head throughout.
+            Centre::Head { .. } => {
+                let found = Head::find(gpu, &volume)?;
+                Some(found.map_or_else(|| WorldBox::of(&volume.grid()), |head| head.bounds()))
+            }
+        };
+        Ok(Self { spec: spec.clone(), volume, head, cut: CutFaces::default() })
+    }
+
+    /// The same of another volume on the same grid, of a mask say.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn of_companion(&self, gpu: &Gpu, volume: &PlacedVolume) -> Result<Self, GraphError> {
+        Ok(Self { volume: volume.prepared_for(gpu, &self.spec)?, ..self.clone() })
+    }
+
+    /// The network's grid.
+    pub fn grid(&self) -> Grid {
+        let voxel = DVec3::from_array(self.spec.voxel_mm);
+        let centre = match (self.spec.centre, self.head) {
+            (Centre::Head { above_mm }, Some(head)) => {
+                let head = self.cut.grown(head, &self.volume.grid());
+                let middle = (head.low + head.high) / 2.0;
+                let height = self.spec.shape[2] as f64 * voxel.z;
+                DVec3::new(middle.x, middle.y, head.high.z + above_mm - height / 2.0)
+            }
+            // nilearn's offset of minus half the extent puts voxel n/2 at the origin.
+            _ => voxel * -0.5,
+        };
+        Grid::centred(self.spec.shape, voxel, centre)
+    }
+
+    /// The volume on a grid in the order of the network's axes.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn sampled(&self, gpu: &Gpu, grid: &Grid) -> Result<GpuTensor, GraphError> {
+        let mut op = self.volume.resample_op(grid, AxisOrder::Xyz, self.spec.sampling.into());
+        if self.cut.any() {
+            op.edge = self.cut.edge(&self.volume);
+        }
+        run_op1(gpu, &op, &[&self.volume.tensor])
+    }
+
+    /// The faces that may cut the brain: a network's brain in `image` comes close to them, and they show tissue there. Both
+    /// lie on the network's grid as [`View::sampled`] stores it. A network that samples the nearest voxel was made for whole
+    /// heads; it knows no such faces.
+    pub fn suspects(&self, image: &[f32], brain: impl Fn(usize) -> bool) -> CutFaces {
+        match self.spec.sampling {
+            Sampling::Nearest => CutFaces::default(),
+            Sampling::Area => CutFaces::suspects(&self.volume.grid(), &self.grid(), image, brain),
+        }
+    }
+
+    /// The faces that a brain on the network's grid reaches.
+    pub fn reached(&self, brain: impl Fn(usize) -> bool) -> CutFaces {
+        match self.spec.sampling {
+            Sampling::Nearest => CutFaces::default(),
+            Sampling::Area => {
+                CutFaces::close(&self.volume.grid(), &self.grid(), brain, |_| REACHED_MM, |_| true)
+            }
+        }
+    }
+
+    /// The view with the volume mirrored at these faces.
+    pub fn beyond(self, cut: CutFaces) -> Self {
+        Self { cut, ..self }
+    }
+}
+
+impl CutFaces {
+    /// As [`View::suspects`], from the grids of volume and network.
+    fn suspects(volume: &Grid, network: &Grid, image: &[f32], brain: impl Fn(usize) -> bool) -> Self {
+        let to_network = network.affine.inverse() * volume.affine;
+        let [nx, ny, nz] = network.shape;
+        let (sum, count) = (0..image.len())
+            .filter(|&ix| brain(ix))
+            .fold((0.0, 0.0f32), |(sum, count), ix| (sum + image[ix], count + 1.0));
+        let level = TISSUE * sum / count.max(1.0);
+        let shows_tissue = |at: DVec3| {
+            let [x, y, z] = to_network.transform_point3(at).round().to_array();
+            let within = |v: f64, n: usize| v >= 0.0 && v < n as f64;
+            within(x, nx)
+                && within(y, ny)
+                && within(z, nz)
+                && image[(x as usize * ny + y as usize) * nz + z as usize] > level
+        };
+        let close_mm = |outward: DVec3| match outward.z < -0.7 {
+            true => CLOSE_ABOVE_LOWER_FACE_MM,
+            false => CLOSE_MM,
+        };
+        Self::close(volume, network, brain, close_mm, shows_tissue)
+    }
+
+    /// The faces of `volume` that a brain on the network's grid, z fastest, comes close to: how close depends on where the
+    /// face looks, and a voxel of the brain counts by what the volume is before it, just within the face.
+    fn close(
+        volume: &Grid,
+        network: &Grid,
+        brain: impl Fn(usize) -> bool,
+        close_mm: impl Fn(DVec3) -> f64,
+        counts: impl Fn(DVec3) -> bool,
+    ) -> Self {
+        let to_volume = volume.affine.inverse() * network.affine;
+        let [nx, ny, nz] = network.shape;
+        let brain: Vec<DVec3> = (0..nx * ny * nz)
+            .filter(|&ix| brain(ix))
+            .map(|ix| DVec3::new((ix / (ny * nz)) as f64, (ix / nz % ny) as f64, (ix % nz) as f64))
+            .map(|at| to_volume.transform_point3(at))
+            .collect();
+        let voxel_mm = volume.voxel_size();
+        let voxel_mm3 = network.voxel_size().to_array().iter().product::<f64>();
+        Self(std::array::from_fn(|axis| {
+            std::array::from_fn(|side| {
+                let close_mm = close_mm(volume.outward(axis, side));
+                let (face, inward) = match side {
+                    0 => (-0.5, 1.0),
+                    _ => (volume.shape[axis] as f64 - 0.5, -1.0),
+                };
+                let near = brain.iter().filter(|at| {
+                    let depth_mm = (at[axis] - face) * inward * voxel_mm[axis];
+                    let mut before = **at;
+                    before[axis] = face + inward * SKIN_MM / voxel_mm[axis];
+                    (0.0..close_mm).contains(&depth_mm) && counts(before)
+                });
+                near.count() as f64 * voxel_mm3 / close_mm >= AREA_MM2
+            })
+        }))
+    }
+
+    /// Those of them that are among others too.
+    pub fn and(self, other: Self) -> Self {
+        Self(std::array::from_fn(|axis| [0, 1].map(|side| self.0[axis][side] && other.0[axis][side])))
+    }
+
+    /// Whether there is one.
+    pub fn any(&self) -> bool {
+        *self != Self::default()
+    }
+
+    /// How such a volume ends.
+    fn edge(&self, volume: &PlacedVolume) -> Edge {
+        let voxel_mm = volume.grid().voxel_size();
+        let [low, high] = [0, 1].map(|side| {
+            [0, 1, 2].map(|dimension| {
+                let axis = volume.axes.nifti_axis(dimension);
+                if self.0[axis][side] { (MIRRORED_MM / voxel_mm[axis]).round() as u32 } else { 0 }
+            })
+        });
+        Edge::Mirror { low, high }
+    }
+
+    /// The box round a head with what is mirrored.
+    fn grown(&self, mut head: WorldBox, volume: &Grid) -> WorldBox {
+        for axis in 0..3 {
+            for side in (0..2).filter(|&side| self.0[axis][side]) {
+                let outward = volume.outward(axis, side) * MIRRORED_MM;
+                head.low += outward.min(DVec3::ZERO);
+                head.high += outward.max(DVec3::ZERO);
+            }
+        }
+        head
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use glam::DMat4;
+
+    use super::*;
+
+    /// A box of brain in a shell of dark skull and a scalp, 4 mm voxels; each face of the field of view lies so many mm
+    /// beyond the brain.
+    fn cut(beyond_mm: [[f64; 2]; 3]) -> [[bool; 2]; 3] {
+        let network = Grid::centred([48, 56, 56], DVec3::splat(4.0), DVec3::ZERO);
+        let brain = DVec3::new(60.0, 80.0, 70.0);
+        let low = DVec3::from_array([0, 1, 2].map(|a| -brain[a] - beyond_mm[a][0]));
+        let high = DVec3::from_array([0, 1, 2].map(|a| brain[a] + beyond_mm[a][1]));
+        // Stored z, x, y, with z downward, on voxels of 2 mm.
+        let extent = ((high - low) / 2.0).to_array().map(|n| n as usize);
+        let shape = [extent[2], extent[0], extent[1]];
+        let axes = DMat4::from_cols_array_2d(&[
+            [0.0, 0.0, -2.0, 0.0],
+            [2.0, 0.0, 0.0, 0.0],
+            [0.0, 2.0, 0.0, 0.0],
+            [low.x + 1.0, low.y + 1.0, high.z - 1.0, 1.0],
+        ]);
+        let volume = Grid { shape, affine: axes };
+        let at = |ix: usize| {
+            let index = [ix / (56 * 56), ix / 56 % 56, ix % 56].map(|i| i as f64);
+            network.affine.transform_point3(DVec3::from_array(index))
+        };
+        let in_brain = |ix: usize| {
+            let p = at(ix);
+            p.abs().cmplt(brain).all() && p.cmpgt(low).all() && p.cmplt(high).all()
+        };
+        let image: Vec<f32> = (0..48 * 56 * 56)
+            .map(|ix| {
+                let (p, beyond) = (at(ix), (at(ix).abs() - brain).max_element());
+                let seen = p.cmpgt(low).all() && p.cmplt(high).all();
+                match beyond {
+                    _ if !seen => 0.0,
+                    ..0.0 => 100.0,
+                    ..8.0 => 10.0,
+                    ..16.0 => 150.0,
+                    _ => 2.0,
+                }
+            })
+            .collect();
+        let found = CutFaces::suspects(&volume, &network, &image, in_brain).0;
+        // To x, y, z of the world.
+        [found[1], found[2], [found[0][1], found[0][0]]]
+    }
+
+    #[test]
+    fn faces_within_the_brain_are_found_and_faces_in_air_are_not() {
+        let far = [[24.0; 2]; 3];
+        assert_eq!(cut(far), [[false; 2]; 3]);
+        for axis in 0..3 {
+            for side in 0..2 {
+                let mut near = far;
+                near[axis][side] = -20.0;
+                let mut want = [[false; 2]; 3];
+                want[axis][side] = true;
+                assert_eq!(cut(near), want, "axis {axis}, side {side}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_neck_is_no_cut_brain() {
+        // The scalp of the test's head stands for the neck: 12 mm below the brain.
+        let mut neck = [[24.0; 2]; 3];
+        neck[2][0] = 12.0;
+        assert_eq!(cut(neck), [[false; 2]; 3]);
+    }
+}
