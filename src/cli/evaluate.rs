@@ -7,6 +7,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::files::check_folder;
+use super::json::named;
 use super::{ModelOptions, Outcome, Session, text_about, usage};
 use crate::pipeline::evaluate::{HeadFailure, HeadScore, evaluate};
 use crate::pipeline::report::plot;
@@ -56,7 +57,7 @@ impl Options {
             session.terminal.warning(&self.data, &format!("{without} images have no mask and are left out"));
         }
         [&self.csv, &self.figure].into_iter().flatten().try_for_each(|path| check_folder(path))?;
-        let model = self.model.load()?;
+        let model = self.model.load(session)?;
         let gpu = session.gpu()?;
         let options = StripOptions { n4: self.model.n4_choice(), ..StripOptions::default() };
         let count = table.pairs.len();
@@ -116,7 +117,7 @@ fn json_of(result: &Result<HeadScore, HeadFailure>) -> serde_json::Value {
     match result {
         Ok(score) => {
             let mut row = json!({
-                "image": score.image,
+                "image": named(&score.image),
                 "contrast": score.contrast,
                 "seconds": score.seconds,
                 "warnings": score.warnings,
@@ -126,7 +127,7 @@ fn json_of(result: &Result<HeadScore, HeadFailure>) -> serde_json::Value {
             }
             row
         }
-        Err(failure) => json!({ "image": failure.image, "error": text_of(failure) }),
+        Err(failure) => json!({ "image": named(&failure.image), "error": text_of(failure) }),
     }
 }
 

@@ -1,12 +1,12 @@
-//! Reading inputs and naming outputs.
+//! Inputs, and the names of outputs.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 
 use super::{FrameOptions, UsageError, usage};
-use crate::volume::image::{self, FrameChoice, Image};
-use crate::volume::{Volume, VolumeError};
+pub(super) use crate::pipeline::input::{Input, append};
+use crate::volume::image::{self, FrameChoice};
 
 impl From<FrameOptions> for FrameChoice {
     fn from(options: FrameOptions) -> Self {
@@ -15,46 +15,6 @@ impl From<FrameOptions> for FrameChoice {
             FrameOptions { volume: Some(n), .. } => Self::One(n),
             FrameOptions { .. } => Self::Only,
         }
-    }
-}
-
-/// An image whose voxels are known to be of use.
-pub(super) struct Input {
-    /// As read.
-    pub image: Image,
-    /// What is odd about it.
-    pub warnings: Vec<String>,
-}
-
-impl Input {
-    /// Reads an image and looks at its voxels: all NaN, all zero and constant ones are refused, other NaN and
-    /// infinite ones become 0.
-    pub fn read(path: &Path, choice: FrameChoice) -> Result<Self, VolumeError> {
-        let image = image::read(path, choice)?;
-        let mut warnings: Vec<String> = image.warnings().iter().map(ToString::to_string).collect();
-        for frame in 0..image.frames() {
-            let mut volume = image.frame_f32(frame)?;
-            volume.check_content().map_err(|problem| problem.at(image.path()))?;
-            let which = if frame > 0 { format!("volume {frame}: ") } else { String::new() };
-            warnings.extend(volume.replace_non_finite().map(|warning| format!("{which}{warning}")));
-        }
-        Ok(Self { image, warnings })
-    }
-
-    /// A held volume, finite: made anew from the stored voxels, so that it takes memory only while it is used.
-    pub fn volume(&self, frame: usize) -> Result<Volume, VolumeError> {
-        let mut volume = self.image.frame_f32(frame)?;
-        volume.replace_non_finite();
-        Ok(volume)
-    }
-}
-
-/// Adds the values of a further volume; those of the first are taken without a copy.
-pub(super) fn append<T>(all: &mut Vec<T>, mut more: Vec<T>) {
-    if all.is_empty() {
-        *all = more;
-    } else {
-        all.append(&mut more);
     }
 }
 

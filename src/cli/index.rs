@@ -6,6 +6,7 @@ use anyhow::bail;
 use clap::Args;
 use serde_json::json;
 
+use super::json::named;
 use super::{Outcome, Session};
 use crate::volume::pairs;
 
@@ -52,11 +53,10 @@ impl Options {
             pairs.len()
         ))?;
         session.terminal.json(&json!({
-            "table": self.output,
+            "table": named(&self.output),
             "images": pairs.len(),
             "with_mask": with_mask,
-            "unused_masks": index.unused_masks,
-            "warnings": misfits.iter().map(|(file, reason)| json!({ "file": file.to_string_lossy(), "warning": reason })).collect::<Vec<_>>(),
+            "unused_masks": index.unused_masks.iter().map(|mask| named(mask)).collect::<Vec<_>>(),
         }))?;
         Ok(Outcome::Done)
     }

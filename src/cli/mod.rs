@@ -1,8 +1,8 @@
 //! The command line: the only place that prints. One file per command; each parses its options, validates
 //! them, and runs a pipeline.
 //!
-//! Results go to stdout (one JSON object with `--json`), everything else to stderr. Exit codes: 0 all done,
-//! 1 something failed, 2 usage. A broken pipe is success.
+//! Results go to stdout, everything else to stderr. With `--json`, stdout gets one JSON object however the command
+//! ends (`json.rs`). Exit codes: 0 all done, 1 something failed, 2 usage. A broken pipe is success.
 
 #[cfg(feature = "bench")]
 mod bench;
@@ -10,6 +10,8 @@ mod devices;
 mod evaluate;
 mod files;
 mod index;
+mod interrupt;
+mod json;
 mod model;
 mod n4;
 mod normalise;
@@ -22,23 +24,27 @@ mod tune;
 
 use std::ffi::OsString;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::anyhow;
 use clap::error::ErrorKind;
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::gpu::{DeviceClass, Gpu, GpuOptions};
 use crate::graph::Tuning;
-use crate::model::{self as models, Model};
+use crate::model::{Model, WeightFile};
 use crate::pipeline::PipelineError;
+use crate::pipeline::batch::Provenance;
 use crate::pipeline::bias::N4Options;
 use crate::pipeline::strip::N4Choice;
 use crate::pipeline::tuning_cache;
 use crate::tensor::DType;
-use terminal::Terminal;
+use interrupt::{INTERRUPTED, Interrupt};
+use json::{Envelope, VERSION};
+use terminal::{Terminal, one_line};
 
 /// Brain extraction (skull stripping) of 3D MRI on any GPU.
 #[derive(Debug, Parser)]
@@ -101,6 +107,8 @@ enum Outcome {
     Done,
     /// Some inputs failed, the rest was done; errors are printed already.
     SomeFailed,
+    /// Somebody stopped it; that is printed already.
+    Interrupted,
 }
 
 /// A mistake on the command line that only shows when options are looked at together: exit code 2.
@@ -116,6 +124,7 @@ fn usage(text: impl Into<String>) -> anyhow::Error {
 struct Session {
     terminal: Terminal,
     device: Option<String>,
+    interrupt: &'static Interrupt,
 }
 
 impl Session {
@@ -131,78 +140,143 @@ impl Session {
         };
         self.terminal
             .note(&format!("device: {} ({}, {}){hint}", summary.name, summary.backend, summary.driver));
+        if let (Some(device), false) = (&self.device, gpu.also_named.is_empty()) {
+            let others = gpu.also_named.iter().map(|other| format!("{}: {}", other.index, other.name));
+            self.terminal.note(&format!(
+                "'{device}' also names {}; this is --device {}, choose by number to be exact",
+                others.collect::<Vec<_>>().join(", "),
+                summary.index
+            ));
+        }
         Ok(Arc::new(gpu))
+    }
+
+    /// A built-in model or a model file, which the run is then said to have used.
+    fn load_model(&self, name_or_file: &str) -> anyhow::Result<Model> {
+        let file = WeightFile::open(name_or_file)?;
+        let model = file.model()?;
+        self.terminal.envelope().model = Some([model.description.name.clone(), file.sha256()]);
+        Ok(model)
+    }
+
+    /// How the results of this run are made, for reports.
+    fn provenance(&self) -> Provenance {
+        let envelope = self.terminal.envelope();
+        let [model, model_sha256] = envelope.model.clone().unwrap_or_default();
+        Provenance {
+            version: VERSION.to_owned(),
+            model,
+            model_sha256,
+            options: serde_json::Value::Object(envelope.options.clone()).to_string(),
+        }
     }
 }
 
 /// Runs the program on the process's arguments.
 pub fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("error,trephine=warn")).init();
-    let cli = match Cli::try_parse_from(N4Mode::attach(std::env::args_os())) {
-        Ok(cli) => cli,
-        Err(error) => {
-            let code = match error.kind() {
-                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
-                _ => ExitCode::from(2),
-            };
-            // Nobody is left to tell when not even the help can be printed.
-            let _ = error.print();
-            return code;
-        }
+    let args = N4Mode::attach(std::env::args_os());
+    let mut program = Cli::command();
+    program.build();
+    let parsed = program.try_get_matches_from_mut(&args).and_then(|matches| {
+        let cli = Cli::from_arg_matches(&matches).map_err(|e| e.format(&mut program))?;
+        Ok((cli, matches))
+    });
+    let mut envelope = Envelope::default();
+    let names = json::named_commands(&program, &args);
+    envelope.command = (!names.is_empty()).then(|| names.join(" "));
+    let (cli, matches) = match parsed {
+        Ok(parsed) => parsed,
+        Err(error) => return unparsed(&error, Terminal::new(false, json::is_asked_for(&args), envelope)),
     };
-    let terminal = Terminal { quiet: cli.global.quiet, json: cli.global.json };
-    let session = Session { terminal, device: cli.global.device };
-    let name = cli.command.name();
-    let result = match cli.command {
-        Command::Strip(options) => options.run(&session),
-        Command::Evaluate(options) => options.run(&session),
-        Command::N4(options) => options.run(&session),
-        Command::Resample(options) => options.run(&session),
-        Command::Normalise(options) => options.run(&session),
-        Command::Index(options) => options.run(&session),
-        Command::Train(options) => options.run(&session),
-        Command::Devices(options) => options.run(&session),
-        #[cfg(feature = "bench")]
-        Command::Bench(options) => options.run(&session),
-        #[cfg(feature = "bench")]
-        Command::Tune(options) => options.run(&session),
-        Command::Model(options) => options.run(&session),
-    };
-    match result {
-        Ok(Outcome::Done) => ExitCode::SUCCESS,
-        Ok(Outcome::SomeFailed) => ExitCode::FAILURE,
+    let (mut command, mut matches) = (&program, &matches);
+    while let Some((name, inner)) = matches.subcommand() {
+        command = command.find_subcommand(name).expect("the parser found it");
+        matches = inner;
+    }
+    envelope.options = json::options_in_force(command, matches);
+    let terminal = Terminal::new(cli.global.quiet, cli.global.json, envelope);
+    let session = Session { terminal, device: cli.global.device, interrupt: Interrupt::listen(terminal) };
+    let result = catch_unwind(AssertUnwindSafe(|| cli.command.run(&session)));
+    let code = match result {
+        Ok(Ok(Outcome::Done)) => 0,
+        Ok(Ok(Outcome::SomeFailed)) => 1,
+        Ok(Ok(Outcome::Interrupted)) => INTERRUPTED,
         // Only writing to stdout yields a bare I/O error; output files carry their names.
-        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
-        Err(error) if error.is::<UsageError>() => {
-            let mut command = Cli::command();
-            command.build();
-            let sub = command.find_subcommand_mut(name).expect("the command was parsed");
-            let _ = sub.error(ErrorKind::ArgumentConflict, error).print();
-            ExitCode::from(2)
+        Ok(Err(error)) if is_broken_pipe(&error) => return ExitCode::SUCCESS,
+        Ok(Err(error)) if error.is::<UsageError>() => {
+            let text = error.to_string();
+            let _ = command.clone().error(ErrorKind::ArgumentConflict, &text).print();
+            terminal.envelope().errors.push(one_line(&text));
+            2
         }
-        Err(error) => {
-            session.terminal.error(&error.to_string());
+        Ok(Err(error)) => {
+            terminal.error(&error.to_string());
+            1
+        }
+        Err(panic) => {
+            let words = panic.downcast_ref::<String>().map(String::as_str);
+            let words = words.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no reason given");
+            terminal
+                .error(&format!("this is a fault of Trephine ({words}); please report it with the command"));
+            1
+        }
+    };
+    closed(terminal, code)
+}
+
+/// Prints the JSON object, where one is asked for, and returns the exit code.
+fn closed(terminal: Terminal, code: u8) -> ExitCode {
+    match terminal.close(code == 0) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            terminal.error(&format!("stdout: cannot be written ({error}); check the disk it goes to"));
             ExitCode::FAILURE
         }
+        _ => ExitCode::from(code),
     }
 }
 
+/// The end where clap did not give a command: help, the version, or a mistake.
+fn unparsed(error: &clap::Error, terminal: Terminal) -> ExitCode {
+    let text = error.render().to_string();
+    let for_stdout = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+    if !for_stdout || !terminal.json {
+        // Nobody is left to tell when not even the help can be printed.
+        let _ = error.print();
+    }
+    let code = if for_stdout {
+        let _ = terminal.json(&serde_json::json!({ "text": text }));
+        0
+    } else {
+        let what = text.split("\n\n").next().unwrap_or_default();
+        let what = what.strip_prefix("error: ").unwrap_or(what);
+        terminal.envelope().errors.push(match error.kind() {
+            ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
+                "no command is named; see --help".into()
+            }
+            _ => one_line(what),
+        });
+        2
+    };
+    closed(terminal, code)
+}
+
 impl Command {
-    fn name(&self) -> &'static str {
+    fn run(self, session: &Session) -> anyhow::Result<Outcome> {
         match self {
-            Self::Strip(_) => "strip",
-            Self::Evaluate(_) => "evaluate",
-            Self::N4(_) => "n4",
-            Self::Resample(_) => "resample",
-            Self::Normalise(_) => "normalise",
-            Self::Index(_) => "index",
-            Self::Train(_) => "train",
-            Self::Devices(_) => "devices",
+            Self::Strip(options) => options.run(session),
+            Self::Evaluate(options) => options.run(session),
+            Self::N4(options) => options.run(session),
+            Self::Resample(options) => options.run(session),
+            Self::Normalise(options) => options.run(session),
+            Self::Index(options) => options.run(session),
+            Self::Train(options) => options.run(session),
+            Self::Devices(options) => options.run(session),
             #[cfg(feature = "bench")]
-            Self::Bench(_) => "bench",
+            Self::Bench(options) => options.run(session),
             #[cfg(feature = "bench")]
-            Self::Tune(_) => "tune",
-            Self::Model(_) => "model",
+            Self::Tune(options) => options.run(session),
+            Self::Model(options) => options.run(session),
         }
     }
 }
@@ -213,13 +287,7 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 
 /// An error in one line with the file it is about, unless its text names one already.
 fn text_about(file: &Path, error: &PipelineError) -> String {
-    let text = match error {
-        PipelineError::Volume(_) | PipelineError::Input { .. } | PipelineError::Write { .. } => {
-            error.to_string()
-        }
-        other => format!("{}: {other}", file.display()),
-    };
-    terminal::one_line(&text)
+    one_line(&error.about(file))
 }
 
 /// The same as an error to end with.
@@ -346,13 +414,13 @@ impl TuningOptions {
 }
 
 impl ModelOptions {
-    fn load(&self) -> anyhow::Result<Model> {
+    fn load(&self, session: &Session) -> anyhow::Result<Model> {
         let name = match (&self.model, self.preset) {
             (Some(name), _) => name.as_str(),
             (None, Some(StripPreset::Article)) => "article",
             (None, None) => "default",
         };
-        Ok(models::load(name)?)
+        session.load_model(name)
     }
 
     fn n4_choice(&self) -> N4Choice {

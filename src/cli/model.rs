@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::files::{check_distinct, check_folder};
+use super::json::named;
 use super::{Outcome, Session};
 use crate::model::{self as models, Centre, Intensity, Model, ModelCard, Sampling};
 use crate::pipeline::write_whole;
@@ -140,7 +141,7 @@ fn one_sentence(text: &str) -> &str {
 
 impl Info {
     fn run(self, session: &Session) -> anyhow::Result<()> {
-        let model = models::load(&self.model)?;
+        let model = session.load_model(&self.model)?;
         let (trained, stored) = model.parameter_counts();
         session.terminal.result(&describe(&model, trained, stored))?;
         session.terminal.json(&json!({
@@ -202,7 +203,7 @@ impl Convert {
     fn run(self, session: &Session) -> anyhow::Result<()> {
         check_distinct(&self.output, &[], &[std::path::Path::new(&self.input)])?;
         check_folder(&self.output)?;
-        let mut model = models::load(&self.input)?;
+        let mut model = session.load_model(&self.input)?;
         if let Some(name) = self.name {
             model.description.name = name;
         }
@@ -214,7 +215,7 @@ impl Convert {
         Model::from_bytes(&bytes, &self.output.display().to_string())?;
         write_whole(&self.output, &bytes)?;
         session.terminal.note(&format!("wrote {} ({} bytes)", self.output.display(), bytes.len()));
-        session.terminal.json(&json!({ "output": self.output, "bytes": bytes.len() }))?;
+        session.terminal.json(&json!({ "output": named(&self.output), "bytes": bytes.len() }))?;
         Ok(())
     }
 }

@@ -9,6 +9,7 @@ use clap::{Args, ValueEnum};
 use serde_json::json;
 
 use super::files::{Input, append, check_folder, check_outputs};
+use super::json::named;
 use super::{FrameOptions, Outcome, Session, about, triple, usage};
 use crate::pipeline::PipelineError;
 use crate::pipeline::bias::{FitRegion, N4Fit, N4Options, correct_bias, divide_by_field};
@@ -275,8 +276,8 @@ impl Options {
             .collect();
         session.terminal.json(&json!({
             "adapter": gpu.summary,
-            "output": self.output,
-            "field": self.field,
+            "output": self.output.as_deref().map(named),
+            "field": self.field.as_deref().map(named),
             "region": regions.first(),
             "left_out": left_out,
             "levels": levels,
@@ -308,8 +309,8 @@ impl Options {
         }
         session.terminal.json(&json!({
             "adapter": gpu.summary,
-            "output": self.output,
-            "applied_field": path,
+            "output": self.output.as_deref().map(named),
+            "applied_field": named(path),
             "seconds": begun.elapsed().as_secs_f64(),
         }))?;
         Ok(Outcome::Done)

@@ -6,6 +6,7 @@ use clap::{Args, ValueEnum};
 use serde_json::json;
 
 use super::files::{Input, append, check_folder, check_outputs};
+use super::json::named;
 use super::{FrameOptions, Outcome, Session, about, interval, usage};
 use crate::pipeline::normalise::{Method, normalise};
 use crate::pipeline::place::slabs;
@@ -88,7 +89,7 @@ impl Options {
         }
         image::write_like(&self.output, &input.image, &data)?;
         session.terminal.note(&format!("wrote {}", self.output.display()));
-        session.terminal.json(&json!({ "adapter": gpu.summary, "output": self.output }))?;
+        session.terminal.json(&json!({ "adapter": gpu.summary, "output": named(&self.output) }))?;
         Ok(Outcome::Done)
     }
 }

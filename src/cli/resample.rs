@@ -9,6 +9,7 @@ use glam::{DMat4, DVec3};
 use serde_json::json;
 
 use super::files::{Input, append, check_folder, check_outputs};
+use super::json::named;
 use super::{FrameOptions, Outcome, Session, about, triple, usage};
 use crate::gpu::Gpu;
 use crate::ops::resample::{Edge, Interpolation};
@@ -107,11 +108,7 @@ impl Options {
         check_folder(&self.output)?;
         // Labels may be one and the same everywhere, and NaN is left where it is.
         let input = match self.interpolation {
-            Kind::Nearest => {
-                let image = image::read(&self.input, self.frames.into())?;
-                let warnings = image.warnings().iter().map(ToString::to_string).collect();
-                Input { image, warnings }
-            }
+            Kind::Nearest => Input::read_as_it_is(&self.input, self.frames.into())?,
             _ => Input::read(&self.input, self.frames.into())?,
         };
         input.warnings.iter().for_each(|warning| session.terminal.warning(&self.input, warning));
@@ -149,7 +146,7 @@ impl Options {
         session.terminal.note(&format!("wrote {} ({:?} voxels)", self.output.display(), grid.shape));
         session.terminal.json(&json!({
             "adapter": adapter.as_ref().map(|gpu| &gpu.summary),
-            "output": self.output,
+            "output": named(&self.output),
             "shape": grid.shape,
         }))?;
         Ok(Outcome::Done)

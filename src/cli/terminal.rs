@@ -3,19 +3,35 @@
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
+
+use super::json::Envelope;
 
 /// How much is printed, and as what.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Terminal {
     /// Only warnings and errors go to stderr.
-    pub quiet: bool,
+    quiet: bool,
     /// Results are one JSON object.
     pub json: bool,
+    /// What that object will hold.
+    envelope: &'static Mutex<Envelope>,
 }
 
 impl Terminal {
+    /// The process's own: there is one stdout, and one object goes there.
+    pub fn new(quiet: bool, json: bool, envelope: Envelope) -> Self {
+        Self { quiet, json, envelope: Box::leak(Box::new(Mutex::new(envelope))) }
+    }
+
+    /// What the JSON object will hold.
+    pub fn envelope(&self) -> MutexGuard<'static, Envelope> {
+        // It is told that something panicked, too.
+        self.envelope.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Something good to know, on stderr.
     pub fn note(&self, text: &str) {
         if !self.quiet {
@@ -25,12 +41,16 @@ impl Terminal {
 
     /// Something odd about a file.
     pub fn warning(&self, file: &Path, text: &dyn Display) {
-        to_stderr(&format!("warning: {}: {}", file.display(), one_line(&text.to_string())));
+        let text = format!("{}: {}", file.display(), one_line(&text.to_string()));
+        to_stderr(&format!("warning: {text}"));
+        self.envelope().warnings.push(text);
     }
 
     /// Something that failed. `FILE: what is wrong; what to do`.
     pub fn error(&self, text: &str) {
-        to_stderr(&format!("error: {}", one_line(text)));
+        let text = one_line(text);
+        to_stderr(&format!("error: {text}"));
+        self.envelope().errors.push(text);
     }
 
     /// Something that failed, whose text goes on below its first line: a compiler's excerpt.
@@ -47,32 +67,42 @@ impl Terminal {
     /// # Errors
     /// When stdout is closed.
     pub fn result(&self, text: &str) -> io::Result<()> {
-        if self.json {
-            return Ok(());
-        }
-        let mut out = io::stdout().lock();
-        writeln!(out, "{text}")?;
-        out.flush()
+        if self.json { Ok(()) } else { to_stdout(text) }
     }
 
-    /// The result for programs, on stdout, when `--json` asks for it.
+    /// Entries of the object that `--json` prints when the command ends.
+    ///
+    /// # Errors
+    /// A value that JSON cannot express.
+    pub fn json(&self, object: &impl Serialize) -> io::Result<()> {
+        if self.json {
+            self.envelope().extend(object)?;
+        }
+        Ok(())
+    }
+
+    /// Prints the object when `--json` asks for it: once, at the very end.
     ///
     /// # Errors
     /// When stdout is closed.
-    pub fn json(&self, value: &impl Serialize) -> io::Result<()> {
+    pub fn close(&self, done: bool) -> io::Result<()> {
         if !self.json {
             return Ok(());
         }
-        let text = serde_json::to_string_pretty(value)?;
-        let mut out = io::stdout().lock();
-        writeln!(out, "{text}")?;
-        out.flush()
+        let object = self.envelope().close(done);
+        object.map_or(Ok(()), |object| to_stdout(&serde_json::to_string_pretty(&object)?))
     }
 
     /// Whether a progress bar makes sense.
     pub fn shows_progress(&self) -> bool {
         !self.quiet && io::stderr().is_terminal()
     }
+}
+
+fn to_stdout(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{text}")?;
+    out.flush()
 }
 
 /// Not `eprintln!`, which panics when stderr is closed.

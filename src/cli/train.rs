@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
+use super::json::named;
 use super::model::CardFile;
 use super::terminal::{Terminal, one_line};
 use super::{Outcome, Session, TuningOptions, usage};
@@ -234,10 +235,13 @@ impl Options {
         let model = model?;
         let best = self.out.join("best.safetensors");
         terminal.note(&format!("best weights: {}", best.display()));
+        if let Ok(file) = WeightFile::open(&best.to_string_lossy()) {
+            terminal.envelope().model = Some([model.description.name.clone(), file.sha256()]);
+        }
         terminal.json(&json!({
             "adapter": gpu.summary,
-            "run": self.out,
-            "best": best,
+            "run": named(&self.out),
+            "best": named(&best),
             "name": model.description.name,
             "parameters": model.parameter_counts().0,
             "card": model.card,

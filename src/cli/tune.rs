@@ -6,12 +6,12 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
 use super::bench::{check_limit, end_if_stuck, number};
+use super::json::named;
 use super::terminal::Terminal;
 use super::{ElementType, Outcome, Session, triple, usage};
 use crate::lab::timing::Budget;
 use crate::lab::tune::{Gain, Progress, TuneOptions, tune};
 use crate::lab::{Failure, LIMIT_S};
-use crate::model as models;
 use crate::pipeline::tuning_cache::{self, TuneEntry};
 
 /// Find the fastest kernels for this adapter
@@ -40,10 +40,10 @@ pub(super) struct Options {
     #[arg(long, value_name = "N", default_value_t = 1)]
     batch: usize,
     /// Seconds for each variant
-    #[arg(long, value_name = "SECONDS", default_value_t = 0.3)]
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true, default_value_t = 0.3)]
     seconds: f64,
     /// Give up on a run of a variant after this long [default: 600]
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
     limit: Option<f64>,
 }
 
@@ -61,7 +61,7 @@ impl Options {
         })?;
         // Measuring takes minutes: a file that cannot be written shall be known before.
         tuning_cache::store(&file, &[])?;
-        let model = models::load(self.model.as_deref().unwrap_or("default"))?;
+        let model = session.load_model(self.model.as_deref().unwrap_or("default"))?;
         let gpu = session.gpu()?;
         let options = TuneOptions {
             forward: true,
@@ -94,13 +94,13 @@ impl Options {
         session.terminal.result(&text)?;
         session.terminal.json(&json!({
             "adapter": gpu.summary,
-            "file": file,
+            "file": named(&file),
             "entries": tuned.entries,
             "gains": tuned.gains,
             "total": { "before_ms": before_ms, "after_ms": after_ms, "ratio": ratio },
             "failures": tuned.failures,
         }))?;
-        end_if_stuck(&gpu);
+        end_if_stuck(session, &gpu);
         Ok(if tuned.failures.is_empty() { Outcome::Done } else { Outcome::SomeFailed })
     }
 }

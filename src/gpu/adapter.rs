@@ -147,31 +147,41 @@ pub fn list_adapters() -> Vec<AdapterSummary> {
     enumerate().into_iter().map(|(_, summary)| summary).collect()
 }
 
-/// The adapter with this number or whose name contains this text; the best one without.
-pub(super) fn choose(wanted: Option<&str>) -> Result<(wgpu::Adapter, AdapterSummary), GpuError> {
+/// An adapter, and the others that what the user asked for fits as well.
+pub(super) type Chosen = (wgpu::Adapter, AdapterSummary, Vec<AdapterSummary>);
+
+/// The adapter with this number, or the first whose name contains this text; the best one without.
+pub(super) fn choose(wanted: Option<&str>) -> Result<Chosen, GpuError> {
     let mut found = enumerate();
-    if found.is_empty() {
+    let names: Vec<&str> = found.iter().map(|(_, summary)| summary.name.as_str()).collect();
+    let fitting = fitting(wanted, &names)?;
+    let others = fitting[1..].iter().map(|&position| found[position].1.clone()).collect();
+    let (adapter, summary) = found.swap_remove(fitting[0]);
+    Ok((adapter, summary, others))
+}
+
+/// Positions of the adapters that `wanted` means, at least one. Digits are a position, whatever the names hold.
+fn fitting(wanted: Option<&str>, names: &[&str]) -> Result<Vec<usize>, GpuError> {
+    if names.is_empty() {
         return Err(GpuError::NoAdapter);
     }
-    let position = match wanted {
-        None => Some(0),
-        // A number that is no position may still be part of a name: 4090.
-        Some(text) => text.parse::<usize>().ok().filter(|&n| n < found.len()).or_else(|| {
-            let text = text.to_lowercase();
-            found.iter().position(|(_, s)| s.name.to_lowercase().contains(&text))
-        }),
+    let Some(wanted) = wanted.map(str::trim) else { return Ok(vec![0]) };
+    let fitting: Vec<usize> = if wanted.is_empty() {
+        Vec::new()
+    } else if wanted.bytes().all(|byte| byte.is_ascii_digit()) {
+        wanted.parse().into_iter().filter(|&position: &usize| position < names.len()).collect()
+    } else {
+        let part = wanted.to_lowercase();
+        (0..names.len()).filter(|&position| names[position].to_lowercase().contains(&part)).collect()
     };
-    match position {
-        Some(position) => Ok(found.swap_remove(position)),
-        None => Err(GpuError::NoSuchDevice {
-            wanted: wanted.unwrap_or_default().to_owned(),
-            available: found
-                .iter()
-                .map(|(_, s)| format!("{} {}", s.index, s.name))
-                .collect::<Vec<_>>()
-                .join(", "),
-        }),
+    if fitting.is_empty() {
+        let listed = names.iter().enumerate().map(|(index, name)| format!("{index}: {name}"));
+        return Err(GpuError::NoSuchDevice {
+            wanted: wanted.to_owned(),
+            available: listed.collect::<Vec<_>>().join(", "),
+        });
     }
+    Ok(fitting)
 }
 
 /// The optional features that Trephine uses and the adapter offers.
@@ -245,4 +255,40 @@ pub(super) fn request_device(
     }))
     .map_err(|e| GpuError::Open { adapter: summary.name.clone(), reason: e.to_string() })?;
     Ok((device, queue, caps))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NAMES: [&str; 4] =
+        ["NVIDIA GeForce RTX 4090", "NVIDIA GeForce RTX 4090", "AMD Radeon 780M", "llvmpipe (LLVM 19.1.7)"];
+
+    #[test]
+    fn a_number_is_an_index_whatever_the_names_hold() {
+        assert_eq!(fitting(None, &NAMES).unwrap(), [0]);
+        assert_eq!(fitting(Some("3"), &NAMES).unwrap(), [3]);
+        // All are digits of some name.
+        for wanted in ["9", "4090", "19", "4", "00000000000000000000000000000000000780"] {
+            let error = fitting(Some(wanted), &NAMES).unwrap_err().to_string();
+            assert!(
+                error.contains(&format!("'{wanted}'")) && error.contains("2: AMD Radeon 780M"),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_part_of_a_name_means_all_adapters_that_have_it() {
+        assert_eq!(fitting(Some("radeon"), &NAMES).unwrap(), [2]);
+        assert_eq!(fitting(Some("RTX 40"), &NAMES).unwrap(), [0, 1]);
+        assert_eq!(fitting(Some("LLVM 19"), &NAMES).unwrap(), [3]);
+        for nothing in ["", " ", "intel", "-1"] {
+            assert!(
+                matches!(fitting(Some(nothing), &NAMES), Err(GpuError::NoSuchDevice { .. })),
+                "{nothing}"
+            );
+        }
+        assert!(matches!(fitting(Some("0"), &[]), Err(GpuError::NoAdapter)));
+    }
 }

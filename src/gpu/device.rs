@@ -36,6 +36,8 @@ pub struct Gpu {
     pub(super) queue: wgpu::Queue,
     /// Name, driver and type of the adapter.
     pub summary: AdapterSummary,
+    /// The adapters that [`GpuOptions::device`] names as well, by a part of the name that they share.
+    pub also_named: Vec<AdapterSummary>,
     /// What kernels may rely on.
     pub caps: Caps,
     checked: bool,
@@ -58,7 +60,7 @@ impl Gpu {
     /// # Errors
     /// When no adapter is found, none matches, or the driver refuses.
     pub fn open(options: &GpuOptions) -> Result<Self, GpuError> {
-        let (adapter, summary) = adapter::choose(options.device.as_deref())?;
+        let (adapter, summary, also_named) = adapter::choose(options.device.as_deref())?;
         let (device, queue, caps) = adapter::request_device(&adapter, &summary)?;
         let errors = Arc::new(Mutex::new(None));
         let sink = Arc::clone(&errors);
@@ -73,6 +75,7 @@ impl Gpu {
             device,
             queue,
             summary,
+            also_named,
             caps,
             checked: options.checked,
             kernels: Mutex::default(),

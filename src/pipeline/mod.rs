@@ -1,7 +1,9 @@
 //! What the commands do, without a terminal: placing grids, training, stripping.
 
+pub mod batch;
 pub mod bias;
 pub mod evaluate;
+pub mod input;
 pub mod normalise;
 pub mod place;
 pub mod postprocess;
@@ -20,6 +22,7 @@ use crate::gpu::GpuError;
 use crate::graph::GraphError;
 use crate::model::ModelError;
 use crate::volume::VolumeError;
+use crate::volume::unfinished::Temporary;
 
 /// What can go wrong in a command.
 #[derive(Debug, Error)]
@@ -64,6 +67,27 @@ pub enum PipelineError {
     /// The network marks no voxel.
     #[error("no brain found; check that the image shows a head and that its orientation is right")]
     NoBrain,
+    /// A border so far inside that nothing of the brain is left.
+    #[error("a border of {border_mm} mm leaves nothing of the brain; choose a --border nearer to 0")]
+    Border {
+        /// How far the border was to be moved outward.
+        border_mm: f64,
+    },
+    /// An image too small or too large to show a human head.
+    #[error(
+        "measures {} mm in all, {} for a human head; correct the voxel size in its header ({} mm), or the unit that it is in",
+        triple(.extent_mm),
+        if *.too_small { "too small" } else { "too large" },
+        triple(.voxel_mm)
+    )]
+    FieldOfView {
+        /// Along x, y and z of the file.
+        extent_mm: [f64; 3],
+        /// Edges of a voxel.
+        voxel_mm: [f64; 3],
+        /// Or too large.
+        too_small: bool,
+    },
     /// A plot that cannot be drawn.
     #[error("the plot cannot be drawn ({0}); take the figures from --csv or log.csv")]
     Plot(String),
@@ -84,16 +108,33 @@ pub enum PipelineError {
     Training(String),
 }
 
+impl PipelineError {
+    /// The error with the file it is about, unless its text names one already.
+    pub fn about(&self, file: &Path) -> String {
+        match self {
+            Self::Volume(_) | Self::Input { .. } | Self::Write { .. } => self.to_string(),
+            other => format!("{}: {other}", file.display()),
+        }
+    }
+
+    /// Whether another volume of the same series may well fare better.
+    fn is_about_the_voxels(&self) -> bool {
+        matches!(self, Self::NoBrain | Self::N4(_) | Self::Border { .. })
+    }
+}
+
+/// `1 x 1 x 1.2`.
+fn triple(values: &[f64; 3]) -> String {
+    values.map(|v| if v < 10.0 { format!("{v:.3}") } else { format!("{v:.0}") }).join(" x ")
+}
+
 /// Writes a file by way of a temporary one in the same folder, so that it is whole or absent.
 ///
 /// # Errors
 /// When the folder cannot be written or the disk is full.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), PipelineError> {
     let fail = |source| PipelineError::Write { file: path.to_path_buf(), source };
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = crate::volume::image::temporary_in(folder).map_err(fail)?;
+    let mut file = Temporary::beside(path).map_err(fail)?;
     std::io::Write::write_all(&mut file, bytes).map_err(fail)?;
-    file.as_file().sync_all().map_err(fail)?;
-    file.persist(path).map_err(|e| fail(e.error))?;
-    Ok(())
+    file.finish().map_err(fail)
 }

@@ -85,6 +85,12 @@ const TWO_PASS_MM: f64 = 3.0;
 /// Brains of people from infancy to old age lie within these volumes, skull-stripped, in mL.
 const PLAUSIBLE_ML: std::ops::Range<f64> = 300.0..2500.0;
 
+/// Longest edge of an image, in mm, below which no head fits in: a newborn's is about 115 mm long.
+const LEAST_EXTENT_MM: f64 = 60.0;
+/// Middle one of the edges, in mm, above which an image is no scan of a person: bores are 600 to 700 mm wide, and a whole
+/// body is longer along one axis only.
+const MOST_EXTENT_MM: f64 = 800.0;
+
 /// A network compiled for a device, ready for any number of heads, one at a time.
 ///
 /// The network has one set of buffers, so stripping borrows it mutably: threads either take turns or have a `Stripper`
@@ -166,6 +172,7 @@ impl Stripper {
     pub fn strip(&mut self, volume: &Volume, options: &StripOptions) -> Result<Stripped, PipelineError> {
         // A network marks something even in a constant image.
         let Ok(window) = Window::of(volume) else { return Err(PipelineError::NoBrain) };
+        check_field_of_view(volume)?;
         let gpu = Arc::clone(&self.gpu);
         let gpu = &*gpu;
         let mut watch = Stopwatch { gpu, begun: Instant::now(), seconds: Vec::new() };
@@ -226,10 +233,12 @@ impl Stripper {
         watch.lap("to native grid")?;
         let brain = brain.cleaned(gpu)?;
         let labels = options.fits_in_brain().then(|| brain.labels(gpu)).transpose()?;
-        let brain = brain.with_border(gpu, options.border_mm)?;
+        let border_mm = options.border_mm;
+        let found = border_mm < 0.0 && brain.values(gpu)?.contains(&1);
+        let brain = brain.with_border(gpu, border_mm)?;
         let mask = brain.values(gpu)?;
         if !mask.contains(&1) {
-            return Err(PipelineError::NoBrain);
+            return Err(if found { PipelineError::Border { border_mm } } else { PipelineError::NoBrain });
         }
         watch.lap("mask")?;
         let distance_mm = options.distance.then(|| brain.distance_mm(gpu)).transpose()?;
@@ -368,6 +377,19 @@ impl StripOptions {
     fn fits_in_brain(&self) -> bool {
         self.n4 == N4Choice::TwoPass && self.corrected
     }
+}
+
+/// Refuses an image whose edges are those of no head: its voxel size is wrong, or the unit that it is in.
+fn check_field_of_view(volume: &Volume) -> Result<(), PipelineError> {
+    let voxel_mm = volume.voxel_size().to_array();
+    let extent_mm = [0, 1, 2].map(|axis| volume.shape[axis] as f64 * voxel_mm[axis]);
+    let mut sorted = extent_mm;
+    sorted.sort_by(f64::total_cmp);
+    let too_small = sorted[2] < LEAST_EXTENT_MM;
+    if too_small || sorted[1] > MOST_EXTENT_MM {
+        return Err(PipelineError::FieldOfView { extent_mm, voxel_mm, too_small });
+    }
+    Ok(())
 }
 
 /// From x, y, z to the order of a volume's tensor.

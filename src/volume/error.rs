@@ -147,6 +147,28 @@ pub enum Problem {
     /// All finite voxels have the same value.
     #[error("is empty (every voxel is {0}); check how it was made")]
     Constant(f32),
+    /// What is wrong with one volume of a series.
+    #[error("volume {number} {problem}")]
+    InVolume {
+        /// The volume, from 0.
+        number: usize,
+        /// What is wrong with it.
+        problem: Box<Problem>,
+    },
+    /// A fill value that the voxels of the output cannot store.
+    #[error(
+        "holds {type_name} voxels, which can store {low} to {high} but not {fill}; choose a --fill among them"
+    )]
+    Fill {
+        /// The value.
+        fill: f32,
+        /// Datatype of the output.
+        type_name: String,
+        /// Least value that it stores under the image's scaling.
+        low: f64,
+        /// Greatest.
+        high: f64,
+    },
     /// An array whose length does not belong to the grid.
     #[error("got {got} values for a grid of {expected}; pass arrays of one and the same grid")]
     Length {

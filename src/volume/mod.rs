@@ -17,6 +17,7 @@ pub mod morphology;
 pub mod nearest;
 pub mod orientation;
 pub mod pairs;
+pub mod unfinished;
 mod warning;
 
 pub use error::{Problem, VolumeError};

@@ -22,7 +22,7 @@ use crate::lab::{
     Settings, UserShader, Variants, compare, distinct, measure, measure_n4, measure_network, peak,
     resample_subjects, write_html,
 };
-use crate::model::{self as models, Model};
+use crate::model::Model;
 use crate::ops::{self, OPS};
 use crate::pipeline::bias::N4Options;
 
@@ -62,7 +62,7 @@ pub(in crate::cli) struct Options {
     #[arg(long, value_name = "NAME", default_value = "auto")]
     variant: String,
     /// Samples of each contender take this long
-    #[arg(long, value_name = "SECONDS", default_value_t = 1.0)]
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true, default_value_t = 1.0)]
     seconds: f64,
     /// Fewest samples; two of a contender that takes far more than its seconds
     #[arg(long, value_name = "N", default_value_t = 5)]
@@ -88,7 +88,7 @@ pub(in crate::cli) struct Options {
 
     /// Give up on a run that takes longer: the device cannot be stopped, so the program ends then [default: 600;
     /// of a kernel of your own 20, or 20 times what ours takes]
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
     limit: Option<f64>,
 
     /// The model of `network` [default: default]
@@ -148,7 +148,7 @@ type Planned = (Subject, Plan);
 impl Options {
     pub fn run(self, session: &Session) -> anyhow::Result<Outcome> {
         self.check_options()?;
-        let target = self.target()?;
+        let target = self.target(session)?;
         self.check_files()?;
         let old = self.compare.as_deref().map(Report::read).transpose()?;
         let gpu = session.gpu()?;
@@ -196,7 +196,7 @@ impl Options {
             json["compare"] = serde_json::to_value(&changes)?;
         }
         session.terminal.json(&json)?;
-        end_if_stuck(&gpu);
+        end_if_stuck(session, &gpu);
         Ok(if report.failures.is_empty() { Outcome::Done } else { Outcome::SomeFailed })
     }
 
@@ -363,8 +363,8 @@ impl Options {
     }
 
     /// What is asked for, in the element type asked for.
-    fn target(&self) -> anyhow::Result<Target> {
-        match (self.target_in_f32()?, self.dtype) {
+    fn target(&self, session: &Session) -> anyhow::Result<Target> {
+        match (self.target_in_f32(session)?, self.dtype) {
             (target, ElementType::F32) => Ok(target),
             (Target::Operators(subjects), ElementType::F16) => {
                 let half: Vec<Subject> = subjects.into_iter().filter_map(Subject::in_f16).collect();
@@ -382,7 +382,7 @@ impl Options {
         }
     }
 
-    fn target_in_f32(&self) -> anyhow::Result<Target> {
+    fn target_in_f32(&self, session: &Session) -> anyhow::Result<Target> {
         let train = self.direction == Some(Way::Train);
         match self.op.as_deref() {
             Some("network") => {
@@ -391,7 +391,7 @@ impl Options {
                     Some(Way::Train) => NetworkDirection::Train,
                     Some(_) => return Err(usage("a network goes --direction forward or train")),
                 };
-                let model = models::load(self.model.as_deref().unwrap_or("default"))?;
+                let model = session.load_model(self.model.as_deref().unwrap_or("default"))?;
                 Ok(Target::Network(direction, Box::new(model)))
             }
             _ if train => Err(usage("--direction train belongs to `bench network`")),
@@ -517,7 +517,7 @@ impl Options {
                 }
                 session.terminal.error(&error.to_string());
             }
-            end_if_stuck(gpu);
+            end_if_stuck(session, gpu);
             session.terminal.note(&format!("watching {}", file.display()));
             while saved().is_none_or(|now| Some(now) == seen) {
                 std::thread::sleep(EVERY);
@@ -537,8 +537,10 @@ pub(super) fn check_limit(limit: Option<f64>) -> anyhow::Result<Option<f64>> {
 }
 
 /// Ends the program where the device is stuck: to close it would be to wait for it.
-pub(super) fn end_if_stuck(gpu: &Gpu) {
+pub(super) fn end_if_stuck(session: &Session, gpu: &Gpu) {
     if gpu.is_stuck() {
+        // Nobody is left to tell when stdout is closed.
+        let _ = session.terminal.close(false);
         std::process::exit(1);
     }
 }

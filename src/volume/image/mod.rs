@@ -16,10 +16,11 @@ mod write;
 pub use self::nifti::{Header, Version};
 pub use ::nifti::{Endianness, NiftiType};
 pub use mgh::Header as MghHeader;
+pub(crate) use source::strip_suffix;
 pub use write::{
-    check_output_name, is_mgh_name, write_like, write_mask, write_new, write_sampled, write_stripped,
+    check_fill, check_output_name, is_mgh_name, stored_fill, write_like, write_mask, write_new,
+    write_sampled, write_stripped,
 };
-pub(crate) use {source::strip_suffix, write::temporary_in};
 
 use self::nifti::{LONGEST, extension_records};
 use super::{FormSource, Geometry, Grid, Problem, Volume, VolumeError, Warning, affine};

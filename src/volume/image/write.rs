@@ -8,17 +8,17 @@
 //! Voxels are made a piece at a time, just before they are compressed: writing takes no copy of
 //! the volume.
 
+use super::super::unfinished::Temporary;
 use super::super::{Grid, Problem, VolumeError, expect_length};
 use super::nifti::Output;
 use super::source::strip_suffix;
-use super::{Endianness, Image, MghHeader, NiftiType, gzip, mgh, voxels};
+use super::{Endianness, Image, Info, MghHeader, NiftiType, gzip, mgh, voxels};
 use glam::DMat4;
 use rayon::prelude::*;
 use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
-use tempfile::NamedTempFile;
 
 /// Bytes of voxels made at a time: large enough that the window of the compressor, which starts
 /// anew with each, costs below 1%.
@@ -65,6 +65,47 @@ pub fn write_sampled(
     match like {
         Some(like) => write(path.as_ref(), like, None, values),
         None => write(path.as_ref(), image, Some((grid.shape, &grid.affine)), values),
+    }
+}
+
+/// The value that stands for `fill` in a file `path` written by [`write_stripped`]: the nearest that it stores.
+pub fn stored_fill(path: impl AsRef<Path>, image: &Image, fill: f32) -> f32 {
+    let (datatype, scaling) = stripped_type(path.as_ref(), image);
+    let raw = voxels::nearest_raw(f64::from(fill), datatype, Endianness::Little, scaling);
+    voxels::to_f32(&raw, datatype, Endianness::Little, scaling).first().copied().unwrap_or(fill)
+}
+
+/// Whether a file `path` written by [`write_stripped`] can hold `fill`, but for rounding.
+///
+/// # Errors
+/// NaN, or a value beyond the ends of the type, where voxels are integers.
+pub fn check_fill(path: impl AsRef<Path>, image: &Image, fill: f32) -> Result<(), VolumeError> {
+    let (datatype, scaling) = stripped_type(path.as_ref(), image);
+    if matches!(datatype, NiftiType::Float32 | NiftiType::Float64) {
+        return Ok(());
+    }
+    let end = |value: f64| {
+        let raw = voxels::nearest_raw(value, datatype, Endianness::Little, (1.0, 0.0));
+        f64::from(voxels::to_f32(&raw, datatype, Endianness::Little, (1.0, 0.0))[0]) * scaling.0 + scaling.1
+    };
+    let ends = [end(f64::NEG_INFINITY), end(f64::INFINITY)];
+    let [low, high] = [ends[0].min(ends[1]), ends[0].max(ends[1])];
+    if (low..=high).contains(&f64::from(fill)) {
+        return Ok(());
+    }
+    let type_name = format!("{datatype:?}").to_lowercase();
+    Err(Problem::Fill { fill, type_name, low, high }.at(image.path()))
+}
+
+/// How [`write_stripped`] stores voxels in a file of this name: their type and scaling.
+fn stripped_type(path: &Path, image: &Image) -> (NiftiType, (f64, f64)) {
+    let Info { datatype, scaling, mgh, .. } = &image.info;
+    match (is_mgh_name(path), mgh) {
+        (true, None) => {
+            let scaled = *scaling != (1.0, 0.0);
+            (mgh::stored_type(*datatype, scaled), if scaled { (1.0, 0.0) } else { *scaling })
+        }
+        _ => (*datatype, *scaling),
     }
 }
 
@@ -370,7 +411,7 @@ fn save(path: &Path, contents: &Contents<'_>) -> Result<(), Problem> {
     // A device such as /dev/null cannot be replaced by a rename, only written to.
     if std::fs::metadata(path).is_ok_and(|meta| !meta.is_file()) {
         let write = || write_contents(File::options().write(true).open(path)?, path, contents);
-        return write().map(drop).map_err(Problem::Write);
+        return write().map_err(Problem::Write);
     }
     check_name(path)?;
     let folder = match path.parent() {
@@ -380,15 +421,15 @@ fn save(path: &Path, contents: &Contents<'_>) -> Result<(), Problem> {
     if !folder.is_dir() {
         return Err(Problem::NoFolder(folder.to_path_buf()));
     }
-    let (file, temporary) = temporary_in(folder).map_err(Problem::Write)?.into_parts();
-    let file = write_contents(file, path, contents).map_err(Problem::Write)?;
-    // Some network disks report a full quota only now.
-    file.sync_data().map_err(Problem::Write)?;
-    drop(file);
-    temporary.persist(path).map_err(|e| Problem::Write(e.error))
+    let write = || {
+        let mut file = Temporary::beside(path)?;
+        write_contents(&mut file, path, contents)?;
+        file.finish()
+    };
+    write().map_err(Problem::Write)
 }
 
-fn write_contents(mut file: File, path: &Path, contents: &Contents<'_>) -> io::Result<File> {
+fn write_contents(mut file: impl Write, path: &Path, contents: &Contents<'_>) -> io::Result<()> {
     if is_gzip_name(path) {
         gzip::write(&mut file, contents.parts(), |ix| contents.part(ix))?;
     } else {
@@ -396,18 +437,5 @@ fn write_contents(mut file: File, path: &Path, contents: &Contents<'_>) -> io::R
             file.write_all(&contents.part(ix))?;
         }
     }
-    file.flush()?;
-    Ok(file)
-}
-
-/// A temporary file that is readable as the user's umask has it, gone when dropped.
-pub(crate) fn temporary_in(folder: &Path) -> io::Result<NamedTempFile> {
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".trephine-").suffix(".part");
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        builder.permissions(std::fs::Permissions::from_mode(0o666));
-    }
-    builder.tempfile_in(folder)
+    file.flush()
 }

@@ -8,6 +8,7 @@ use std::fs;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
+use crate::volume::unfinished::Temporary;
 use crate::volume::{Problem, VolumeError};
 
 /// One image, perhaps with its mask.
@@ -116,14 +117,9 @@ pub(super) fn folder_of(path: &Path) -> &Path {
 
 /// Writes a file on to a temporary one beside it and renames.
 fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    crate::volume::image::temporary_in(folder_of(path))
-        .and_then(|mut file| {
-            io::Write::write_all(&mut file, bytes)?;
-            Ok(file)
-        })?
-        .persist(path)
-        .map(drop)
-        .map_err(|e| e.error)
+    let mut file = Temporary::beside(path)?;
+    io::Write::write_all(&mut file, bytes)?;
+    file.finish()
 }
 
 /// What stands in a table in `folder` for a file; `None` for a name that is not UTF-8 or holds a tab or a line break.

@@ -1,0 +1,319 @@
+//! Heads one after the other: reading, stripping and writing overlap, a head that fails leaves nothing behind and
+//! does not stop the rest. Without a terminal: who calls hears of each head as it is done.
+
+mod jobs;
+mod rows;
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::Instant;
+
+pub use jobs::{Batch, Job, Outputs};
+pub use rows::{Provenance, Row, Status, report_csv};
+
+use super::input::{Input, append};
+use super::report::qc;
+use super::strip::{StripOptions, Stripped, Stripper};
+use super::{PipelineError, write_whole};
+use crate::volume::image::{self, FrameChoice};
+use crate::volume::unfinished::Together;
+use crate::volume::{Volume, VolumeError};
+
+/// What is done with every head.
+pub struct BatchOptions<'a> {
+    /// Which volumes of a series.
+    pub frames: FrameChoice,
+    /// How they are stripped.
+    pub strip: StripOptions,
+    /// Value outside the brain; `None` for 0 or, where the voxels cannot store it, the nearest that they can, with a
+    /// warning.
+    pub fill: Option<f32>,
+    /// Make the outputs' folders; where a user named every file, a missing folder is a mistake.
+    pub create_folders: bool,
+    /// A report that is renewed after every head, so that a batch that is cut short leaves it.
+    pub report: Option<(PathBuf, Provenance)>,
+    /// Set from elsewhere, it ends the batch when the heads that are begun are done.
+    pub stop: &'a AtomicBool,
+}
+
+/// How a batch ended.
+#[derive(Debug)]
+pub struct Finished {
+    /// A row for each head that was begun, in order.
+    pub rows: Vec<Row>,
+    /// Heads that were not, since the batch was stopped.
+    pub left: Vec<PathBuf>,
+}
+
+/// Strips all heads. One thread reads ahead, this one strips, one writes and calls `done` with each row. `open` is
+/// called when the first head is read, so that a bad file shows before any work on the device.
+///
+/// # Errors
+/// When `open` fails or the report cannot be written.
+pub fn run<E: From<PipelineError> + Send>(
+    jobs: Vec<Job>,
+    options: &BatchOptions<'_>,
+    open: impl FnOnce() -> Result<Stripper, E>,
+    done: impl FnMut(&Row) + Send,
+) -> Result<Finished, E> {
+    let inputs: Vec<PathBuf> = jobs.iter().map(|job| job.input.clone()).collect();
+    let rows = std::thread::scope(|scope| {
+        // One head waits on either side: memory for four at most.
+        let (to_strip, loaded) = sync_channel(1);
+        let (to_write, stripped) = sync_channel(1);
+        scope.spawn(move || read_all(jobs, options, &to_strip));
+        let writer = scope.spawn(move || write_all(&stripped, options, done));
+        let result = strip_all(loaded, &to_write, options, open);
+        drop(to_write);
+        let rows = writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        result?;
+        Ok::<_, E>(rows)
+    })?;
+    let left = inputs.into_iter().skip(rows.len()).collect();
+    Ok(Finished { rows, left })
+}
+
+/// A head read, or why not.
+struct Loaded {
+    job: Job,
+    input: Result<Input, String>,
+    seconds: f64,
+}
+
+/// Arrays to write, of all the volumes one after the other.
+#[derive(Default)]
+struct Results {
+    mask: Vec<u8>,
+    probability: Vec<f32>,
+    distance: Vec<f32>,
+    bias: Vec<f32>,
+    corrected: Vec<f32>,
+    /// The first volume that has a mask, which the picture shows.
+    shown: Option<usize>,
+}
+
+/// A head stripped, or a row that says why not.
+enum Head {
+    Stripped(Box<(Input, Outputs, Results)>, Row),
+    Failed(Row),
+}
+
+fn read_all(jobs: Vec<Job>, options: &BatchOptions<'_>, to_strip: &SyncSender<Loaded>) {
+    for job in jobs {
+        if options.stop.load(Ordering::Relaxed) {
+            return;
+        }
+        let begun = Instant::now();
+        let input = job.outputs.clone().and_then(|outputs| {
+            let mut input = Input::read_series(&job.input, options.frames).map_err(|e| e.to_string())?;
+            if let Some(brain) = &outputs.brain {
+                let told = check_fill(&input, brain, options.fill).map_err(|e| e.to_string())?;
+                input.warnings.extend(told);
+            }
+            Ok(input)
+        });
+        let seconds = begun.elapsed().as_secs_f64();
+        // Nobody listens any more when the device failed.
+        if to_strip.send(Loaded { job, input, seconds }).is_err() {
+            return;
+        }
+    }
+}
+
+/// Refuses a fill value that the voxels cannot store, and tells of one that is stored as another.
+fn check_fill(input: &Input, brain: &Path, fill: Option<f32>) -> Result<Option<String>, VolumeError> {
+    let wanted = fill.unwrap_or(0.0);
+    let fits = image::check_fill(brain, &input.image, wanted);
+    let stored = image::stored_fill(brain, &input.image, wanted);
+    let odd = match fill {
+        Some(_) => fits.map(|()| stored != wanted && !wanted.is_nan())?,
+        // Nobody chose 0: where it lies between two values that can be stored, either is as good.
+        None => fits.is_err(),
+    };
+    Ok(odd.then(|| format!("outside the brain is {stored}: the voxels cannot store {wanted}")))
+}
+
+fn strip_all<E>(
+    loaded: Receiver<Loaded>,
+    to_write: &SyncSender<Head>,
+    options: &BatchOptions<'_>,
+    open: impl FnOnce() -> Result<Stripper, E>,
+) -> Result<(), E> {
+    let mut open = Some(open);
+    let mut stripper = None;
+    for Loaded { job, input, seconds } in loaded {
+        // The one at work when the batch was stopped is done; those read ahead are left.
+        if options.stop.load(Ordering::Relaxed) {
+            break;
+        }
+        let mut row = Row::new(job.input);
+        row.add_seconds("read", seconds);
+        let head = match (input, job.outputs) {
+            (Err(error), _) | (_, Err(error)) => Head::Failed(row.failed(error)),
+            (Ok(input), Ok(outputs)) => {
+                row.warnings.extend_from_slice(&input.warnings);
+                if let Some(open) = open.take() {
+                    let begun = Instant::now();
+                    stripper = Some(open()?);
+                    row.add_seconds("start", begun.elapsed().as_secs_f64());
+                }
+                let stripper = stripper.as_mut().expect("opened for the first head");
+                match strip(stripper, &input, &options.strip, &mut row) {
+                    Ok(results) => Head::Stripped(Box::new((input, outputs, results)), row),
+                    Err(error) => {
+                        let text = error.about(&row.path);
+                        Head::Failed(row.failed(text))
+                    }
+                }
+            }
+        };
+        if to_write.send(head).is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Strips all held volumes. Of a series, a volume without a brain fails alone and its mask is empty.
+fn strip(
+    stripper: &mut Stripper,
+    input: &Input,
+    options: &StripOptions,
+    row: &mut Row,
+) -> Result<Results, PipelineError> {
+    let mut results = Results::default();
+    let mut failures = Vec::new();
+    let frames = input.image.frames();
+    for frame in 0..frames {
+        if let Some(problem) = input.hopeless.get(&frame) {
+            failures.push(format!("volume {frame} {problem}"));
+            results.add_nothing(&input.volume(frame)?, options);
+            continue;
+        }
+        let volume = input.volume(frame)?;
+        match stripper.strip(&volume, options) {
+            Ok(stripped) => {
+                let prefix = if frames > 1 { format!("volume {frame}: ") } else { String::new() };
+                row.warnings.extend(stripped.warnings.iter().map(|text| format!("{prefix}{text}")));
+                row.brain_ml.get_or_insert(stripped.brain_ml);
+                for (stage, seconds) in &stripped.seconds {
+                    row.add_seconds(stage, *seconds);
+                }
+                results.shown.get_or_insert(frame);
+                results.add(stripped);
+            }
+            Err(error) if frames > 1 && error.is_about_the_voxels() => {
+                failures.push(format!("volume {frame}: {error}"));
+                results.add_nothing(&volume, options);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    if failures.len() == frames {
+        let reason = format!("no volume could be stripped, the first since: {}", failures[0]);
+        return Err(PipelineError::Input { file: row.path.clone(), reason });
+    }
+    if !failures.is_empty() {
+        row.status = Status::Partial;
+        let what = failures.join("; ");
+        row.error = Some(format!("{}: {what}; the mask is empty there", row.path.display()));
+    }
+    Ok(results)
+}
+
+impl Results {
+    fn add(&mut self, stripped: Stripped) {
+        append(&mut self.mask, stripped.mask);
+        append(&mut self.probability, stripped.probability.unwrap_or_default());
+        append(&mut self.distance, stripped.distance_mm.unwrap_or_default());
+        append(&mut self.bias, stripped.bias.unwrap_or_default());
+        append(&mut self.corrected, stripped.corrected.unwrap_or_default());
+    }
+
+    /// A volume without a brain: the border is infinitely far, and the volume stays as it is.
+    fn add_nothing(&mut self, volume: &Volume, options: &StripOptions) {
+        let voxels = volume.data.len();
+        let of = |wanted: bool, value: f32| if wanted { vec![value; voxels] } else { Vec::new() };
+        append(&mut self.mask, vec![0; voxels]);
+        append(&mut self.probability, of(options.probability, 0.0));
+        append(&mut self.distance, of(options.distance, f32::INFINITY));
+        append(&mut self.bias, of(options.corrected, 1.0));
+        append(&mut self.corrected, if options.corrected { volume.data.clone() } else { Vec::new() });
+    }
+}
+
+fn write_all(
+    stripped: &Receiver<Head>,
+    options: &BatchOptions<'_>,
+    mut done: impl FnMut(&Row),
+) -> Result<Vec<Row>, PipelineError> {
+    let mut rows: Vec<Row> = Vec::new();
+    for head in stripped {
+        let row = match head {
+            Head::Failed(row) => row,
+            Head::Stripped(head, mut row) => {
+                let (input, outputs, results) = *head;
+                let begun = Instant::now();
+                let written = write(&input, &outputs, &results, options);
+                row.add_seconds("write", begun.elapsed().as_secs_f64());
+                match written {
+                    Ok(()) => Row { outputs: Some(outputs), ..row },
+                    Err(error) => {
+                        let text = error.about(input.image.path());
+                        row.failed(text)
+                    }
+                }
+            }
+        };
+        done(&row);
+        rows.push(row);
+        if let Some((file, made)) = &options.report {
+            let bytes = report_csv(&rows, made)
+                .map_err(|e| PipelineError::Write { file: file.clone(), source: std::io::Error::other(e) })?;
+            write_whole(file, &bytes)?;
+        }
+    }
+    Ok(rows)
+}
+
+/// Writes all outputs of a head or none.
+fn write(
+    input: &Input,
+    outputs: &Outputs,
+    results: &Results,
+    options: &BatchOptions<'_>,
+) -> Result<(), PipelineError> {
+    if let (true, Some(folder)) = (options.create_folders, outputs.mask.as_deref().and_then(Path::parent)) {
+        std::fs::create_dir_all(folder)
+            .map_err(|source| PipelineError::Write { file: folder.to_path_buf(), source })?;
+    }
+    let image = &input.image;
+    let mut written = Together::default();
+    if let Some(path) = &outputs.brain {
+        image::write_stripped(path, image, &results.mask, options.fill.unwrap_or(0.0))?;
+        written.add(path);
+    }
+    if let Some(path) = &outputs.mask {
+        image::write_mask(path, image, &results.mask)?;
+        written.add(path);
+    }
+    for (path, data) in [
+        (&outputs.distance, &results.distance),
+        (&outputs.probability, &results.probability),
+        (&outputs.bias, &results.bias),
+        (&outputs.corrected, &results.corrected),
+    ] {
+        if let Some(path) = path {
+            image::write_like(path, image, data)?;
+            written.add(path);
+        }
+    }
+    if let Some(path) = &outputs.qc {
+        let (frame, voxels) = (results.shown.unwrap_or(0), image.voxels());
+        qc::write(path, &input.volume(frame)?, &results.mask[frame * voxels..(frame + 1) * voxels])?;
+        written.add(path);
+    }
+    written.keep();
+    Ok(())
+}

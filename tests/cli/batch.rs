@@ -1,0 +1,301 @@
+//! Several heads.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use serde_json::Value;
+
+use crate::desk::{Desk, fail, head, json_of_failure, sha256, succeed, text, trephine};
+use crate::nii::gz;
+use crate::program::has_gpu;
+
+#[test]
+fn a_batch_goes_on_after_failures() {
+    if !has_gpu() {
+        return;
+    }
+    let desk = Desk::new();
+    let tiny = desk.path("tiny.safetensors");
+    let heads = desk.folder.path("heads");
+    fs::create_dir_all(heads.join("sub-2")).expect("made");
+    let first = gz(&head(1).bytes());
+    fs::write(heads.join("a.nii.gz"), &first).expect("written");
+    fs::write(heads.join("broken.nii.gz"), &first[..first.len() / 2]).expect("written");
+    let mut with_nan = head(2);
+    with_nan.pixdim[1] = -with_nan.pixdim[1];
+    with_nan.write(&heads.join("sub-2/a.nii"));
+    // A derivative is no head.
+    fs::write(heads.join("a_brain.nii.gz"), &first).expect("written");
+    let (other, missing) = (desk.path("head.nii.gz"), desk.path("missing.nii"));
+    let out = desk.path("out");
+    let heads = heads.to_str().expect("UTF-8");
+    let batch = ["strip", heads, &other, &missing, "-O", &out, "--model", &tiny];
+    let err = fail(1, &batch);
+    assert_eq!(err.matches("error: ").count(), 2, "{err}");
+    assert_eq!(err.matches("warning: ").count(), 1, "{err}");
+    assert!(err.contains("a.nii: negative voxel size in the header"), "{err}");
+    assert!(err.contains("5 heads, 2 failed; report: "), "{err}");
+    for done in ["a", "sub-2/a", "head"] {
+        for end in ["_brain.nii.gz", "_mask.nii.gz", "_qc.png"] {
+            assert!(Path::new(&out).join(format!("{done}{end}")).exists(), "{done}{end}");
+        }
+    }
+    assert_eq!(fs::read_dir(&out).expect("made").count(), 3 + 3 + 1 + 1);
+    let mut report = csv::Reader::from_path(Path::new(&out).join("report.csv")).expect("written");
+    let header: Vec<String> = report.headers().expect("a header").iter().map(str::to_owned).collect();
+    assert_eq!(&header[..4], ["path", "status", "brain_ml", "seconds"]);
+    for column in ["seconds_read", "seconds_network", "seconds_write", "warnings", "error"] {
+        assert!(header.iter().any(|h| h == column), "{column} is not in {header:?}");
+    }
+    let rows: Vec<csv::StringRecord> = report.records().map(|r| r.expect("a row")).collect();
+    let status: Vec<&str> = rows.iter().map(|row| &row[1]).collect();
+    assert_eq!(status, ["ok", "failed", "ok", "ok", "failed"]);
+    assert!(rows[0][2].parse::<f64>().is_ok_and(|ml| ml > 0.0));
+    let cell = |row: usize, column: &str| {
+        rows[row][header.iter().position(|h| h == column).expect("a column")].to_owned()
+    };
+    assert!(cell(1, "error").contains("broken.nii.gz: is truncated"), "{:?}", rows[1]);
+
+    let err = fail(1, &batch);
+    assert!(err.contains("report.csv: exists already") && err.lines().count() == 1, "{err}");
+    for (column, wanted) in [("version", env!("CARGO_PKG_VERSION")), ("model", "tiny")] {
+        assert!((0..rows.len()).all(|row| cell(row, column) == wanted), "{column}");
+    }
+    assert_eq!(cell(0, "model_sha256"), sha256(&fs::read(&tiny).expect("a model")));
+    let options: Value = serde_json::from_str(&cell(0, "options")).expect("JSON");
+    assert_eq!((options["border"].as_f64(), options["model"].as_str()), (Some(0.0), Some(tiny.as_str())));
+}
+
+/// Paths below `folder`, with `/`.
+fn below(folder: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut folders = vec![folder.to_path_buf()];
+    while let Some(at) = folders.pop() {
+        for entry in fs::read_dir(&at).expect("a folder") {
+            let path = entry.expect("readable").path();
+            match path.is_dir() {
+                true => folders.push(path),
+                false => {
+                    found.push(path.strip_prefix(folder).expect("below").to_string_lossy().replace('\\', "/"))
+                }
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn heads_of_one_name_get_outputs_of_their_own() {
+    if !has_gpu() {
+        return;
+    }
+    let desk = Desk::new();
+    let tiny = desk.path("tiny.safetensors");
+    let heads = desk.folder.path("heads");
+    for (seed, name) in [(1, "sub-1/anat/T1w.nii"), (2, "sub-2/anat/T1w.nii"), (3, "sub-2/anat/other.nii")] {
+        fs::create_dir_all(heads.join(name).parent().expect("a folder")).expect("made");
+        head(seed).write(&heads.join(name));
+    }
+    let file = |name: &str| heads.join(name).to_str().expect("UTF-8").to_owned();
+    let names = |stem: &str| ["brain.nii.gz", "mask.nii.gz", "qc.png"].map(|end| format!("{stem}_{end}"));
+    // From several folders, as a glob names them: the folders below the one that they share are kept.
+    let out = desk.folder.path("folders");
+    let [_, err] = succeed(&[
+        "strip",
+        &file("sub-1/anat/T1w.nii"),
+        &file("sub-2/anat/T1w.nii"),
+        &file("sub-2/anat/other.nii"),
+        &file("sub-2/anat/other.nii"),
+        "-O",
+        out.to_str().expect("UTF-8"),
+        "--model",
+        &tiny,
+    ]);
+    assert!(err.contains("other.nii: is named more than once and stripped once"), "{err}");
+    let mut wanted = vec!["report.csv".to_owned()];
+    wanted.extend(["sub-1/anat/T1w", "sub-2/anat/T1w", "sub-2/anat/other"].map(names).concat());
+    assert_eq!(below(&out), wanted);
+    assert_ne!(
+        fs::read(out.join("sub-1/anat/T1w_brain.nii.gz")).expect("written"),
+        fs::read(out.join("sub-2/anat/T1w_brain.nii.gz")).expect("written")
+    );
+
+    // In one folder with other extensions: whole names. FreeSurfer's would share only the picture.
+    let same = desk.folder.path("same");
+    fs::create_dir_all(&same).expect("made");
+    head(1).write(&same.join("a.nii"));
+    fs::write(same.join("a.nii.gz"), gz(&head(2).bytes())).expect("written");
+    let mgz = same.join("a.mgz");
+    let source = file("sub-1/anat/T1w.nii");
+    succeed(&["resample", "-i", &source, "-o", mgz.to_str().expect("UTF-8"), "--like", &source]);
+    let out = desk.folder.path("extensions");
+    succeed(&["strip", same.to_str().expect("UTF-8"), "-O", out.to_str().expect("UTF-8"), "--model", &tiny]);
+    let mut wanted = [names("a.nii"), names("a.nii.gz")].concat();
+    wanted.extend(["a.mgz_brain.mgz", "a.mgz_mask.mgz", "a.mgz_qc.png", "report.csv"].map(str::to_owned));
+    wanted.sort();
+    assert_eq!(below(&out), wanted);
+
+    // Nor is a head overwritten that is to be stripped itself.
+    let [plain, brain] = ["b.nii.gz", "b_brain.nii.gz"].map(|name| {
+        fs::write(same.join(name), gz(&head(3).bytes())).expect("written");
+        same.join(name).to_str().expect("UTF-8").to_owned()
+    });
+    let before = fs::read(&brain).expect("written");
+    let both = ["strip", &plain, &brain, "-O", same.to_str().expect("UTF-8"), "--force", "--model", &tiny];
+    let failed = json_of_failure(&both);
+    assert_eq!(
+        (&failed["heads"][0]["status"], &failed["heads"][1]["status"]),
+        (&"failed".into(), &"ok".into())
+    );
+    assert!(failed["error"]["message"].as_str().expect("text").contains("would overwrite"), "{failed}");
+    assert_eq!(fs::read(&brain).expect("kept"), before);
+}
+
+#[test]
+fn a_folder_without_heads_says_what_it_holds() {
+    let desk = Desk::new();
+    let stripped = desk.folder.path("stripped");
+    fs::create_dir_all(&stripped).expect("made");
+    for name in ["a_brain.nii.gz", "b_brain.nii.gz", "b_mask.nii.gz"] {
+        fs::write(stripped.join(name), b"").expect("written");
+    }
+    let (folder, out) = (stripped.to_str().expect("UTF-8"), desk.path("out"));
+    for arguments in [&["strip", folder, "-O", &out][..], &["index", folder, "-o", &out]] {
+        let err = fail(1, arguments);
+        assert!(err.starts_with(&format!("error: {folder}: holds no raw head, only images ")), "{err}");
+        assert!(err.contains("2 made from a head by their names (a_brain.nii.gz, ...)"), "{err}");
+        assert!(err.contains("(b_mask.nii.gz)") && err.lines().count() == 1, "{err}");
+        assert!(!Path::new(&out).exists());
+    }
+    let empty = desk.folder.path("empty");
+    fs::create_dir_all(&empty).expect("made");
+    let err = fail(1, &["strip", empty.to_str().expect("UTF-8"), "-O", &out]);
+    assert!(err.contains("empty: holds no image (.nii"), "{err}");
+    // Beside others, such a folder is a failure of its own.
+    if has_gpu() {
+        let tiny = desk.path("tiny.safetensors");
+        let done =
+            json_of_failure(&["strip", &desk.path("head.nii.gz"), folder, "-O", &out, "--model", &tiny]);
+        let status: Vec<_> =
+            done["heads"].as_array().expect("rows").iter().map(|row| &row["status"]).collect();
+        assert_eq!(status, ["ok", "failed"]);
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn names_need_not_be_utf_8() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    if !has_gpu() {
+        return;
+    }
+    let desk = Desk::new();
+    let heads = desk.folder.path("heads");
+    fs::create_dir_all(&heads).expect("made");
+    let odd = heads.join(OsStr::from_bytes(b"kopf_\xe4.nii"));
+    head(1).write(&odd);
+    let (tiny, out) = (desk.path("tiny.safetensors"), desk.path("out"));
+    // By its name, and found in its folder.
+    for (input, out) in [(odd.as_path(), format!("{out}/one")), (&heads, format!("{out}/all"))] {
+        let mut command = trephine(&["strip", "-O", &out, "--model", &tiny, "--json"]);
+        let output = command.arg(input).output().expect("starts");
+        let err = text(&output.stderr);
+        assert!(output.status.success(), "{err}");
+        assert!(err.contains("warning: ") && err.contains("the name is not UTF-8"), "{err}");
+        let done: Value = serde_json::from_slice(&output.stdout).expect("stdout is JSON");
+        let named = done["heads"][0]["path"].as_str().expect("text");
+        assert!(named.ends_with("kopf_\u{fffd}.nii"), "{named}");
+        for end in ["brain.nii.gz", "mask.nii.gz", "qc.png"] {
+            let name = [&b"kopf_\xe4_"[..], end.as_bytes()].concat();
+            assert!(Path::new(&out).join(OsStr::from_bytes(&name)).exists(), "{end}");
+        }
+    }
+    assert!(
+        fs::read_to_string(format!("{out}/all/report.csv")).expect("UTF-8").contains("kopf_\u{fffd}.nii")
+    );
+}
+
+#[test]
+#[cfg(unix)]
+fn an_interrupted_batch_finishes_what_is_begun() {
+    if !has_gpu() {
+        return;
+    }
+    let desk = Desk::new();
+    let heads: Vec<String> = (1..=12)
+        .map(|seed| {
+            let name = format!("head{seed:02}.nii");
+            desk.folder.put(&name, &head(seed).bytes());
+            desk.path(&name)
+        })
+        .collect();
+    let (tiny, out) = (desk.path("tiny.safetensors"), desk.path("out"));
+    let mut arguments: Vec<&str> = heads.iter().map(String::as_str).collect();
+    arguments.insert(0, "strip");
+    arguments.extend(["-O", &out, "--model", &tiny, "--json"]);
+    let mut child =
+        trephine(&arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
+    let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
+    let first = lines.by_ref().map(|line| line.expect("text")).find(|line| line.starts_with("[1/12] "));
+    assert!(first.is_some(), "no head was done");
+    interrupt(&child);
+    let rest: Vec<String> = lines.map(|line| line.expect("text")).collect();
+    let mut out_text = String::new();
+    child.stdout.take().expect("piped").read_to_string(&mut out_text).expect("text");
+    assert_eq!(child.wait().expect("ended").code(), Some(130), "{rest:?}");
+    let done: Value = serde_json::from_str(&out_text).expect("stdout is JSON");
+    let (rows, left) = (done["heads"].as_array().expect("rows"), done["left"].as_array().expect("a list"));
+    assert!(!left.is_empty() && rows.len() + left.len() == 12, "{} done, {} left", rows.len(), left.len());
+    assert_eq!(left[0].as_str(), Some(heads[rows.len()].as_str()));
+    assert!(done["error"]["message"].as_str().expect("text").contains("are left, the next is"), "{done}");
+    // All outputs of what was done, none of what was not, and nothing half-written.
+    let written = below(Path::new(&out));
+    assert_eq!(written.len(), 3 * rows.len() + 1, "{written:?}");
+    assert!(!written.iter().any(|name| name.ends_with(".part")), "{written:?}");
+}
+
+#[test]
+#[cfg(unix)]
+fn what_is_stopped_leaves_no_half_written_file() {
+    if !has_gpu() {
+        return;
+    }
+    let desk = Desk::new();
+    let (head, out) = (desk.path("head.nii.gz"), desk.path("out.nii.gz"));
+    let before = desk.folder.names();
+    // Finer voxels take longer to write: on a fast machine the first files are done before they are noticed.
+    let stopped = ["0.5", "0.35", "0.25"].iter().any(|voxel| {
+        let arguments =
+            ["resample", "-i", &head, "-o", &out, "--voxel", voxel, "--interpolation", "nearest", "--json"];
+        let mut command = trephine(&arguments);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("starts");
+        while child.try_wait().expect("waits").is_none() {
+            if desk.folder.names().iter().any(|name| name.ends_with(".part")) {
+                interrupt(&child);
+                break;
+            }
+        }
+        let output = child.wait_with_output().expect("ended");
+        if output.status.success() {
+            fs::remove_file(&out).expect("written");
+            return false;
+        }
+        assert_eq!(output.status.code(), Some(130));
+        let done: Value = serde_json::from_slice(&output.stdout).expect("stdout is JSON");
+        assert_eq!(done["error"]["message"], "interrupted");
+        assert_eq!(desk.folder.names(), before);
+        true
+    });
+    assert!(stopped, "the program was never seen writing");
+}
+
+/// What Ctrl-C sends.
+#[cfg(unix)]
+fn interrupt(child: &Child) {
+    let sent = Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill is there");
+    assert!(sent.success());
+}

@@ -1,0 +1,14 @@
+//! The program as users run it: files in, files out, exit codes, and what it says.
+
+mod batch;
+mod desk;
+mod evaluate;
+mod general;
+mod images;
+#[expect(dead_code, reason = "shared with the tests of the volume layer")]
+#[path = "../volume/nii.rs"]
+mod nii;
+#[path = "../common/program.rs"]
+mod program;
+mod strip;
+mod train;
