@@ -70,3 +70,30 @@ Mesa (Fedora: dnf install mesa-vulkan-drivers vulkan-loader; Arch: pacman -S vul
   apt_install mesa-vulkan-drivers libvulkan1
   sees_adapter "$@" || die "still no adapter after installing Mesa's software Vulkan; '$* devices' says more"
 }
+
+# fetch_colin27: puts the path of the sample head (Colin27, 16 MB to fetch) into COLIN27. It lies in a Debian package, which
+# is downloaded and unpacked, not installed, so that no root is needed, and kept in the user's cache folder.
+fetch_colin27() {
+  local cache=${XDG_CACHE_HOME:-$HOME/.cache}/trephine
+  COLIN27=$cache/colin27.nii.gz
+  [ ! -s "$COLIN27" ] || return 0
+  have apt-get && have dpkg-deb || return 1
+  say "Fetching the sample head (Colin27, 16 MB)"
+  mkdir -p "$cache"
+  (
+    work=$(mktemp -d "$cache/fetch.XXXXXX")
+    trap 'rm -rf "$work"' EXIT
+    # A fresh machine has no package lists yet; refreshing them takes root.
+    download_colin27 "$work" || { apt_update && download_colin27 "$work"; } || exit 1
+    dpkg-deb -x "$work"/mricron-data_*.deb "$work/files"
+    mv "$work/files/usr/share/mricron/templates/ch2.nii.gz" "$COLIN27"
+  )
+}
+
+# download_colin27 FOLDER
+download_colin27() {
+  local options=()
+  # apt's own user cannot write to root's folders.
+  if [ "$(id -u)" -eq 0 ]; then options=(-o APT::Sandbox::User=root); fi
+  (cd "$1" && apt-get -qq "${options[@]}" download mricron-data >&2)
+}

@@ -24,39 +24,12 @@ head=${1:-}
 out=${2:-trephine-out}
 [ -z "$head" ] || [ -r "$head" ] || die "$head: cannot be read; give the path of a NIfTI file"
 
-# Colin27 lies in a Debian package: downloaded and unpacked, not installed, so that no root is needed.
-fetch_colin27() {
-  local cache=${XDG_CACHE_HOME:-$HOME/.cache}/trephine
-  head=$cache/colin27.nii.gz
-  [ ! -s "$head" ] || return 0
-  if ! have apt-get || ! have dpkg-deb; then
-    die "no head given, and the sample comes from a Debian package; run: tools/quickstart.sh HEAD.nii.gz"
-  fi
-  say "Fetching the sample head (Colin27, 16 MB)"
-  mkdir -p "$cache"
-  local work
-  work=$(mktemp -d "$cache/fetch.XXXXXX")
-  # shellcheck disable=SC2064  # the folder's name is known now, and gone from the scope later
-  trap "rm -rf '$work'" EXIT
-  download_sample "$work" || {
-    # A fresh machine has no package lists yet; refreshing them takes root.
-    apt_update
-    download_sample "$work"
-  } || die "the package mricron-data cannot be downloaded; run: tools/quickstart.sh HEAD.nii.gz"
-  dpkg-deb -x "$work"/mricron-data_*.deb "$work/files"
-  mv "$work/files/usr/share/mricron/templates/ch2.nii.gz" "$head"
-}
-
-# download_sample FOLDER
-download_sample() {
-  local options=()
-  # apt's own user cannot write to root's folders.
-  if [ "$(id -u)" -eq 0 ]; then options=(-o APT::Sandbox::User=root); fi
-  (cd "$1" && apt-get -qq "${options[@]}" download mricron-data >&2)
-}
-
 need_rust
-[ -n "$head" ] || fetch_colin27
+if [ -z "$head" ]; then
+  fetch_colin27 ||
+    die "no head given, and the sample, from Debian's package mricron-data, cannot be fetched; run: tools/quickstart.sh HEAD.nii.gz"
+  head=$COLIN27
+fi
 say "Building (a few minutes the first time)"
 cargo build --release --locked --manifest-path "$repository/Cargo.toml"
 target=${CARGO_TARGET_DIR:-$repository/target}

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the tests need and runs them all: formatting, lints, documentation, tests.
 #
-#   tools/test.sh [ARGUMENT...]   arguments go to `cargo test`
+#   tools/test.sh [ARGUMENT...]   arguments go to `cargo test`; without any, the ten slowest tests are named
 #
 # Needs Rust (https://rustup.rs). On Debian and Ubuntu a software Vulkan driver is installed where no adapter is
 # found; elsewhere the script says what to install. TREPHINE_DEVICE picks an adapter by number or name.
@@ -30,6 +30,27 @@ RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
 say "Building the tests"
 cargo test --locked --no-run
 need_adapter cargo run --locked --quiet --
+if fetch_colin27; then
+  export TREPHINE_COLIN27=$COLIN27
+else
+  say "Colin27 cannot be fetched: the accuracy of the built-in model is not tested"
+fi
+
 say "Tests"
-REQUIRE_GPU=1 cargo test --locked "$@"
+export REQUIRE_GPU=1
+if [ $# -gt 0 ]; then
+  cargo test --locked "$@"
+else
+  # The harness tells times only where this variable is set as it runs. Set for cargo, it would build everything anew.
+  host=$(rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
+  runner=CARGO_TARGET_${host}_RUNNER
+  export "$runner=env RUSTC_BOOTSTRAP=1${!runner:+ ${!runner}}"
+  log=$(mktemp)
+  trap 'rm -f "$log"' EXIT
+  cargo test --locked --lib --bins --tests --examples -- -Z unstable-options --report-time | tee "$log"
+  # Rustdoc runs the documentation's examples itself, and tells no times.
+  cargo test --locked --doc
+  say "The ten slowest tests"
+  sed -n 's/^test \(.*\) \.\.\. ok <\([0-9.]*\)s>$/\2 s  \1/p' "$log" | sort -rn | awk 'NR <= 10'
+fi
 say "All passed in $((SECONDS / 60)) min $((SECONDS % 60)) s"

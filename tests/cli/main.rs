@@ -1,5 +1,6 @@
 //! The program as users run it: files in, files out, exit codes, and what it says.
 
+mod accuracy;
 mod batch;
 mod desk;
 mod evaluate;
