@@ -1,11 +1,32 @@
-//! Trephine: brain extraction of 3D MRI on any GPU, with hand-written WGSL kernels.
+//! Brain extraction (skull stripping) of 3D MRI on any GPU, with hand-written WGSL kernels.
 //!
-//! Layers, arrows pointing down only: `cli` → `lab` → [`pipeline`] → [`model`] → [`graph`] → [`ops`] → [`gpu`] →
-//! [`tensor`]; [`volume`] stands beside them without a GPU. `cli`, the command line, is behind the feature of that
-//! name, and `lab`, which times kernels, behind the feature `bench`.
+//! ```no_run
+//! use std::sync::Arc;
+//! use trephine::{Gpu, GpuOptions, StripOptions, Stripper, image, model};
+//!
+//! # fn main() -> Result<(), trephine::Error> {
+//! let gpu = Arc::new(Gpu::open(&GpuOptions::default())?);
+//! let mut stripper = Stripper::new(&gpu, &model::load("default")?)?;
+//! let head = image::read_single("head.nii.gz")?;
+//! let stripped = stripper.strip(&head.frame_f32(0)?, &StripOptions::default())?;
+//! image::write_mask("mask.nii.gz", &head, &stripped.mask)?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A device ([`Gpu`]) and a network ([`Model`]) make a [`Stripper`], which takes any number of heads ([`Volume`]) and says
+//! of each where its brain is ([`Stripped`]), what it doubts included. Files are read and written by [`image`], and
+//! written ones keep the header of what they are made from. What else a head goes through stands alone as well: [`n4`]
+//! corrects its bias field, [`resample`](resample()) brings it on to another grid, [`pipeline::train`] trains a network on
+//! heads with masks, [`pipeline::batch`] strips folders of them. Everything fails with one [`Error`].
+//!
+//! Beneath lie layers, each using those after it and none before: `cli` → `lab` → [`pipeline`] → [`model`] → [`graph`] →
+//! [`ops`] → [`gpu`] → [`tensor`]; [`volume`] stands beside them without a GPU. `cli`, the command line, is behind the
+//! feature of that name, and `lab`, which times kernels, behind the feature `bench`.
 #![warn(missing_docs)]
 
 #[cfg(feature = "cli")]
+#[doc(hidden)]
 pub mod cli;
 pub mod gpu;
 pub mod graph;
@@ -16,3 +37,13 @@ pub mod ops;
 pub mod pipeline;
 pub mod tensor;
 pub mod volume;
+
+pub use glam;
+
+pub use gpu::{Gpu, GpuOptions};
+pub use model::Model;
+pub use pipeline::PipelineError as Error;
+pub use pipeline::bias as n4;
+pub use pipeline::resample::{self, resample};
+pub use pipeline::strip::{StripOptions, Stripped, Stripper};
+pub use volume::{Volume, image};

@@ -32,7 +32,7 @@ fn slabs_of_a_volume_change_nothing() {
     let op = Conv3d::new(Window::same([3; 3]), true);
     let descs = [&[2, 4, 4, 8, 16][..], &[5, 4, 3, 3, 3], &[5]].map(TensorDesc::f32);
     let slabs = limited(&whole, descs[0].bytes());
-    let lowered = op.lower(&descs, &op.infer(&descs).expect("shapes fit"), &slabs.caps, "winograd_3d");
+    let lowered = op.lower(&descs, &op.infer(&descs).expect("shapes fit"), slabs.caps(), "winograd_3d");
     // Of 64 windows a sample, the 16 products of each at 64 points leave room for 4.
     assert_eq!(lowered.dispatches.len(), 1 + 2 * 16 * 3);
     let run = |gpu: &Gpu| {
@@ -65,7 +65,7 @@ fn sets_of_channels_change_nothing() {
         (&by_weight, vec![x, dy]),
     ];
     for (op, inputs) in operators {
-        for variant in op.variants(&inputs, &sets.caps) {
+        for variant in op.variants(&inputs, sets.caps()) {
             let run = |gpu: &Gpu| {
                 let mut rng = rng(op.name());
                 let tensors: Vec<GpuTensor> = inputs
@@ -124,7 +124,7 @@ fn splitting_a_batch_changes_nothing() {
         cases.push((Box::new(Upsample { mode, to: UpsampleTo::Scale([2; 3]) }), vec![half.clone()]));
         cases.push((Box::new(UpsampleGrad { mode, size: [2, 4, 8] }), vec![x.clone()]));
     }
-    if whole.caps.f16 {
+    if whole.caps().f16 {
         let [x, half] = [&x, &half].map(|desc| TensorDesc::f16(&desc.shape));
         let norm = Norm { kind: NormKind::Instance, eps: 1e-5, activation };
         cases.push((Box::new(norm), vec![x.clone(), channels.clone(), channels.clone()]));

@@ -501,7 +501,8 @@ fn tuning_says_why_a_variant_is_not_used() {
     if !has_gpu() {
         return;
     }
-    let options = GpuOptions { device: std::env::var("TREPHINE_DEVICE").ok(), checked: true };
+    let options =
+        GpuOptions { device: std::env::var("TREPHINE_DEVICE").ok(), checked: true, ..GpuOptions::default() };
     let gpu = Gpu::open(&options).expect("there is an adapter");
     let naive = include_str!("../shaders/conv3d/naive.wgsl");
     gpu.replace_shader("conv3d/naive.wgsl", naive.replace("fma(", "0.5 * fma("));

@@ -56,7 +56,8 @@ fn buffers_are_used_again() {
 #[test]
 fn errors_are_blamed_on_the_work_that_caused_them() {
     let Some(gpu) = gpu() else { return };
-    let options = GpuOptions { device: Some(gpu.summary.index.to_string()), checked: true };
+    let options =
+        GpuOptions { device: Some(gpu.summary.index.to_string()), checked: true, ..GpuOptions::default() };
     let own = Gpu::open(&options).expect("the adapter opened before");
     // More invocations than any adapter takes, which only the driver's side of the compiler knows.
     let source = SHADERS.get_file("elementwise/scale.wgsl").and_then(|file| file.contents_utf8());

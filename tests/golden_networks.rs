@@ -120,7 +120,7 @@ fn train_and_compare(fixture: &str, description: &Description, optimiser: Optimi
         let network = build(description, batch, extents, Mode::Inference(DType::F32)).expect("builds");
         let executor = Executor::new(&gpu, network.graph, ExecutorOptions::default()).expect("compiles");
         for (name, (_, values)) in tensors {
-            let value = executor.graph.find(name).unwrap_or_else(|| panic!("no value '{name}'"));
+            let value = executor.graph().find(name).unwrap_or_else(|| panic!("no value '{name}'"));
             executor.write(value, values).expect("write");
         }
         executor.write(network.input, golden.get("input")).expect("write");

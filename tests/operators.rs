@@ -69,7 +69,7 @@ fn every_variant_matches_its_reference() {
     let mut failures = Vec::new();
     let mut without_f16 = 0;
     for (name, case) in test_cases() {
-        if !gpu.caps.f16 && uses_f16(&case) {
+        if !gpu.caps().f16 && uses_f16(&case) {
             without_f16 += 1;
             continue;
         }
@@ -77,7 +77,7 @@ fn every_variant_matches_its_reference() {
         let refs: Vec<&HostTensor> = inputs.iter().collect();
         let want = case.op.reference(&refs);
         let descs: Vec<TensorDesc> = inputs.iter().map(|t| t.desc.clone()).collect();
-        for variant in case.op.variants(&descs, &gpu.caps) {
+        for variant in case.op.variants(&descs, gpu.caps()) {
             let got = run_variant(&gpu, &name, &case, &inputs, variant);
             let comparisons = compare(&case, &descs, &got, &want);
             for (ix, complaint) in
@@ -449,7 +449,8 @@ const FAULTS: &[Fault] = &[
 #[test]
 fn a_broken_kernel_fails_the_harness() {
     let Some(gpu) = gpu() else { return };
-    let options = GpuOptions { device: Some(gpu.summary.index.to_string()), checked: true };
+    let options =
+        GpuOptions { device: Some(gpu.summary.index.to_string()), checked: true, ..GpuOptions::default() };
     let own = Gpu::open(&options).expect("the adapter opened before");
     let mut unseen = Vec::new();
     for Fault { case: wanted, shader, right, wrong } in FAULTS {
@@ -462,7 +463,7 @@ fn a_broken_kernel_fails_the_harness() {
         let want = case.op.reference(&inputs.iter().collect::<Vec<_>>());
         let descs: Vec<TensorDesc> = inputs.iter().map(|t| t.desc.clone()).collect();
         let passes = |gpu: &Gpu| {
-            case.op.variants(&descs, &gpu.caps).into_iter().all(|variant| {
+            case.op.variants(&descs, gpu.caps()).into_iter().all(|variant| {
                 let got = run_variant(gpu, &name, &case, &inputs, variant);
                 compare(&case, &descs, &got, &want).iter().all(Comparison::passes)
             })

@@ -109,7 +109,7 @@ fn half_precision_finds_the_same_brain() {
     let (Some(gpu), Some(mut stripper)) = (gpu(), stripper()) else { return };
     let model = model::load("default").expect("built in");
     let half = Stripper::tuned(&gpu, &model, DType::F16, &Arc::default());
-    if !gpu.caps.f16 {
+    if !gpu.caps().f16 {
         let error = half.err().expect("refused").to_string();
         assert!(error.contains("half precision"), "{error}");
         return;

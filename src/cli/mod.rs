@@ -130,7 +130,7 @@ struct Session {
 impl Session {
     /// Opens the device and announces it.
     fn gpu(&self) -> anyhow::Result<Arc<Gpu>> {
-        let gpu = Gpu::open(&GpuOptions { device: self.device.clone(), checked: false })?;
+        let gpu = Gpu::open(&GpuOptions { device: self.device.clone(), ..GpuOptions::default() })?;
         let summary = &gpu.summary;
         let hint = match summary.class {
             DeviceClass::Software => {

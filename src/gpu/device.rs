@@ -22,6 +22,9 @@ pub struct GpuOptions {
     pub device: Option<String>,
     /// Keep naga's bounds checks in the kernels (tests do).
     pub checked: bool,
+    /// Most bytes that a kernel shall bind at once, where that is less than the adapter's own limit: larger tensors go in
+    /// pieces.
+    pub max_binding: Option<u64>,
 }
 
 /// What stands in for an embedded shader file, and whether it runs without bounds checks.
@@ -39,7 +42,7 @@ pub struct Gpu {
     /// The adapters that [`GpuOptions::device`] names as well, by a part of the name that they share.
     pub also_named: Vec<AdapterSummary>,
     /// What kernels may rely on.
-    pub caps: Caps,
+    pub(crate) caps: Caps,
     checked: bool,
     kernels: Mutex<HashMap<KernelKey, Arc<Kernel>>>,
     replacements: Mutex<HashMap<String, Substitute>>,
@@ -61,7 +64,8 @@ impl Gpu {
     /// When no adapter is found, none matches, or the driver refuses.
     pub fn open(options: &GpuOptions) -> Result<Self, GpuError> {
         let (adapter, summary, also_named) = adapter::choose(options.device.as_deref())?;
-        let (device, queue, caps) = adapter::request_device(&adapter, &summary)?;
+        let (device, queue, mut caps) = adapter::request_device(&adapter, &summary)?;
+        caps.max_binding = options.max_binding.map_or(caps.max_binding, |bytes| bytes.min(caps.max_binding));
         let errors = Arc::new(Mutex::new(None));
         let sink = Arc::clone(&errors);
         device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
@@ -88,6 +92,11 @@ impl Gpu {
             stuck: AtomicBool::new(false),
             errors,
         })
+    }
+
+    /// What kernels may rely on.
+    pub fn caps(&self) -> &Caps {
+        &self.caps
     }
 
     /// Refuses tensors of an element type that the adapter does not compute in.

@@ -76,7 +76,7 @@ pub enum GpuError {
         /// The system's words.
         source: std::io::Error,
     },
-    /// Work that was still not done after [`Gpu::set_limit`]. The device goes on with it: it can neither be stopped
+    /// Work that was still not done after [`Gpu::set_limit`](super::Gpu::set_limit). The device goes on with it: it can neither be stopped
     /// nor used for anything else, and closing it waits.
     #[error(
         "did not end within {} s; the device cannot be stopped and may stay busy until the driver resets it",

@@ -26,7 +26,7 @@ pub struct ExecutorOptions {
 pub struct Executor {
     gpu: Arc<Gpu>,
     /// The graph.
-    pub graph: Graph,
+    pub(crate) graph: Graph,
     tensors: Vec<GpuTensor>,
     launches: Vec<crate::gpu::Prepared>,
     launch_nodes: Vec<usize>,
@@ -94,6 +94,11 @@ impl Executor {
         }
         let variants = lowered.iter().map(|node| node.variant).collect();
         Ok(Self { gpu: Arc::clone(gpu), graph, tensors, launches, launch_nodes, variants, allocated_bytes })
+    }
+
+    /// The graph that it runs.
+    pub fn graph(&self) -> &Graph {
+        &self.graph
     }
 
     /// The tensor behind a value. Computed values other than the graph's outputs are overwritten during

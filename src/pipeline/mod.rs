@@ -26,6 +26,7 @@ use crate::volume::unfinished::Temporary;
 
 /// What can go wrong in a command.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum PipelineError {
     /// An image file.
     #[error(transparent)]

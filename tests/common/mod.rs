@@ -11,7 +11,11 @@ use trephine::gpu::{Gpu, GpuOptions};
 pub fn gpu() -> Option<Arc<Gpu>> {
     static GPU: OnceLock<Option<Arc<Gpu>>> = OnceLock::new();
     GPU.get_or_init(|| {
-        let options = GpuOptions { device: std::env::var("TREPHINE_DEVICE").ok(), checked: true };
+        let options = GpuOptions {
+            device: std::env::var("TREPHINE_DEVICE").ok(),
+            checked: true,
+            ..GpuOptions::default()
+        };
         match Gpu::open(&options) {
             Ok(gpu) => Some(Arc::new(gpu)),
             Err(error) if std::env::var_os("REQUIRE_GPU").is_some() => panic!("{error}"),
@@ -26,10 +30,9 @@ pub fn gpu() -> Option<Arc<Gpu>> {
 
 /// The same adapter with a smaller binding limit.
 pub fn limited(gpu: &Gpu, max_binding: u64) -> Gpu {
-    let mut limited = Gpu::open(&GpuOptions { device: Some(gpu.summary.index.to_string()), checked: true })
-        .expect("the adapter opened before");
-    limited.caps.max_binding = max_binding;
-    limited
+    let device = Some(gpu.summary.index.to_string());
+    let options = GpuOptions { device, checked: true, max_binding: Some(max_binding) };
+    Gpu::open(&options).expect("the adapter opened before")
 }
 
 /// A random generator for a test, from its name.

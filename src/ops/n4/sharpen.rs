@@ -16,7 +16,7 @@ pub fn padded_bins(bins: usize) -> usize {
 /// when the histogram is deconvolved by a Gaussian (E - x of the paper's equation 8).
 #[derive(Debug, Clone)]
 pub struct Sharpen {
-    /// Number of bins, at most [`MAX_BINS`].
+    /// Number of bins, at most [`MAX_BINS`](super::MAX_BINS).
     pub bins: usize,
     /// Full width at half maximum of the field's Gaussian, in log intensity.
     pub fwhm: f32,

@@ -9,7 +9,7 @@ use crate::tensor::{HostTensor, TensorDesc};
 /// `batch_norm_update`: running = (1 - momentum) * running + momentum * new, in place, with the batch's
 /// biased variance recovered as 1 / inv_std^2 - eps.
 ///
-/// Inputs: running_mean, running_var (overwritten), and mean, inv_std of [`Norm`] with
+/// Inputs: running_mean, running_var (overwritten), and mean, inv_std of [`Norm`](super::Norm) with
 /// [`NormKind::Batch`]; all `[C]`. Outputs: running_mean, running_var.
 #[derive(Debug, Clone)]
 pub struct BatchNormUpdate {

@@ -122,7 +122,7 @@ impl N4Options {
         }
     }
 
-    /// Whether [`n4`] can run with these.
+    /// Whether [`n4`](super::n4) can run with these.
     ///
     /// # Errors
     /// An option out of range.
