@@ -556,6 +556,10 @@ fn every_warning_and_refusal_says_what_to_do() {
         Warning::FormsDisagree { sform: "RAS".into(), qform: "LAS".into(), displacement_mm: 3.0 },
         Warning::Units("metres"),
         Warning::NonFinite { count: 1, total: 2 },
+        Warning::SeveralLabels { count: 2, max: 41.0 },
+        Warning::LooksLikeScan { more_than: 250, max: 1000.0 },
+        Warning::Fractions,
+        Warning::FullMask,
         Warning::DamagedExtensions,
     ] {
         assert!(warning.to_string().contains("; "), "{warning}");

@@ -445,8 +445,8 @@ impl Header {
     }
 
     /// The header of an output on a new grid. Both forms are set to `affine` (mm), in this header's
-    /// unit of length, with the codes of this header (1, scanner, where it has none); the qform stays unset for a sheared matrix.
-    /// Slice fields say nothing about the new grid and are cleared.
+    /// unit of length, with the codes of this header (1, scanner, where it has none); the qform
+    /// stays unset for a sheared matrix. Slice fields say nothing about the new grid and are cleared.
     pub(super) fn for_new_grid(
         &self,
         shape: [usize; 3],
