@@ -14,10 +14,15 @@ use common::gpu;
 use heads::{SHAPE, VOXELS, head, image, mask, radius};
 use nii::{Folder, Nii};
 use trephine::gpu::{Gpu, GpuTensor};
+use trephine::graph::run_op1;
 use trephine::model::{
-    Centre, GridSpec, Intensity, Model, ModelCard, Sampling, WeightFile, initialise, residual_unet,
+    ActivationKind, Centre, Description, GridSpec, Intensity, Layer, LayerKind, Model, ModelCard, Sampling,
+    Tensors, WeightFile, initialise, residual_unet,
 };
+use trephine::ops::activation::Activate;
+use trephine::ops::elementwise::Add;
 use trephine::pipeline::PipelineError;
+use trephine::pipeline::strip::{StripOptions, Stripper};
 use trephine::pipeline::train::augment::Augmentation;
 use trephine::pipeline::train::config::{NetworkConfig, TrainConfig};
 use trephine::pipeline::train::data::{Labelled, Split, check_rows};
@@ -323,7 +328,8 @@ fn cuts_keep_the_brain() {
     let shell = |ix: usize| match radius(ix) {
         r if r < 0.7 => 1000.0,
         r if r < 1.0 => 500.0,
-        _ => 0.0,
+        // Air of several levels: one level of it would pass for padding.
+        _ => (ix % 10) as f32,
     };
     let pair = put(&folder, "shell", &image(shell), &mask());
     let stored = StoredHead::read(&gpu, &pair, &grid(), true).expect("a head");
@@ -389,6 +395,73 @@ fn crops_land_in_the_grid_and_mostly_on_the_brain() {
     places.sort_unstable();
     places.dedup();
     assert!(places.len() > 20, "{} places", places.len());
+}
+
+/// A network that hands its input on, less a half: its probabilities tell what it saw.
+fn mirror_of_the_input(input: GridSpec) -> Model {
+    let kind = LayerKind::Conv3d {
+        out_channels: 1,
+        kernel: [1; 3],
+        stride: [1; 3],
+        dilation: [1; 3],
+        padding: None,
+        bias: true,
+        activation: ActivationKind::None,
+    };
+    let layer = Layer { name: "out".into(), inputs: vec!["input".into()], kind };
+    let description = Description { name: "input".into(), input, layers: vec![layer], output: "out".into() };
+    let tensors = Tensors::from([
+        ("out.weight".into(), (vec![1; 5], vec![1.0])),
+        ("out.bias".into(), (vec![1], vec![-0.5])),
+    ]);
+    Model { description, tensors, card: ModelCard::default() }
+}
+
+#[test]
+fn a_sample_without_augmentation_is_what_strip_feeds_the_network() {
+    let Some(gpu) = gpu() else { return };
+    let folder = Folder::new();
+    // Voxels of the image are voxels of the grid, which reaches beyond it on all sides; all numbers are exact.
+    const MM: f64 = 8.0;
+    let origin = [-88.0, -104.0, -80.0];
+    let spec = GridSpec { shape: [32, 32, 32], voxel_mm: [MM; 3], centre: Centre::WorldOrigin, ..grid() };
+    let mut seen = image(|ix| match ix {
+        7 => f32::NAN,
+        100 | 5000 => 1e6,
+        _ if brain(ix) => 1400.0 + (ix % 7) as f32,
+        _ if radius(ix) < 1.0 => 1100.0 + (ix % 5) as f32,
+        _ => 1000.0 + (ix % 3) as f32,
+    });
+    let mut mask = mask();
+    for file in [&mut seen, &mut mask] {
+        file.srow = [[MM, 0.0, 0.0, origin[0]], [0.0, MM, 0.0, origin[1]], [0.0, 0.0, MM, origin[2]]];
+    }
+    let pair = put(&folder, "head", &seen, &mask);
+    let volume = Labelled::read(&pair).expect("a head").image;
+    let stripper = &mut Stripper::new(&gpu, &mirror_of_the_input(spec.clone())).expect("compiles");
+    let options = StripOptions { probability: true, ..StripOptions::default() };
+    let stripped = stripper.strip(&volume, &options).expect("some brain").probability.expect("asked for");
+
+    let stored = StoredHead::read(&gpu, &pair, &spec, false).expect("a head");
+    let still = Augmentation::none();
+    for [x, _] in [
+        stored.plain(&gpu, &spec).expect("samples"),
+        stored.augmented(&gpu, &spec, &still, 1, 1, None).expect("samples"),
+    ] {
+        let half = gpu.upload(&x.desc, &vec![-0.5f32; x.desc.len()]).expect("fits");
+        let logits = run_op1(&gpu, &Add, &[&x, &half]).expect("adds");
+        let sample: Vec<f32> =
+            gpu.download(&run_op1(&gpu, &Activate::Sigmoid, &[&logits]).expect("runs")).expect("downloads");
+        // The first voxel of the grid lies at half its extent to the left, back and bottom.
+        let first: [usize; 3] = std::array::from_fn(|a| ((origin[a] + MM * 16.0) / MM) as usize);
+        let [nx, ny, _] = SHAPE;
+        for (ix, &probability) in stripped.iter().enumerate() {
+            let [i, j, k] = [ix % nx + first[0], ix / nx % ny + first[1], ix / (nx * ny) + first[2]];
+            let sampled = sample[(i * 32 + j) * 32 + k];
+            assert!(probability.to_bits() == sampled.to_bits(), "voxel {ix}: {probability} and {sampled}");
+        }
+    }
+    assert!(stripped.iter().any(|&p| p > 0.6) && stripped.iter().any(|&p| p < 0.4), "no contrast was seen");
 }
 
 #[test]

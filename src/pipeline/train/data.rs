@@ -46,11 +46,6 @@ impl Labelled {
     /// A file that cannot be read, an image without contrast or without values in the brain, a mask that is none or lies
     /// elsewhere.
     pub fn read(pair: &Pair) -> Result<Self, PipelineError> {
-        Self::read_with(pair, &mut |_| {})
-    }
-
-    /// As [`Labelled::read`]; `stored` sees the image as the file holds it.
-    fn read_with(pair: &Pair, stored: &mut dyn FnMut(&Volume)) -> Result<Self, PipelineError> {
         let Some(mask_path) = &pair.mask else {
             return Err(fault(&pair.image, "has no mask in the table; training needs one"));
         };
@@ -60,7 +55,6 @@ impl Labelled {
         let file = image::read_single(&pair.image)?;
         let image = file.frame_f32(0)?;
         let content = image.check_content().map_err(|problem| problem.at(&pair.image))?;
-        stored(&image);
         check_values(&image::read_single(mask_path)?.frame_f32(0)?.data)
             .map_err(|reason| fault(mask_path, reason))?;
         let companion::Mask { voxels, warnings } = companion::read_mask(mask_path, &file, None)?;
@@ -187,12 +181,11 @@ pub fn check_rows(pairs: Vec<Pair>, read: &(dyn Fn() + Sync)) -> Result<CheckedR
     let checked: Vec<Result<(LabelledHead, Remarks), PipelineError>> = pairs
         .into_par_iter()
         .map(|pair| {
-            let mut image_sha256 = String::new();
-            let labelled = Labelled::read_with(&pair, &mut |image| image_sha256 = content_hash(image));
+            let labelled = Labelled::read(&pair);
             read();
-            let labelled = labelled?;
-            let mask_sha256 = content_hash(&labelled.mask);
-            Ok((LabelledHead { pair, image_sha256, mask_sha256 }, labelled.remarks))
+            let Labelled { image, mask, remarks } = labelled?;
+            let (image_sha256, mask_sha256) = (content_hash(&image), content_hash(&mask));
+            Ok((LabelledHead { pair, image_sha256, mask_sha256 }, remarks))
         })
         .collect();
     let (mut heads, mut faults) = (Vec::with_capacity(total), Vec::new());
