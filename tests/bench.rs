@@ -7,15 +7,17 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Output, Stdio};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use program::{has_gpu, program};
 use serde_json::Value;
 use trephine::gpu::{Gpu, GpuOptions};
 use trephine::graph::Tuning;
-use trephine::lab::FailureKind;
+
 use trephine::lab::timing::Budget;
 use trephine::lab::tune::{Progress, TuneOptions, tune};
+use trephine::lab::{FailureKind, Watchdog};
 use trephine::tensor::DType;
 
 fn trephine(cache: &Path, arguments: &[&str]) -> Output {
@@ -221,6 +223,28 @@ fn a_kernel_states_its_own_launch() {
     assert_eq!((code, report["failures"][0]["kind"].as_str()), (Some(1), Some("does-not-compile")), "{err}");
     assert!(err.contains("tile.wgsl:1: launch: ") && err.contains("names `depth`"), "{err}");
     assert!(err.contains("out_d") && err.contains("TILE_D"), "what there is: {err}");
+}
+
+#[test]
+fn a_launch_that_does_not_end_is_reported() {
+    if !has_gpu() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let source = include_str!("../shaders/elementwise/add.wgsl");
+    let first = "let i = flat_index";
+    assert!(source.contains(first));
+    // The compiler cannot know that a sum of inputs is not 1e30.
+    let endless =
+        format!("while f32(a[0]) < 1e30 {{ y[0] = Element(f32(y[0]) * 0.5 + f32(a[0])); }}\n    {first}");
+    let own = own_shader(folder.path(), "add.wgsl", &source.replace(first, &endless));
+    let begun = Instant::now();
+    let arguments = ["bench", "add", "--shape", "1,4,8,8,8", "--limit", "1", "--shader", &own];
+    let (code, report, err) = json(folder.path(), &arguments);
+    assert_eq!(code, Some(1), "{err}");
+    assert!(err.contains("did not end within 1 s"), "{err}");
+    assert_eq!(report["failures"][0]["kind"], "did-not-end");
+    assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
 }
 
 /// Where the reference computes a sample of the outputs alone, a kernel of one's own has to agree with ours in the
@@ -503,7 +527,8 @@ fn tuning_says_why_a_variant_is_not_used() {
     }
     let options =
         GpuOptions { device: std::env::var("TREPHINE_DEVICE").ok(), checked: true, ..GpuOptions::default() };
-    let gpu = Gpu::open(&options).expect("there is an adapter");
+    let gpu = Arc::new(Gpu::open(&options).expect("there is an adapter"));
+    let watchdog = Watchdog::new(&gpu, 600.0, |failure| panic!("{failure:?}"));
     let naive = include_str!("../shaders/conv3d/naive.wgsl");
     gpu.replace_shader("conv3d/naive.wgsl", naive.replace("fma(", "0.5 * fma("));
     gpu.replace_shader("conv3d/direct.wgsl", "nonsense".to_owned());
@@ -518,7 +543,7 @@ fn tuning_says_why_a_variant_is_not_used() {
         limit_s: 60.0,
     };
     let mut told = Vec::new();
-    let tuned = tune(&gpu, &model, &options, &Tuning::default(), &mut |progress| {
+    let tuned = tune(&gpu, &model, &options, &Tuning::default(), &watchdog, &mut |progress| {
         if let Progress::Rejected(failure) = progress {
             told.push(failure.variant.clone());
         }

@@ -1,17 +1,19 @@
 //! `trephine tune`.
 
+use std::sync::{Arc, Mutex};
+
 use anyhow::anyhow;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
-use super::bench::{check_limit, end_if_stuck, number};
+use super::bench::{check_limit, end_beside_a_stuck_device, number};
 use super::json::named;
 use super::terminal::Terminal;
 use super::{ElementType, Outcome, Session, triple, usage};
 use crate::lab::timing::Budget;
 use crate::lab::tune::{Gain, Progress, TuneOptions, tune};
-use crate::lab::{Failure, LIMIT_S};
+use crate::lab::{Failure, LIMIT_S, Watchdog};
 use crate::pipeline::tuning_cache::{self, TuneEntry};
 
 /// Find the fastest kernels for this adapter
@@ -73,8 +75,27 @@ impl Options {
             limit_s,
         };
         let before = tuning_cache::load(&gpu.summary);
+        // What was measured until a device does not come back counts.
+        let so_far: Arc<Mutex<Vec<TuneEntry>>> = Arc::default();
+        let (kept, terminal, cache) = (Arc::clone(&so_far), session.terminal, file.clone());
+        let watchdog = Watchdog::new(&gpu, limit_s, move |failure| {
+            terminal.report(&rejected(&failure));
+            let entries = kept.lock().map(|mut entries| std::mem::take(&mut *entries)).unwrap_or_default();
+            match tuning_cache::store(&cache, &entries) {
+                Ok(()) => terminal.note(&format!("{} operators tuned until then are kept", entries.len())),
+                Err(error) => terminal.error(&error.to_string()),
+            }
+            // The program ends in any case.
+            let _ = terminal.json(&json!({ "file": named(&cache), "entries": entries, "failures": [failure] }));
+            end_beside_a_stuck_device(terminal);
+        });
         let mut display = Display { terminal: &session.terminal, bar: None, place: String::new() };
-        let tuned = tune(&gpu, &model, &options, &before, &mut |progress| display.show(&progress))?;
+        let tuned = tune(&gpu, &model, &options, &before, &watchdog, &mut |progress| {
+            if let Progress::Timed(entry, _) = &progress {
+                so_far.lock().expect("no panic while held").push((*entry).clone());
+            }
+            display.show(&progress);
+        })?;
         if let Some(bar) = display.bar {
             bar.finish_and_clear();
         }
@@ -100,7 +121,6 @@ impl Options {
             "total": { "before_ms": before_ms, "after_ms": after_ms, "ratio": ratio },
             "failures": tuned.failures,
         }))?;
-        end_if_stuck(session, &gpu);
         Ok(if tuned.failures.is_empty() { Outcome::Done } else { Outcome::SomeFailed })
     }
 }
@@ -128,10 +148,7 @@ impl Display<'_> {
                     bar.set_message(format!("{operator}: {}", variants.join(", ")));
                 }
             }
-            Progress::Rejected(failure) => self.print(|terminal| {
-                let Failure { operator, variant, reason, .. } = failure;
-                terminal.report(&format!("{operator} [{variant}] is not used: {reason}"));
-            }),
+            Progress::Rejected(failure) => self.print(|terminal| terminal.report(&rejected(failure))),
             Progress::Timed(entry, gain) => {
                 let text =
                     format!("{} {} {}: {}", self.place, gain.operator, gain.shapes, gained(entry, gain));
@@ -147,6 +164,12 @@ impl Display<'_> {
             None => print(self.terminal),
         }
     }
+}
+
+/// Why a variant is not used.
+fn rejected(failure: &Failure) -> String {
+    let Failure { operator, variant, reason, .. } = failure;
+    format!("{operator} [{variant}] is not used: {reason}")
 }
 
 /// What ran before, what runs now, and what is slower.

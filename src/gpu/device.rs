@@ -1,10 +1,10 @@
 //! An open device: its kernels, its tensors, and the errors that its driver reports.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::adapter::{self, AdapterSummary, Caps};
 use super::buffer::{CountedBuffer, GpuTensor, Staging, Usage};
@@ -51,9 +51,8 @@ pub struct Gpu {
     pub(super) staging: Staging,
     /// Times of launches, while somebody wants them.
     pub(super) profile: Mutex<Option<Profile>>,
-    /// How long to wait for the device.
-    pub(super) limit: Mutex<Option<Duration>>,
-    pub(super) stuck: AtomicBool,
+    /// When the driver's present call began.
+    busy_since: Mutex<Option<Instant>>,
     errors: Arc<Mutex<Option<GpuError>>>,
 }
 
@@ -88,8 +87,7 @@ impl Gpu {
             usage: Arc::default(),
             staging: Staging::default(),
             profile: Mutex::default(),
-            limit: Mutex::default(),
-            stuck: AtomicBool::new(false),
+            busy_since: Mutex::default(),
             errors,
         })
     }
@@ -165,7 +163,7 @@ impl Gpu {
         commands: impl IntoIterator<Item = wgpu::CommandBuffer>,
     ) -> wgpu::SubmissionIndex {
         self.submissions.fetch_add(1, Ordering::Relaxed);
-        self.queue.submit(commands)
+        self.busy(|| self.queue.submit(commands))
     }
 
     /// The compiled kernel for `key`, compiled on first use.
@@ -185,7 +183,7 @@ impl Gpu {
             let checked = self.checked || substitute.is_some_and(|s| !s.trusted);
             let replacement = substitute.map(|s| &s.replacement);
             let compile = || Kernel::compile(&self.device, key, replacement, checked);
-            Arc::new(self.blaming(|| format!("kernel {}", key.path), compile)??)
+            Arc::new(self.busy(|| self.blaming(|| format!("kernel {}", key.path), compile))??)
         };
         self.kernels.lock().expect("no panic while held").insert(key.clone(), Arc::clone(&kernel));
         Ok(kernel)
@@ -247,35 +245,31 @@ impl Gpu {
     /// Waits until all submitted work is done.
     ///
     /// # Errors
-    /// The first error since the last call, or work that does not end within [`Gpu::set_limit`].
+    /// The first error since the last call.
     pub fn wait(&self) -> Result<(), GpuError> {
         self.wait_until(None)
     }
 
-    /// How long every wait for the device may take from now on; `None`, as it is at first, waits for ever.
-    pub fn set_limit(&self, limit: Option<Duration>) {
-        *self.limit.lock().expect("no panic while held") = limit;
-    }
-
-    /// Whether a wait has ended with [`GpuError::DidNotEnd`]: the device is of no more use, and dropping it may block.
-    pub fn is_stuck(&self) -> bool {
-        self.stuck.load(Ordering::Relaxed)
-    }
-
     /// Waits until a submission, or all of them, is done.
     pub(super) fn wait_until(&self, submission_index: Option<wgpu::SubmissionIndex>) -> Result<(), GpuError> {
-        let timeout = *self.limit.lock().expect("no panic while held");
-        if let (Some(limit), true) = (timeout, self.is_stuck()) {
-            return Err(GpuError::DidNotEnd { limit });
-        }
-        match (self.device.poll(wgpu::PollType::Wait { submission_index, timeout }), timeout) {
-            (Ok(_), _) => self.take_error(),
-            (Err(wgpu::PollError::Timeout), Some(limit)) => {
-                self.stuck.store(true, Ordering::Relaxed);
-                Err(GpuError::DidNotEnd { limit })
-            }
-            (Err(error), _) => Err(GpuError::Execution(error.to_string())),
-        }
+        let poll = self.busy(|| self.device.poll(wgpu::PollType::Wait { submission_index, timeout: None }));
+        poll.map_err(|e| GpuError::Execution(e.to_string()))?;
+        self.take_error()
+    }
+
+    /// How long the driver has been at a call that may block: compiling, submitting, waiting. `None` between calls.
+    /// For watching from another thread: nothing makes a driver give up waiting for a launch that does not end.
+    pub fn busy_for(&self) -> Option<Duration> {
+        self.busy_since.lock().expect("no panic while held").map(|since| since.elapsed())
+    }
+
+    /// A call of the driver that may block.
+    fn busy<T>(&self, call: impl FnOnce() -> T) -> T {
+        let set = |since| *self.busy_since.lock().expect("no panic while held") = since;
+        set(Some(Instant::now()));
+        let result = call();
+        set(None);
+        result
     }
 
     /// Does work on the device and blames its errors on it, by the name that `what` gives it: neither on other threads'

@@ -1,7 +1,5 @@
 //! What can go wrong between a kernel's source and its result.
 
-use std::time::Duration;
-
 use thiserror::Error;
 
 /// What can go wrong between a kernel's source and its result.
@@ -75,16 +73,6 @@ pub enum GpuError {
         file: std::path::PathBuf,
         /// The system's words.
         source: std::io::Error,
-    },
-    /// Work that was still not done after [`Gpu::set_limit`](super::Gpu::set_limit). The device goes on with it: it can neither be stopped
-    /// nor used for anything else, and closing it waits.
-    #[error(
-        "did not end within {} s; the device cannot be stopped and may stay busy until the driver resets it",
-        limit.as_secs_f64()
-    )]
-    DidNotEnd {
-        /// How long it was waited for.
-        limit: Duration,
     },
     /// Validation or device loss during execution: what the device was at, and the driver's words.
     #[error("GPU error: {0}")]

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::check::{Check, inputs_of};
 use super::error::LabError;
@@ -11,6 +11,7 @@ use super::peak::Peak;
 use super::report::{Error, Failure, Row};
 use super::subject::Subject;
 use super::timing::{Budget, Contender, race};
+use super::watchdog::Watchdog;
 use crate::gpu::{
     Caps, Gpu, GpuError, GpuTensor, KernelKey, Lowered, Prepared, Replacement, Slot, dump_kernel,
 };
@@ -111,8 +112,7 @@ pub struct Measured {
     pub failures: Vec<Failure>,
 }
 
-/// Checks and times an operator: a row or a failure for each variant, and for the user's own kernel. Ends early, with
-/// the failure alone, when something does not end within its limit: the device is of no more use then.
+/// Checks and times an operator: a row or a failure for each variant, and for the user's own kernel.
 ///
 /// # Errors
 /// A user's kernel that cannot be read, shapes that do not fit the device, or a device that fails.
@@ -122,8 +122,9 @@ pub fn measure(
     plan: &Plan,
     peak: &Peak,
     settings: &Settings,
+    watchdog: &Watchdog,
 ) -> Result<Measured, LabError> {
-    let mut bench = Bench::new(gpu, subject, settings)?;
+    let mut bench = Bench::new(gpu, subject, settings, watchdog)?;
     for variant in &plan.variants {
         bench.enter(variant);
     }
@@ -151,16 +152,14 @@ pub(crate) fn race_variants(
     variants: &[&'static str],
     budget: Budget,
     limit_s: f64,
+    watchdog: &Watchdog,
 ) -> Result<Race, LabError> {
     let settings = Settings { budget, limit_s: Some(limit_s), ..Settings::default() };
-    let mut bench = Bench::new(gpu, subject, &settings)?;
+    let mut bench = Bench::new(gpu, subject, &settings, watchdog)?;
     for variant in variants {
         bench.enter(variant);
     }
     let Bench { entries, failures, .. } = bench;
-    if gpu.is_stuck() {
-        return Ok(Race { samples: Vec::new(), failures });
-    }
     let (names, contenders): (Vec<_>, Vec<_>) = entries.into_iter().map(|e| (e.variant, e.contender)).unzip();
     let samples = race(gpu, &contenders, budget)?;
     Ok(Race { samples: names.into_iter().zip(samples).collect(), failures })
@@ -191,18 +190,23 @@ struct Bench<'a> {
     copies: Vec<Copy>,
     check: Check,
     settings: &'a Settings,
+    watchdog: &'a Watchdog,
     entries: Vec<Entry>,
     failures: Vec<Failure>,
 }
 
 impl<'a> Bench<'a> {
-    fn new(gpu: &'a Gpu, subject: &'a Subject, settings: &'a Settings) -> Result<Self, LabError> {
+    fn new(
+        gpu: &'a Gpu,
+        subject: &'a Subject,
+        settings: &'a Settings,
+        watchdog: &'a Watchdog,
+    ) -> Result<Self, LabError> {
         let descs = subject.descs();
         let out_descs =
             ops::infer(subject.op.as_ref(), &descs).map_err(|e| LabError::Refused(e.to_string()))?;
         let words = inputs_of(subject);
         let check = Check::of(subject, &words, &out_descs);
-        set_limit(gpu, settings.limit_s.unwrap_or(LIMIT_S));
         let bytes: u64 = descs.iter().chain(&out_descs).map(TensorDesc::bytes).sum();
         let wanted = WORKING_SET.div_ceil(bytes.max(1)).clamp(1, MOST_COPIES);
         let copies = match settings.check_only {
@@ -223,24 +227,41 @@ impl<'a> Bench<'a> {
         }
         gpu.wait()?;
         let (entries, failures) = (Vec::new(), Vec::new());
-        Ok(Self { gpu, subject, descs, out_descs, words, copies: all, check, settings, entries, failures })
+        Ok(Self {
+            gpu,
+            subject,
+            descs,
+            out_descs,
+            words,
+            copies: all,
+            check,
+            settings,
+            watchdog,
+            entries,
+            failures,
+        })
     }
 
     fn fail(&mut self, variant: &str, shader: Option<String>, error: &LabError) {
         let Subject { op, case, .. } = self.subject;
-        let failure = Failure::new(self.gpu, op.name(), case, variant, error);
+        let failure = Failure::new(op.name(), case, variant, error);
         self.failures.push(Failure { shader, ..failure });
+    }
+
+    /// Tells the watchdog what runs next; the user's own limit comes before `limit_s`.
+    fn expect(&self, limit_s: f64, variant: &str, shader: Option<&str>) {
+        let Subject { op, case, .. } = self.subject;
+        let limit_s = self.settings.limit_s.unwrap_or(limit_s);
+        self.watchdog.expect(limit_s, op.name(), case, variant, shader);
     }
 
     fn lower(&self, variant: &str) -> Lowered {
         self.subject.op.lower(&self.descs, &self.out_descs, &self.gpu.caps, variant)
     }
 
-    /// Checks one of our variants and lets it take part if it is right; nothing once the device is stuck.
+    /// Checks one of our variants and lets it take part if it is right.
     fn enter(&mut self, variant: &'static str) {
-        if self.gpu.is_stuck() {
-            return;
-        }
+        self.expect(LIMIT_S, variant, None);
         match self.entry(variant) {
             Ok(entry) => self.entries.push(entry),
             Err(error) => self.fail(variant, None, &error),
@@ -267,8 +288,7 @@ impl<'a> Bench<'a> {
         let replacement = own.read()?;
         let label = format!("{} for {}", replacement.file, place.path);
         log::info!("{label}");
-        let patience = f64::max(OWN_LIMIT_S, PATIENCE * ours.seconds);
-        set_limit(self.gpu, self.settings.limit_s.unwrap_or(patience));
+        self.expect(f64::max(OWN_LIMIT_S, PATIENCE * ours.seconds), place.variant, Some(&label));
         let outcome = self.entry_of_user(&replacement, place);
         self.gpu.restore_shader(place.path);
         match outcome {
@@ -354,13 +374,12 @@ impl<'a> Bench<'a> {
     }
 
     fn measured(self, peak: &Peak, settings: &Settings) -> Result<Measured, LabError> {
-        if self.gpu.is_stuck() {
-            return Ok(Measured { rows: Vec::new(), failures: self.failures });
-        }
         let cost = self.subject.op.cost(&self.descs, &self.out_descs);
         let copy_bytes: u64 = self.descs.iter().chain(&self.out_descs).map(TensorDesc::bytes).sum();
         let copies = self.copies.len();
         let (op, direction) = self.subject.op_and_direction();
+        // All have run within their limits; this is against drivers that hang.
+        self.expect(LIMIT_S, "all that were right", None);
         let text = |descs: &[TensorDesc]| descs.iter().map(TensorDesc::to_string).collect::<Vec<_>>();
         let (contenders, entries): (Vec<_>, Vec<_>) = self
             .entries
@@ -371,8 +390,6 @@ impl<'a> Bench<'a> {
             true => Budget { seconds: 0.0, samples: 1 },
             false => settings.budget,
         };
-        // All have run within their limits; this is against drivers that hang.
-        set_limit(self.gpu, self.settings.limit_s.unwrap_or(LIMIT_S));
         let samples = race(self.gpu, &contenders, budget)?;
         let dtype = self.subject.dtype();
         let rows = entries.into_iter().zip(samples).map(|((variant, shader, error), samples)| {
@@ -424,12 +441,6 @@ impl Copy {
             .collect::<Result<_, _>>()?;
         Ok(Self { inputs, outputs })
     }
-}
-
-/// Limits how long to wait for the device.
-pub(super) fn set_limit(gpu: &Gpu, seconds: f64) {
-    // Beyond what a duration holds is for ever.
-    gpu.set_limit(Duration::try_from_secs_f64(seconds).ok());
 }
 
 fn scratch_of(gpu: &Gpu, lowered: &Lowered) -> Result<Vec<GpuTensor>, GpuError> {

@@ -19,6 +19,7 @@ pub mod subject;
 pub mod timing;
 mod trace;
 pub mod tune;
+mod watchdog;
 
 pub use compare::{Change, compare};
 pub use error::LabError;
@@ -30,3 +31,4 @@ pub use pipelines::{N4Measurement, measure_n4, resample_subjects};
 pub use report::{
     Adapter, Error, Failure, FailureKind, KernelShare, NodeShare, Report, Row, Stage, Total, Versions,
 };
+pub use watchdog::Watchdog;

@@ -156,7 +156,7 @@ pub enum FailureKind {
     WrongResult,
     /// A kernel does not assemble, parse, validate or fit its operator.
     DoesNotCompile,
-    /// It was not done within the limit. The device is of no more use.
+    /// It was not done within the limit.
     DidNotEnd,
     /// The shapes, the device or a file.
     #[default]
@@ -164,10 +164,9 @@ pub enum FailureKind {
 }
 
 impl FailureKind {
-    /// The kind of an error on this device.
-    pub fn of(gpu: &Gpu, error: &LabError) -> Self {
+    /// The kind of an error.
+    pub fn of(error: &LabError) -> Self {
         match error {
-            _ if gpu.is_stuck() => Self::DidNotEnd,
             LabError::Wrong(_) => Self::WrongResult,
             LabError::Gpu(GpuError::Shader { .. } | GpuError::Mismatch { .. }) => Self::DoesNotCompile,
             _ => Self::Other,
@@ -176,9 +175,16 @@ impl FailureKind {
 }
 
 impl Failure {
-    /// What an error on this device says of an operator or pipeline.
-    pub fn new(gpu: &Gpu, operator: &str, case: &str, variant: &str, error: &LabError) -> Self {
-        let kind = FailureKind::of(gpu, error);
+    /// Something that runs and may not end; the reason is still to be filled in.
+    pub(super) fn did_not_end(operator: &str, case: &str, variant: &str, shader: Option<&str>) -> Self {
+        let [operator, case, variant] = [operator, case, variant].map(str::to_owned);
+        let (kind, reason) = (FailureKind::DidNotEnd, String::new());
+        Self { operator, case, variant, shader: shader.map(str::to_owned), kind, reason }
+    }
+
+    /// What an error says of an operator or pipeline.
+    pub fn new(operator: &str, case: &str, variant: &str, error: &LabError) -> Self {
+        let kind = FailureKind::of(error);
         let reason = match kind {
             FailureKind::DoesNotCompile => format!("does not compile: {error}"),
             _ => error.to_string(),

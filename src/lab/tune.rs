@@ -10,6 +10,7 @@ use super::network::training_spec;
 use super::report::Failure;
 use super::subject::{Subject, nodes_of};
 use super::timing::Budget;
+use super::watchdog::Watchdog;
 use crate::gpu::Gpu;
 use crate::graph::{Tuning, TuningKey, source_hash};
 use crate::model::{Mode, Model, TrainingGraph, build, fold_for_inference};
@@ -100,7 +101,6 @@ pub struct Tuned {
 }
 
 /// Times the legal variants of every convolution and other choice in a model's networks; `before` is what ran until now.
-/// Ends early when a variant does not end: what was measured until then counts.
 ///
 /// # Errors
 /// A model that does not build, or a device that fails.
@@ -109,6 +109,7 @@ pub fn tune(
     model: &Model,
     options: &TuneOptions,
     before: &Tuning,
+    watchdog: &Watchdog,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Tuned, LabError> {
     let choices = choices(gpu, model, options)?;
@@ -116,12 +117,9 @@ pub fn tune(
     for (ix, Choice { subject, variants, runs }) in choices.iter().enumerate() {
         let name = subject.op.name();
         progress(Progress::Begin { number: ix + 1, of: choices.len(), operator: name, variants });
-        let race = race_variants(gpu, subject, variants, options.budget, options.limit_s)?;
+        let race = race_variants(gpu, subject, variants, options.budget, options.limit_s, watchdog)?;
         race.failures.iter().for_each(|failure| progress(Progress::Rejected(failure)));
         tuned.failures.extend(race.failures);
-        if gpu.is_stuck() {
-            break;
-        }
         let timings: BTreeMap<String, Milliseconds> = race
             .samples
             .iter()

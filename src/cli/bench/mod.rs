@@ -5,21 +5,23 @@ mod table;
 pub(super) use table::number;
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{anyhow, bail};
 use clap::{Args, ValueEnum};
+use serde_json::json;
 
 use super::files::check_folder;
 use super::n4::Preset;
+use super::terminal::Terminal;
 use super::{ElementType, Outcome, Session, TuningOptions, triple, usage};
 use crate::gpu::Gpu;
 use crate::lab::subject::{self, Direction, Subject};
 use crate::lab::timing::Budget;
 use crate::lab::{
-    Failure, KernelShare, LIMIT_S, LabError, Measured, NetworkBench, NetworkDirection, Plan, Report,
-    Settings, UserShader, Variants, compare, distinct, measure, measure_n4, measure_network, peak,
+    Failure, KernelShare, LIMIT_S, Measured, NetworkBench, NetworkDirection, Plan, Report, Settings,
+    UserShader, Variants, Watchdog, compare, distinct, measure, measure_n4, measure_network, peak,
     resample_subjects, write_html,
 };
 use crate::model::Model;
@@ -145,6 +147,47 @@ enum Target {
 /// An operator with what to time of it.
 type Planned = (Subject, Plan);
 
+/// What the parts of a run share.
+struct Run<'a> {
+    session: &'a Session,
+    gpu: Arc<Gpu>,
+    watchdog: Watchdog,
+    /// What is there to report if the device does not come back.
+    so_far: Arc<Mutex<Option<Report>>>,
+}
+
+impl<'a> Run<'a> {
+    fn new(session: &'a Session, gpu: Arc<Gpu>, limit_s: f64) -> Self {
+        let so_far: Arc<Mutex<Option<Report>>> = Arc::default();
+        let (kept, terminal) = (Arc::clone(&so_far), session.terminal);
+        let watchdog = Watchdog::new(&gpu, limit_s, move |failure| {
+            terminal.report(&table::failure(&failure));
+            let report = kept.lock().ok().and_then(|mut report| report.take());
+            // The program ends in any case.
+            let _ = match report {
+                Some(mut report) => {
+                    report.failures.push(failure);
+                    terminal.json(&report)
+                }
+                None => terminal.json(&json!({ "failures": [failure] })),
+            };
+            end_beside_a_stuck_device(terminal);
+        });
+        Self { session, gpu, watchdog, so_far }
+    }
+
+    /// Keeps what there is to report.
+    fn keep(&self, report: &Report) {
+        *self.so_far.lock().expect("no panic while held") = Some(report.clone());
+    }
+
+    /// Prints and keeps what went wrong with an operator or pipeline in a case.
+    fn failed(&self, report: &mut Report, failure: Failure) {
+        self.session.terminal.report(&table::failure(&failure));
+        report.failures.push(failure);
+    }
+}
+
 impl Options {
     pub fn run(self, session: &Session) -> anyhow::Result<Outcome> {
         self.check_options()?;
@@ -168,17 +211,16 @@ impl Options {
             Target::Operators(subjects) => self.plan(&gpu, subjects)?,
             _ => Vec::new(),
         };
-        gpu.set_limit(Some(Duration::from_secs_f64(self.limit.unwrap_or(LIMIT_S))));
-        let roofline = peak::measure(&gpu)?;
+        let run = Run::new(session, gpu, self.limit.unwrap_or(LIMIT_S));
+        let roofline = peak::measure(&run.gpu)?;
         session.terminal.result(&table::peak(&roofline))?;
-        let mut report = Report::new(&gpu, roofline);
+        let mut report = Report::new(&run.gpu, roofline);
+        run.keep(&report);
         match target {
-            Target::Operators(_) if self.watch => self.watch(session, &gpu, &planned, &report)?,
-            Target::Operators(_) => self.operators(session, &gpu, &planned, &mut report)?,
-            Target::Network(direction, model) => {
-                self.network(session, &gpu, &model, direction, &mut report)?;
-            }
-            Target::N4(shape) => self.n4(session, &gpu, shape, &mut report)?,
+            Target::Operators(_) if self.watch => self.watch(&run, &planned, &report)?,
+            Target::Operators(_) => self.operators(&run, &planned, &mut report)?,
+            Target::Network(direction, model) => self.network(&run, &model, direction, &mut report)?,
+            Target::N4(shape) => self.n4(&run, shape, &mut report)?,
         }
         if let Some(path) = &self.csv {
             report.write_csv(path)?;
@@ -196,7 +238,6 @@ impl Options {
             json["compare"] = serde_json::to_value(&changes)?;
         }
         session.terminal.json(&json)?;
-        end_if_stuck(session, &gpu);
         Ok(if report.failures.is_empty() { Outcome::Done } else { Outcome::SomeFailed })
     }
 
@@ -220,12 +261,13 @@ impl Options {
 
     fn network(
         &self,
-        session: &Session,
-        gpu: &Arc<Gpu>,
+        run: &Run<'_>,
         model: &Model,
         direction: NetworkDirection,
         report: &mut Report,
     ) -> anyhow::Result<()> {
+        let Run { session, gpu, .. } = run;
+        run.watchdog.expect(self.limit.unwrap_or(LIMIT_S), "network", direction.name(), "auto", None);
         let bench = NetworkBench {
             direction,
             shape: self.extents()?,
@@ -248,18 +290,14 @@ impl Options {
                 report.total = Some(result.total);
                 (report.kernels, report.nodes) = (result.kernels, result.nodes);
             }
-            Err(error) => self.failed(session, gpu, report, ["network", direction.name()], &error),
+            Err(error) => run.failed(report, Failure::new("network", direction.name(), "auto", &error)),
         }
         Ok(())
     }
 
-    fn n4(
-        &self,
-        session: &Session,
-        gpu: &Arc<Gpu>,
-        shape: [usize; 3],
-        report: &mut Report,
-    ) -> anyhow::Result<()> {
+    fn n4(&self, run: &Run<'_>, shape: [usize; 3], report: &mut Report) -> anyhow::Result<()> {
+        let Run { session, gpu, .. } = run;
+        run.watchdog.expect(self.limit.unwrap_or(LIMIT_S), "n4", "whole", "auto", None);
         let preset = self.preset.unwrap_or(Preset::Article).settings();
         let shrink = self.shrink.map_or(preset.shrink, |factor| [factor; 3]);
         let options = N4Options { shrink, ..preset };
@@ -275,7 +313,7 @@ impl Options {
                 report.total = Some(result.total);
                 report.kernels = result.kernels;
             }
-            Err(error) => self.failed(session, gpu, report, ["n4", "whole"], &error),
+            Err(error) => run.failed(report, Failure::new("n4", "whole", "auto", &error)),
         }
         Ok(())
     }
@@ -458,67 +496,44 @@ impl Options {
     }
 
     /// Measures subjects one after the other and prints each as it is done.
-    fn operators(
-        &self,
-        session: &Session,
-        gpu: &Gpu,
-        planned: &[Planned],
-        report: &mut Report,
-    ) -> anyhow::Result<()> {
+    fn operators(&self, run: &Run<'_>, planned: &[Planned], report: &mut Report) -> anyhow::Result<()> {
         let settings = self.settings();
-        session.terminal.result(&table::header())?;
+        run.session.terminal.result(&table::header())?;
         for (subject, plan) in planned {
-            match measure(gpu, subject, plan, &report.peak, &settings) {
+            match measure(&run.gpu, subject, plan, &report.peak, &settings, &run.watchdog) {
                 Ok(Measured { rows, failures }) => {
                     for row in &rows {
-                        session.terminal.result(&table::row(row))?;
-                    }
-                    for failure in &failures {
-                        session.terminal.report(&table::failure(failure));
+                        run.session.terminal.result(&table::row(row))?;
                     }
                     report.rows.extend(rows);
-                    report.failures.extend(failures);
+                    failures.into_iter().for_each(|failure| run.failed(report, failure));
                 }
-                Err(error) => self.failed(session, gpu, report, [subject.op.name(), &subject.case], &error),
+                Err(error) => {
+                    let failure = Failure::new(subject.op.name(), &subject.case, &self.variant, &error);
+                    run.failed(report, failure);
+                }
             }
-            if gpu.is_stuck() {
-                break;
-            }
+            run.keep(report);
         }
         Ok(())
     }
 
-    /// Prints and keeps what went wrong with an operator or pipeline in a case.
-    fn failed(
-        &self,
-        session: &Session,
-        gpu: &Gpu,
-        report: &mut Report,
-        [operator, case]: [&str; 2],
-        error: &LabError,
-    ) {
-        let failure = Failure::new(gpu, operator, case, &self.variant, error);
-        session.terminal.report(&table::failure(&failure));
-        report.failures.push(failure);
-    }
-
     /// Measures again whenever the user's kernel changes. Ends only when the process is interrupted or stdout is
     /// closed.
-    fn watch(&self, session: &Session, gpu: &Gpu, planned: &[Planned], empty: &Report) -> anyhow::Result<()> {
+    fn watch(&self, run: &Run<'_>, planned: &[Planned], empty: &Report) -> anyhow::Result<()> {
         const EVERY: Duration = Duration::from_millis(200);
         let file = self.shader.as_ref().ok_or_else(|| anyhow!("--watch needs --shader"))?;
         // Editors may replace the file: it is away for a moment then.
         let saved = || std::fs::metadata(file).and_then(|m| m.modified()).ok();
         loop {
             let seen: Option<SystemTime> = saved();
-            if let Err(error) = self.operators(session, gpu, planned, &mut empty.clone()) {
+            if let Err(error) = self.operators(run, planned, &mut empty.clone()) {
                 if error.is::<std::io::Error>() || error.is::<super::UsageError>() {
                     return Err(error);
                 }
-                session.terminal.error(&error.to_string());
+                run.session.terminal.error(&error.to_string());
             }
-            end_if_stuck(session, gpu);
-            session.terminal.note(&format!("watching {}", file.display()));
+            run.session.terminal.note(&format!("watching {}", file.display()));
             while saved().is_none_or(|now| Some(now) == seen) {
                 std::thread::sleep(EVERY);
             }
@@ -536,13 +551,11 @@ pub(super) fn check_limit(limit: Option<f64>) -> anyhow::Result<Option<f64>> {
     }
 }
 
-/// Ends the program where the device is stuck: to close it would be to wait for it.
-pub(super) fn end_if_stuck(session: &Session, gpu: &Gpu) {
-    if gpu.is_stuck() {
-        // Nobody is left to tell when stdout is closed.
-        let _ = session.terminal.close(false);
-        std::process::exit(1);
-    }
+/// Ends the program without closing the device, which would be to wait for it.
+pub(super) fn end_beside_a_stuck_device(terminal: Terminal) -> ! {
+    // Nobody is left to tell when stdout is closed.
+    let _ = terminal.close(false);
+    std::process::exit(1)
 }
 
 /// Whether any of these options is given.
