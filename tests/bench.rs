@@ -579,7 +579,7 @@ fn mistakes_on_the_command_line() {
         (&["bench", "network", "--variant", "all"], "belong to operators"),
         (&["bench", "add", "--limit", "0"], "--limit must be more than 0"),
         (&["tune", "--batch", "0"], "at least 1"),
-        (&["tune", "--limit", "-1"], "--limit"),
+        (&["tune", "--limit=-1"], "--limit must be more than 0"),
     ] {
         let output = trephine(folder.path(), arguments);
         let err = String::from_utf8_lossy(&output.stderr);

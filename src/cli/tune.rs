@@ -86,7 +86,8 @@ impl Options {
                 Err(error) => terminal.error(&error.to_string()),
             }
             // The program ends in any case.
-            let _ = terminal.json(&json!({ "file": named(&cache), "entries": entries, "failures": [failure] }));
+            let _ =
+                terminal.json(&json!({ "file": named(&cache), "entries": entries, "failures": [failure] }));
             end_beside_a_stuck_device(terminal);
         });
         let mut display = Display { terminal: &session.terminal, bar: None, place: String::new() };
