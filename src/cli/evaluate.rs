@@ -135,22 +135,24 @@ fn json_of(result: &Result<HeadScore, HeadFailure>) -> serde_json::Value {
 fn csv_of(table: &PairTable, scores: &[Result<HeadScore, HeadFailure>]) -> anyhow::Result<Vec<u8>> {
     let mut writer = csv::Writer::from_writer(Vec::new());
     let extra = table.extra_columns.iter().map(String::as_str);
-    writer.write_record(["image"].into_iter().chain(COLUMNS).chain(["seconds", "error"]).chain(extra))?;
+    writer.write_record(
+        ["image"].into_iter().chain(COLUMNS).chain(["seconds", "warnings", "error"]).chain(extra),
+    )?;
     let rows = table.pairs.iter().zip(scores);
     for (Pair { image, extra, .. }, result) in rows {
         let mut row = vec![image.display().to_string()];
         match result {
             Ok(score) => {
                 row.extend(values(score).map(|v| v.to_string()));
-                row.extend([format!("{:.3}", score.seconds), String::new()]);
+                row.extend([format!("{:.3}", score.seconds), score.warnings.join("; "), String::new()]);
             }
             Err(failure) => {
                 row.extend(COLUMNS.map(|_| String::new()));
-                row.extend([String::new(), text_of(failure)]);
+                row.extend([String::new(), String::new(), text_of(failure)]);
             }
         }
         row.extend(extra.iter().cloned());
-        row.resize(COLUMNS.len() + 3 + table.extra_columns.len(), String::new());
+        row.resize(COLUMNS.len() + 4 + table.extra_columns.len(), String::new());
         writer.write_record(row)?;
     }
     writer.into_inner().map_err(|e| anyhow!("scores: {e}"))
@@ -250,6 +252,9 @@ fn table_of(scores: &[&HeadScore]) -> String {
         lines.push(line(median, "", group.median, None, width));
         lines.push(line(worst, "", group.worst, None, width));
     }
+    for (name, score) in names.iter().zip(scores) {
+        lines.extend(score.warnings.iter().map(|text| format!("look at {name}: {text}")));
+    }
     lines.join("\n")
 }
 
@@ -286,5 +291,9 @@ mod tests {
         let text = table_of(&scores.iter().collect::<Vec<_>>());
         assert_eq!(text.lines().count(), 1 + 3 + 6);
         assert!(text.contains("worst of 2, T1w"), "{text}");
+        let mut doubtful = scores;
+        doubtful[1].warnings.push("the mask holds 3 mL".into());
+        let text = table_of(&doubtful.iter().collect::<Vec<_>>());
+        assert!(text.ends_with("look at b: the mask holds 3 mL"), "{text}");
     }
 }

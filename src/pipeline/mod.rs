@@ -6,6 +6,7 @@ pub mod evaluate;
 pub mod input;
 pub mod normalise;
 pub mod place;
+pub mod plausibility;
 pub mod postprocess;
 pub mod report;
 pub mod resample;

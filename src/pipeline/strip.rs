@@ -15,6 +15,7 @@ use super::place::head::{Head, SCALP_MM, SEARCH_MM};
 use super::place::placed::PlacedVolume;
 use super::place::slabs::upload_bindable;
 use super::place::view::View;
+use super::plausibility::{Answer, Signals};
 use super::postprocess::BrainMask;
 use super::window::Window;
 use crate::gpu::{Gpu, GpuTensor};
@@ -74,6 +75,8 @@ pub struct Stripped {
     pub brain_ml: f64,
     /// Wall time of each stage in order.
     pub seconds: Vec<(&'static str, f64)>,
+    /// What the mask was judged by.
+    pub signals: Signals,
     /// What a person should look at.
     pub warnings: Vec<String>,
 }
@@ -82,8 +85,6 @@ pub struct Stripped {
 const OUTSIDE_LOGIT: f32 = -20.0;
 /// Voxel size that the two passes of N4 work on.
 const TWO_PASS_MM: f64 = 3.0;
-/// Brains of people from infancy to old age lie within these volumes, skull-stripped, in mL.
-const PLAUSIBLE_ML: std::ops::Range<f64> = 300.0..2500.0;
 
 /// Longest edge of an image, in mm, below which no head fits in: a newborn's is about 115 mm long.
 const LEAST_EXTENT_MM: f64 = 60.0;
@@ -217,7 +218,7 @@ impl Stripper {
             watch.lap("n4")?;
         }
 
-        let logits = self.logits(&placed, &mut watch)?;
+        let (logits, answer) = self.logits(&placed, &mut watch)?;
         // Volumes on the device are freed as soon as nobody needs them.
         drop(placed);
         let native = Grid::of(volume);
@@ -266,12 +267,8 @@ impl Stripper {
         }
         let voxels = mask.iter().filter(|&&v| v != 0).count();
         let brain_ml = voxels as f64 * volume.voxel_volume_ml();
-        if !PLAUSIBLE_ML.contains(&brain_ml) {
-            warnings.push(format!(
-                "the mask holds {brain_ml:.0} mL, outside the {:.0} to {:.0} mL of human brains; look at it before use",
-                PLAUSIBLE_ML.start, PLAUSIBLE_ML.end
-            ));
-        }
+        let signals = Signals::measure(&answer, volume, brain_ml);
+        warnings.extend(signals.doubts().iter().map(ToString::to_string));
         Ok(Stripped {
             mask,
             probability,
@@ -280,6 +277,7 @@ impl Stripper {
             corrected,
             brain_ml,
             seconds: watch.seconds,
+            signals,
             warnings,
         })
     }
@@ -299,39 +297,49 @@ impl Stripper {
         Ok(chosen.or_else(|| options.corrected.then(N4Options::default)))
     }
 
-    /// What the network says of a volume, on its own grid.
+    /// What the network says of a volume, on its own grid: on the device, and for the judgement of the result.
     fn logits(
         &mut self,
         volume: &PlacedVolume,
         watch: &mut Stopwatch<'_>,
-    ) -> Result<PlacedVolume, PipelineError> {
+    ) -> Result<(PlacedVolume, Answer), PipelineError> {
         let gpu = Arc::clone(&self.gpu);
         let view = View::new(&gpu, volume, &self.description.input)?;
         let seen = view.sampled(&gpu, &view.grid())?;
         watch.lap("resample")?;
-        let logits = self.logits_of(&seen)?;
-        let (image, brain): (Vec<f32>, Vec<f32>) = (gpu.download(&seen)?, gpu.download(&logits)?);
-        let mut cut = view.suspects(&image, |ix| brain[ix] > 0.0);
-        let mut found = PlacedVolume { tensor: logits, affine: view.grid().affine, axes: AxisOrder::Xyz };
+        let (mut logits, mut answer) = self.ask(&view, &seen)?;
+        let mut cut = view.suspects(&answer.seen, |ix| answer.logits[ix] > 0.0);
         // Asked again with the volume going on beyond the faces that seem to cut the brain, until it reaches all of them.
         while cut.any() {
             let view = view.clone().beyond(cut);
-            let logits = self.logits_of(&view.sampled(&gpu, &view.grid())?)?;
-            let brain: Vec<f32> = gpu.download(&logits)?;
-            let reached = cut.and(view.reached(|ix| brain[ix] > 0.0));
+            let (further, beyond) = self.ask(&view, &view.sampled(&gpu, &view.grid())?)?;
+            let reached = cut.and(view.reached(|ix| beyond.logits[ix] > 0.0));
             if reached == cut {
-                found = PlacedVolume { tensor: logits, affine: view.grid().affine, ..found };
+                (logits, answer) = (further, beyond);
                 break;
             }
             cut = reached;
         }
         watch.lap("network")?;
-        Ok(found)
+        Ok((PlacedVolume { tensor: logits, affine: answer.grid.affine, axes: AxisOrder::Xyz }, answer))
+    }
+
+    /// The network's logits for what it sees of a volume, on the device and with all that belongs to them on the host.
+    fn ask(&mut self, view: &View, seen: &GpuTensor) -> Result<(GpuTensor, Answer), PipelineError> {
+        let (logits, mirrored) = self.logits_of(seen)?;
+        let gpu = &*self.gpu;
+        let answer = Answer {
+            grid: view.grid(),
+            seen: gpu.download(seen)?,
+            logits: gpu.download(&logits)?,
+            mirrored: mirrored.map(|mirrored| gpu.download(&mirrored)).transpose()?,
+        };
+        Ok((logits, answer))
     }
 
     /// Logits `[D, H, W]` of an image on the network's grid, averaged with those of its mirror image
-    /// where the model asks for it, in a tensor of their own.
-    fn logits_of(&mut self, seen: &GpuTensor) -> Result<GpuTensor, PipelineError> {
+    /// where the model asks for it, in a tensor of their own, and those of the mirror image, mirrored back.
+    fn logits_of(&mut self, seen: &GpuTensor) -> Result<(GpuTensor, Option<GpuTensor>), PipelineError> {
         let gpu = &*self.gpu;
         let x = &normalise_tensor(gpu, seen, &self.description.input.intensity.into())?;
         let [d, h, w] = self.description.input.shape;
@@ -343,7 +351,7 @@ impl Stripper {
             Ok(logits)
         };
         if !self.description.input.mirror {
-            return pass(x);
+            return Ok((pass(x)?, None));
         }
         // The network's grids have x, left to right, as their first axis.
         let flip = Resample {
@@ -358,7 +366,7 @@ impl Stripper {
         };
         let mirrored = run(&flip, &[&pass(&run(&flip, &[x])?)?])?;
         let sum = run(&Add, &[&pass(x)?, &mirrored])?;
-        run(&Scale { factor: 0.5 }, &[&sum])
+        Ok((run(&Scale { factor: 0.5 }, &[&sum])?, Some(mirrored)))
     }
 
     /// Sigmoid of the logits interpolated on a volume's own grid, or some planes of it.

@@ -33,12 +33,16 @@ fn models_are_evaluated() {
         err.contains("wrong.nii.gz: lies nowhere in its image") && err.contains("1 images have no mask"),
         "{err}"
     );
-    assert_eq!(out.lines().count(), 1 + 2 + 6, "{out}");
+    let table = out.lines().filter(|line| !line.starts_with("look at ")).count();
+    assert_eq!(table, 1 + 2 + 6, "{out}");
     assert!(out.contains("median of 2, all") && out.contains("worst of 1, T2w"), "{out}");
     assert!(fs::read(&figure).expect("written").starts_with(b"\x89PNG"));
     let csv = fs::read_to_string(&scores).expect("written");
     let lines: Vec<&str> = csv.lines().collect();
-    assert_eq!(lines[0], "image,dice,iou,hd95_mm,assd_mm,volume_error_percent,seconds,error,contrast,age");
+    assert_eq!(
+        lines[0],
+        "image,dice,iou,hd95_mm,assd_mm,volume_error_percent,seconds,warnings,error,contrast,age"
+    );
     assert_eq!(lines.len(), 4);
     assert!(lines[1].ends_with(",,T1w,30") && lines[2].ends_with("T1w,31") && lines[3].ends_with(",,T2w,32"));
     let dice: f64 = lines[1].split(',').nth(1).and_then(|v| v.parse().ok()).expect("a number");

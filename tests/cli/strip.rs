@@ -259,7 +259,7 @@ fn a_fill_that_cannot_be_stored_is_refused() {
         (desk.read("brain.nii")[352 + outside], err)
     };
     let (stored, err) = outside(&strip(shifted, "610").each_ref().map(String::as_str));
-    assert!(stored == 255 && !err.contains("warning"), "{err}");
+    assert!(stored == 255 && !err.contains("cannot store"), "{err}");
     let (stored, err) = outside(&strip(shifted, "-0").each_ref().map(String::as_str)[..9]);
     assert!(stored == 0 && err.contains("outside the brain is 100: the voxels cannot store 0"), "{err}");
     let (stored, err) = outside(&strip(plain, "7.4").each_ref().map(String::as_str));
@@ -411,7 +411,7 @@ fn folders_and_disks_that_refuse() {
     let full = desk.folder.path("full.nii.gz");
     symlink("/dev/full", &full).expect("linked");
     let err = fail(1, &["strip", &head, "-m", full.to_str().expect("UTF-8"), "--model", &tiny, "--quiet"]);
-    assert!(err.starts_with(&format!("error: {}: cannot be written (", full.display())), "{err}");
+    assert!(err.contains(&format!("error: {}: cannot be written (", full.display())), "{err}");
     // A probability to nowhere is fine.
     succeed(&["strip", &head, "-p", "/dev/null", "--model", &tiny]);
 }

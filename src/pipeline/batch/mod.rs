@@ -197,6 +197,7 @@ fn strip(
                 let prefix = if frames > 1 { format!("volume {frame}: ") } else { String::new() };
                 row.warnings.extend(stripped.warnings.iter().map(|text| format!("{prefix}{text}")));
                 row.brain_ml.get_or_insert(stripped.brain_ml);
+                row.signals.get_or_insert_with(|| stripped.signals.clone());
                 for (stage, seconds) in &stripped.seconds {
                     row.add_seconds(stage, *seconds);
                 }
@@ -255,7 +256,7 @@ fn write_all(
             Head::Stripped(head, mut row) => {
                 let (input, outputs, results) = *head;
                 let begun = Instant::now();
-                let written = write(&input, &outputs, &results, options);
+                let written = write(&input, &outputs, &results, &row.warnings, options);
                 row.add_seconds("write", begun.elapsed().as_secs_f64());
                 match written {
                     Ok(()) => Row { outputs: Some(outputs), ..row },
@@ -277,11 +278,12 @@ fn write_all(
     Ok(rows)
 }
 
-/// Writes all outputs of a head or none.
+/// Writes all outputs of a head or none; the picture says what its row warns of.
 fn write(
     input: &Input,
     outputs: &Outputs,
     results: &Results,
+    warnings: &[String],
     options: &BatchOptions<'_>,
 ) -> Result<(), PipelineError> {
     if let (true, Some(folder)) = (options.create_folders, outputs.mask.as_deref().and_then(Path::parent)) {
@@ -311,7 +313,8 @@ fn write(
     }
     if let Some(path) = &outputs.qc {
         let (frame, voxels) = (results.shown.unwrap_or(0), image.voxels());
-        qc::write(path, &input.volume(frame)?, &results.mask[frame * voxels..(frame + 1) * voxels])?;
+        let mask = &results.mask[frame * voxels..(frame + 1) * voxels];
+        qc::write(path, &input.volume(frame)?, mask, warnings)?;
         written.add(path);
     }
     written.keep();

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Serialize, Serializer};
 
 use super::jobs::Outputs;
+use crate::pipeline::plausibility::Signals;
 
 /// How a head ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -41,6 +42,8 @@ pub struct Row {
     /// Wall time by stage, in order.
     #[serde(serialize_with = "as_map")]
     pub seconds: Vec<(&'static str, f64)>,
+    /// What the mask was judged by; of a series, that of the first volume that has one.
+    pub signals: Option<Signals>,
     /// What a person should look at.
     pub warnings: Vec<String>,
     /// What failed, with the file: `FILE: what is wrong; what to do`.
@@ -69,6 +72,7 @@ impl Row {
             status: Status::Ok,
             brain_ml: None,
             seconds: Vec::new(),
+            signals: None,
             warnings,
             error: None,
             outputs: None,
@@ -76,7 +80,7 @@ impl Row {
     }
 
     pub(super) fn failed(self, error: String) -> Self {
-        Self { status: Status::Failed, brain_ml: None, error: Some(error), ..self }
+        Self { status: Status::Failed, brain_ml: None, signals: None, error: Some(error), ..self }
     }
 
     pub(super) fn add_seconds(&mut self, stage: &'static str, seconds: f64) {

@@ -13,7 +13,7 @@ use plotters_backend::{
 };
 
 /// Pixels of the picture along one of the plot: sharp on today's screens and in print.
-const SCALE: u32 = 2;
+pub(super) const SCALE: u32 = 2;
 
 static FONT: &[u8] = include_bytes!("../../../assets/DejaVuSans-Latin.ttf");
 
@@ -50,6 +50,20 @@ impl<'a> Canvas<'a> {
     fn scale(&self, em: f64) -> PxScale {
         let per_em = self.font.height_unscaled() / self.font.units_per_em().unwrap_or(1.0);
         PxScale::from(em as f32 * SCALE as f32 * per_em)
+    }
+
+    /// Text broken into lines no wider than the picture less `margin` on both sides, in the picture's own coordinates.
+    pub(super) fn wrapped(&self, text: &str, em: f64, margin: u32) -> Vec<String> {
+        let room = self.picture.width().saturating_sub(2 * SCALE * margin) as f32;
+        let mut lines: Vec<String> = Vec::new();
+        for word in text.split_whitespace() {
+            let longer = lines.last().map(|line| format!("{line} {word}"));
+            match longer.filter(|longer| self.width(longer, self.scale(em)) <= room) {
+                Some(longer) => *lines.last_mut().expect("it grew from the last") = longer,
+                None => lines.push(word.to_owned()),
+            }
+        }
+        lines
     }
 
     /// Advance of a line of text in pixels of the picture.

@@ -1,5 +1,5 @@
 //! The picture that a person checks a mask with: three planes, several slices each, the mask's outline on the
-//! head, the stripped brain below.
+//! head, the stripped brain below, and what is to be said of it.
 //!
 //! Slices lie along the axes of the image turned closest to RAS, at its true proportions. Left is left (the
 //! neurological convention): the letters L and R, P and A on the first slice of each row say so.
@@ -8,7 +8,10 @@ use std::io::Cursor;
 use std::path::Path;
 
 use image::{ImageFormat, Rgb, RgbImage};
+use plotters::style::{Color, IntoFont, RGBColor};
+use plotters_backend::DrawingBackend;
 
+use super::canvas::{Canvas, SCALE};
 use crate::pipeline::{PipelineError, write_whole};
 use crate::volume::Volume;
 use crate::volume::orientation::AxisMap;
@@ -23,14 +26,22 @@ const GAP: u32 = 6;
 const TALLEST: f64 = 1.6;
 const OUTLINE: Rgb<u8> = Rgb([255, 72, 48]);
 const LETTER: Rgb<u8> = Rgb([255, 210, 60]);
+/// Size of the warnings' letters and distance of their lines, in the canvas's own pixels.
+const REMARK_EM: u32 = 11;
+const REMARK_LINE: u32 = 15;
 /// Air left round the head, mm.
 const MARGIN_MM: f64 = 6.0;
 
-/// Draws a head with its mask (one value a voxel, not 0 inside; it may be empty).
+/// Draws a head with its mask (one value a voxel, not 0 inside; it may be empty), and writes what is to be said of the
+/// result below.
+///
+/// # Errors
+/// When the letters cannot be read.
 ///
 /// # Panics
 /// If the mask is not on the volume's grid.
-pub fn picture(volume: &Volume, mask: &[u8]) -> RgbImage {
+pub fn picture(volume: &Volume, mask: &[u8], warnings: &[String]) -> Result<RgbImage, PipelineError> {
+    let remarks = lines_of(warnings)?;
     let scene = Scene::new(volume, mask);
     let tile_width = (WIDTH - (SLICES + 1) * GAP) / SLICES;
     let planes = [Plane::SAGITTAL, Plane::CORONAL, Plane::AXIAL];
@@ -42,7 +53,7 @@ pub fn picture(volume: &Volume, mask: &[u8]) -> RgbImage {
         .fold(f64::INFINITY, f64::min);
     let heights = extents.map(|[_, up]| ((up * scale).round() as u32).max(FONT_HEIGHT + 4));
     let height = heights.iter().map(|h| 2 * (h + GAP)).sum::<u32>() + GAP;
-    let mut canvas = RgbImage::new(WIDTH, height);
+    let mut canvas = RgbImage::new(WIDTH, height + SCALE * REMARK_LINE * remarks.len() as u32);
     let mut top = GAP;
     for (plane, height) in planes.into_iter().zip(heights) {
         for column in 0..SLICES {
@@ -55,16 +66,38 @@ pub fn picture(volume: &Volume, mask: &[u8]) -> RgbImage {
         }
         top += 2 * (height + GAP);
     }
-    canvas
+    write_lines(&mut canvas, &remarks, top)?;
+    Ok(canvas)
 }
 
-/// Draws a head with its mask into a PNG file, whole or not at all.
+/// Warnings as lines of text that fit the picture.
+fn lines_of(warnings: &[String]) -> Result<Vec<String>, PipelineError> {
+    let mut picture = RgbImage::new(WIDTH, 1);
+    let canvas = Canvas::new(&mut picture).map_err(|e| PipelineError::Plot(e.to_string()))?;
+    let wrapped = |text: &String| canvas.wrapped(&format!("Warning: {text}"), f64::from(REMARK_EM), GAP);
+    Ok(warnings.iter().flat_map(wrapped).collect())
+}
+
+/// Writes lines of text from a row of the picture on.
+fn write_lines(picture: &mut RgbImage, lines: &[String], top: u32) -> Result<(), PipelineError> {
+    let mut canvas = Canvas::new(picture).map_err(|e| PipelineError::Plot(e.to_string()))?;
+    let Rgb([r, g, b]) = LETTER;
+    let style = ("sans-serif", REMARK_EM).into_font().color(&RGBColor(r, g, b).to_rgba());
+    for (ix, line) in (0u32..).zip(lines) {
+        let y = top / SCALE + REMARK_LINE * ix;
+        let at = (GAP.cast_signed(), y.cast_signed());
+        canvas.draw_text(line, &style, at).map_err(|e| PipelineError::Plot(e.to_string()))?;
+    }
+    Ok(())
+}
+
+/// Draws a head with its mask and warnings into a PNG file, whole or not at all.
 ///
 /// # Errors
 /// When the file cannot be written.
-pub fn write(path: &Path, volume: &Volume, mask: &[u8]) -> Result<(), PipelineError> {
+pub fn write(path: &Path, volume: &Volume, mask: &[u8], warnings: &[String]) -> Result<(), PipelineError> {
     let mut bytes = Vec::new();
-    picture(volume, mask)
+    picture(volume, mask, warnings)?
         .write_to(&mut Cursor::new(&mut bytes), ImageFormat::Png)
         .map_err(|e| PipelineError::Write { file: path.to_path_buf(), source: std::io::Error::other(e) })?;
     write_whole(path, &bytes)
@@ -341,6 +374,29 @@ mod tests {
         DMat4::from_scale(voxel) * DMat4::from_translation(-middle)
     }
 
+    fn drawn(volume: &Volume, mask: &[u8]) -> RgbImage {
+        picture(volume, mask, &[]).expect("the letters are built in")
+    }
+
+    #[test]
+    fn warnings_stand_below_the_slices() {
+        let shape = [40, 44, 48];
+        let (volume, mask) = ball(centred(DVec3::ONE, shape), shape);
+        let plain = drawn(&volume, &mask);
+        let warnings = ["short".to_owned(), "a long one ".repeat(40)];
+        let warned = picture(&volume, &mask, &warnings).expect("the letters are built in");
+        // One line, and several.
+        let (line, extra) = (SCALE * REMARK_LINE, warned.height() - plain.height());
+        assert!(extra % line == 0 && extra / line >= 4, "{extra} pixels");
+        let same = plain.enumerate_pixels().all(|(x, y, pixel)| warned.get_pixel(x, y) == pixel);
+        assert!(same, "the slices stay as they are");
+        for row in 0..extra / line {
+            let at = plain.height() + row * line;
+            let lit = (at..at + line).any(|y| (0..WIDTH).any(|x| warned.get_pixel(x, y)[0] > 200));
+            assert!(lit, "line {row} is empty");
+        }
+    }
+
     fn count(picture: &RgbImage, colour: Rgb<u8>) -> usize {
         picture.pixels().filter(|&&p| p == colour).count()
     }
@@ -349,11 +405,11 @@ mod tests {
     fn an_image_looks_the_same_however_it_is_stored() {
         let shape = [40, 44, 48];
         let (ras, mask) = ball(centred(DVec3::ONE, shape), shape);
-        let first = picture(&ras, &mask);
+        let first = drawn(&ras, &mask);
         assert_eq!(first.width(), WIDTH);
         let flipped = DVec3::new(-1.0, 1.0, -1.0);
         let (other, mask) = ball(centred(flipped, shape), shape);
-        assert_eq!(picture(&other, &mask), first);
+        assert_eq!(drawn(&other, &mask), first);
         // Left is left: the ramp along x rises to the right of the first coronal slice.
         let rows = first.height() / 3;
         let y = rows + rows / 8;
@@ -364,9 +420,9 @@ mod tests {
     fn anisotropic_voxels_are_shown_in_proportion() {
         let (thin, thick) = ([40, 44, 48], [40, 44, 12]);
         let (a, mask) = ball(centred(DVec3::ONE, thin), thin);
-        let one = picture(&a, &mask);
+        let one = drawn(&a, &mask);
         let (b, mask) = ball(centred(DVec3::new(1.0, 1.0, 4.0), thick), thick);
-        let other = picture(&b, &mask);
+        let other = drawn(&b, &mask);
         assert_eq!(one.dimensions(), other.dimensions());
         let (n, m) = (count(&one, OUTLINE) as f64, count(&other, OUTLINE) as f64);
         assert!(n > 1000.0 && (m / n - 1.0).abs() < 0.1, "{n} {m}");
@@ -378,14 +434,14 @@ mod tests {
         let affine = centred(DVec3::ONE, shape);
         let (mut volume, mask) = ball(affine, shape);
         let empty = vec![0; mask.len()];
-        assert_eq!(count(&picture(&volume, &empty), OUTLINE), 0);
+        assert_eq!(count(&drawn(&volume, &empty), OUTLINE), 0);
         volume.data.fill(f32::NAN);
-        picture(&volume, &mask);
+        drawn(&volume, &mask);
         volume.data.fill(3.0);
-        picture(&volume, &empty);
+        drawn(&volume, &empty);
         for shape in [[1, 1, 1], [300, 2, 1], [2, 1, 300]] {
             let (volume, mask) = ball(centred(DVec3::ONE, shape), shape);
-            assert!(picture(&volume, &mask).height() < 3200);
+            assert!(drawn(&volume, &mask).height() < 3200);
         }
     }
 }
