@@ -3,6 +3,8 @@
 
 #[expect(dead_code, reason = "other tests limit what the device binds")]
 mod common;
+#[path = "../examples/own_operator.rs"]
+mod own_operator;
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -32,6 +34,13 @@ fn uses_f16(case: &Case) -> bool {
     let inputs: Vec<TensorDesc> = case.inputs.iter().map(|(desc, _)| desc.clone()).collect();
     let outputs = infer(case.op.as_ref(), &inputs).unwrap_or_else(|e| panic!("{}: {e}", case.name));
     arithmetic_dtype(inputs.iter().chain(&outputs)) == DType::F16
+}
+
+#[test]
+fn an_operator_from_outside_runs_and_is_right() {
+    if gpu().is_some() {
+        own_operator::main().unwrap_or_else(|e| panic!("{e}"));
+    }
 }
 
 fn inputs_of(name: &str, case: &Case) -> Vec<HostTensor> {

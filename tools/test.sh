@@ -24,6 +24,8 @@ say "Formatting"
 cargo fmt --check
 say "Lints"
 cargo clippy --locked --all-targets -- -D warnings
+cargo clippy --locked --no-default-features --lib -- -D warnings
+cargo clippy --locked --no-default-features --features cli -- -D warnings
 if have shellcheck; then shellcheck -x tools/*.sh .ci/run; fi
 say "Documentation"
 RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps

@@ -54,6 +54,7 @@ impl Terminal {
     }
 
     /// Something that failed, whose text goes on below its first line: a compiler's excerpt.
+    #[cfg(feature = "bench")]
     pub fn report(&self, text: &str) {
         let (first, rest) = text.split_once('\n').unwrap_or((text, ""));
         self.error(first);

@@ -108,8 +108,8 @@ impl Gpu {
         Ok(())
     }
 
-    /// Puts `source` in place of the shader file `path` for kernels compiled from now on. They keep naga's
-    /// bounds checks.
+    /// Puts `source` in place of the shader file `path` for kernels compiled from now on. They keep naga's bounds checks.
+    /// The file need not exist: an operator outside of this crate brings its kernels in this way.
     pub fn replace_shader(&self, path: &str, source: String) {
         self.substitute(path, Replacement { file: path.to_owned(), source }, false);
     }

@@ -148,6 +148,7 @@ impl Gpu {
     /// Runs groups of launches in order, each group in a pass of its own. Returns when each began and ended, in
     /// seconds of the GPU's clock, after waiting for all; `None`, and nothing is run, when the adapter has no
     /// timestamps.
+    #[cfg(feature = "bench")]
     pub(crate) fn submit_passes(&self, passes: &[Vec<&Prepared>]) -> Result<Option<Vec<[f64; 2]>>, GpuError> {
         self.spans(passes, &mut None)
     }

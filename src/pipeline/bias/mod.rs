@@ -11,6 +11,7 @@ mod options;
 mod region;
 
 pub use correct::{Corrected, correct_bias, divide_by_field, divide_by_fit, divide_in_place};
+#[cfg(feature = "bench")]
 pub(crate) use error::factors;
 pub use error::{MIN_VOXELS, N4Error};
 pub use fit::{N4Fit, N4Level, N4Result, n4};
