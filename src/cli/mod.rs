@@ -2,7 +2,7 @@
 //! them, and runs a pipeline.
 //!
 //! Results go to stdout, everything else to stderr. With `--json`, stdout gets one JSON object however the command
-//! ends (`json.rs`). Exit codes: 0 all done, 1 something failed, 2 usage. A broken pipe is success.
+//! ends (`json.rs`). Exit codes: 0 all done, 1 something failed, 2 usage, 130 interrupted. A broken pipe is success.
 
 #[cfg(feature = "bench")]
 mod bench;

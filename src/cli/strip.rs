@@ -23,7 +23,8 @@ use crate::pipeline::strip::{StripOptions, Stripper};
 /// ones are replaced.
 ///
 /// Batch: several files, or a folder, with -O OUT. A head that fails does not stop the rest. OUT/report.csv
-/// holds a row a head.
+/// holds a row a head. Heads of one name keep their folders below OUT, or their extensions. Ctrl-C finishes the
+/// heads that are begun.
 ///
 /// Outputs lie on the input's grid with its header; the brain is bit-equal to the input inside the mask. Their
 /// names say what they are: NIfTI (.nii, .nii.gz) or FreeSurfer's MGH (.mgz, .mgh), which knows no scaling and

@@ -127,7 +127,8 @@ impl PipelineError {
 
 /// `1 x 1 x 1.2`.
 fn triple(values: &[f64; 3]) -> String {
-    values.map(|v| if v < 10.0 { format!("{v:.3}") } else { format!("{v:.0}") }).join(" x ")
+    let short = |v: f64| if v < 10.0 { (v * 1000.0).round() / 1000.0 } else { v.round() };
+    values.map(|v| short(v).to_string()).join(" x ")
 }
 
 /// Writes a file by way of a temporary one in the same folder, so that it is whole or absent.
