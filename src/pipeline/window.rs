@@ -58,10 +58,13 @@ impl Window {
         // The bright end is never that of the plateau, however much of the volume that takes.
         let bright = at(last.saturating_sub((SPOILT * all as f64) as usize).max(last / 2));
         let above_padding = dark - content.min;
+        let tissue = bright - dark;
         let padding = plateau
-            && air < bright
-            && above_padding >= PADDING_GAP * (air - dark)
-            && above_padding >= PADDING_STEP * (bright - dark);
+            && match air - dark {
+                // Air without any noise, or the tissue of a phantom round which it is the plateau that is air.
+                0.0 => tissue > 0.0 && above_padding > tissue,
+                scatter => above_padding >= (PADDING_GAP * scatter).max(PADDING_STEP * tissue),
+            };
         // How far the darkest values may scatter.
         let least = dark - (air - dark);
         let background = match (plateau, padding) {
@@ -194,6 +197,10 @@ mod tests {
         let cleaned = head().into_iter().map(|v| if v < 50.0 { 0.0 } else { v }).collect();
         assert_eq!(window(cleaned).background, 0.0);
         assert_eq!(window([[0.0; 50], [1.0; 50]].concat()), Window { background: 0.0, top: 1.0 });
+        // A phantom without noise, and padding round one.
+        let levels = |least: f32| [(least, 100), (500.0, 40), (1000.0, 20)].map(|(v, n)| vec![v; n]).concat();
+        assert_eq!(window(levels(0.0)).background, 0.0);
+        assert_eq!(window(levels(-2000.0)).background, 500.0);
     }
 
     #[test]
