@@ -27,8 +27,11 @@ const TISSUE: f32 = 0.3;
 const SKIN_MM: f64 = 3.0;
 /// A brain reaches a face where it comes as close: a voxel of the networks.
 const REACHED_MM: f64 = 4.0;
-/// Smallest part of a face that matters.
+/// Smallest part of a face that matters,
 const AREA_MM2: f64 = 500.0;
+/// but of an upper face: slices that end at the vertex show a cap of scalp and skull, with up to 60 cm2 of brain behind it in
+/// six clinical heads, and 80 cm2 and more where the field of view ends 20 mm below the brain's top.
+const AREA_BEFORE_UPPER_FACE_MM2: f64 = 7000.0;
 
 /// A network's view of a volume.
 #[derive(Clone, Debug)]
@@ -113,9 +116,14 @@ impl View {
     pub fn reached(&self, brain: impl Fn(usize) -> bool) -> CutFaces {
         match self.spec.sampling {
             Sampling::Nearest => CutFaces::default(),
-            Sampling::Area => {
-                CutFaces::close(&self.volume.grid(), &self.grid(), brain, |_| REACHED_MM, |_| true)
-            }
+            Sampling::Area => CutFaces::close(
+                &self.volume.grid(),
+                &self.grid(),
+                brain,
+                |_| AREA_MM2,
+                |_| REACHED_MM,
+                |_| true,
+            ),
         }
     }
 
@@ -146,15 +154,21 @@ impl CutFaces {
             true => CLOSE_ABOVE_LOWER_FACE_MM,
             false => CLOSE_MM,
         };
-        Self::close(volume, network, brain, close_mm, shows_tissue)
+        let area_mm2 = |outward: DVec3| match outward.z > 0.7 {
+            true => AREA_BEFORE_UPPER_FACE_MM2,
+            false => AREA_MM2,
+        };
+        Self::close(volume, network, brain, area_mm2, close_mm, shows_tissue)
     }
 
     /// The faces of `volume` that a brain on the network's grid, z fastest, comes close to: how close depends on where the
-    /// face looks, and a voxel of the brain counts by what the volume is before it, just within the face.
+    /// face looks, and so does the least mean section of the brain over that depth; a voxel of the brain counts by what the
+    /// volume is before it, just within the face.
     fn close(
         volume: &Grid,
         network: &Grid,
         brain: impl Fn(usize) -> bool,
+        area_mm2: impl Fn(DVec3) -> f64,
         close_mm: impl Fn(DVec3) -> f64,
         counts: impl Fn(DVec3) -> bool,
     ) -> Self {
@@ -169,7 +183,8 @@ impl CutFaces {
         let voxel_mm3 = network.voxel_size().to_array().iter().product::<f64>();
         Self(std::array::from_fn(|axis| {
             std::array::from_fn(|side| {
-                let close_mm = close_mm(volume.outward(axis, side));
+                let outward = volume.outward(axis, side);
+                let close_mm = close_mm(outward);
                 let (face, inward) = match side {
                     0 => (-0.5, 1.0),
                     _ => (volume.shape[axis] as f64 - 0.5, -1.0),
@@ -180,7 +195,8 @@ impl CutFaces {
                     before[axis] = face + inward * SKIN_MM / voxel_mm[axis];
                     (0.0..close_mm).contains(&depth_mm) && counts(before)
                 });
-                near.count() as f64 * voxel_mm3 / close_mm >= AREA_MM2
+                let section_mm2 = near.count() as f64 * voxel_mm3 / close_mm;
+                section_mm2 >= area_mm2(outward)
             })
         }))
     }
