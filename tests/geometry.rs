@@ -151,7 +151,7 @@ fn random_model() -> Model {
         mirror: false,
     };
     let description = model::residual_unet("random", &[4, 8], grid);
-    let mut tensors = model::initialise(&description, 7).expect("describes a network");
+    let mut tensors = model::initialise(&description, 1).expect("describes a network");
     tensors.get_mut("head.bias").expect("the output has a bias").1[0] = 0.5;
     Model { description, tensors, card: ModelCard::default() }
 }
