@@ -104,6 +104,17 @@ pub struct Stripper {
     logits: ValueId,
 }
 
+/// What the network says of a view of a volume as it is, on the device and on the host.
+struct FirstPass {
+    /// The view on the network's grid.
+    seen: Vec<f32>,
+    logits: Vec<f32>,
+    /// What the network was given: `seen`, normalised.
+    input: GpuTensor,
+    /// The logits on the device.
+    tensor: GpuTensor,
+}
+
 /// Wall time of stages, each waited for so that it is charged for its own work.
 struct Stopwatch<'a> {
     gpu: &'a Gpu,
@@ -304,55 +315,55 @@ impl Stripper {
         watch: &mut Stopwatch<'_>,
     ) -> Result<(PlacedVolume, Answer), PipelineError> {
         let gpu = Arc::clone(&self.gpu);
-        let view = View::new(&gpu, volume, &self.description.input)?;
-        let seen = view.sampled(&gpu, &view.grid())?;
+        let mut view = View::new(&gpu, volume, &self.description.input)?;
         watch.lap("resample")?;
-        let (mut logits, mut answer) = self.ask(&view, &seen)?;
-        let mut cut = view.suspects(&answer.seen, |ix| answer.logits[ix] > 0.0);
+        let mut first = self.ask(&view)?;
+        let mut cut = view.suspects(&first.seen, |ix| first.logits[ix] > 0.0);
         // Asked again with the volume going on beyond the faces that seem to cut the brain, until it reaches all of them.
         while cut.any() {
-            let view = view.clone().beyond(cut);
-            let (further, beyond) = self.ask(&view, &view.sampled(&gpu, &view.grid())?)?;
-            let reached = cut.and(view.reached(|ix| beyond.logits[ix] > 0.0));
+            let further = view.clone().beyond(cut);
+            let beyond = self.ask(&further)?;
+            let reached = cut.and(further.reached(|ix| beyond.logits[ix] > 0.0));
             if reached == cut {
-                (logits, answer) = (further, beyond);
+                (view, first) = (further, beyond);
                 break;
             }
             cut = reached;
         }
+        let (logits, answer) = self.with_mirror_image(&view, first)?;
         watch.lap("network")?;
         Ok((PlacedVolume { tensor: logits, affine: answer.grid.affine, axes: AxisOrder::Xyz }, answer))
     }
 
-    /// The network's logits for what it sees of a volume, on the device and with all that belongs to them on the host.
-    fn ask(&mut self, view: &View, seen: &GpuTensor) -> Result<(GpuTensor, Answer), PipelineError> {
-        let (logits, mirrored) = self.logits_of(seen)?;
-        let gpu = &*self.gpu;
-        let answer = Answer {
-            grid: view.grid(),
-            seen: gpu.download(seen)?,
-            logits: gpu.download(&logits)?,
-            mirrored: mirrored.map(|mirrored| gpu.download(&mirrored)).transpose()?,
-        };
-        Ok((logits, answer))
+    /// The network's logits for a view of a volume.
+    fn ask(&mut self, view: &View) -> Result<FirstPass, PipelineError> {
+        let gpu = Arc::clone(&self.gpu);
+        let seen = view.sampled(&gpu, &view.grid())?;
+        let input = normalise_tensor(&gpu, &seen, &self.description.input.intensity.into())?;
+        let tensor = self.pass(&input)?;
+        Ok(FirstPass { seen: gpu.download(&seen)?, logits: gpu.download(&tensor)?, input, tensor })
     }
 
-    /// Logits `[D, H, W]` of an image on the network's grid, averaged with those of its mirror image
-    /// where the model asks for it, in a tensor of their own, and those of the mirror image, mirrored back.
-    fn logits_of(&mut self, seen: &GpuTensor) -> Result<(GpuTensor, Option<GpuTensor>), PipelineError> {
-        let gpu = &*self.gpu;
-        let x = &normalise_tensor(gpu, seen, &self.description.input.intensity.into())?;
-        let [d, h, w] = self.description.input.shape;
-        let pass = |x: &GpuTensor| -> Result<GpuTensor, PipelineError> {
-            gpu.copy(x, self.executor.tensor(self.input), 0)?;
-            self.executor.run()?;
-            let logits = gpu.unfilled(&TensorDesc::f32(&[d, h, w]))?;
-            gpu.copy(self.executor.tensor(self.logits), &logits, 0)?;
-            Ok(logits)
-        };
+    /// Logits `[D, H, W]` for a normalised image on the network's grid, in a tensor of their own.
+    fn pass(&mut self, input: &GpuTensor) -> Result<GpuTensor, PipelineError> {
+        self.gpu.copy(input, self.executor.tensor(self.input), 0)?;
+        self.executor.run()?;
+        let logits = self.gpu.unfilled(&TensorDesc::f32(&self.description.input.shape))?;
+        self.gpu.copy(self.executor.tensor(self.logits), &logits, 0)?;
+        Ok(logits)
+    }
+
+    /// The first pass, averaged with the logits of the mirror image, mirrored back, where the model asks for it.
+    fn with_mirror_image(
+        &mut self,
+        view: &View,
+        first: FirstPass,
+    ) -> Result<(GpuTensor, Answer), PipelineError> {
+        let (grid, FirstPass { seen, logits, input, tensor }) = (view.grid(), first);
         if !self.description.input.mirror {
-            return Ok((pass(x)?, None));
+            return Ok((tensor, Answer { grid, seen, logits, mirrored: None }));
         }
+        let [d, h, w] = self.description.input.shape;
         // The network's grids have x, left to right, as their first axis.
         let flip = Resample {
             matrix: [[-1.0, 0.0, 0.0, d as f64 - 1.0], IDENTITY[1], IDENTITY[2]],
@@ -361,12 +372,15 @@ impl Stripper {
             edge: Edge::Zero,
             outside: 0.0,
         };
+        let gpu = Arc::clone(&self.gpu);
         let run = |op: &dyn Operator, inputs: &[&GpuTensor]| -> Result<GpuTensor, PipelineError> {
-            Ok(run_op1(gpu, op, inputs)?)
+            Ok(run_op1(&gpu, op, inputs)?)
         };
-        let mirrored = run(&flip, &[&pass(&run(&flip, &[x])?)?])?;
-        let sum = run(&Add, &[&pass(x)?, &mirrored])?;
-        Ok((run(&Scale { factor: 0.5 }, &[&sum])?, Some(mirrored)))
+        let mirrored = run(&flip, &[&self.pass(&run(&flip, &[&input])?)?])?;
+        let mean = run(&Scale { factor: 0.5 }, &[&run(&Add, &[&tensor, &mirrored])?])?;
+        let answer =
+            Answer { grid, seen, logits: gpu.download(&mean)?, mirrored: Some(gpu.download(&mirrored)?) };
+        Ok((mean, answer))
     }
 
     /// Sigmoid of the logits interpolated on a volume's own grid, or some planes of it.
