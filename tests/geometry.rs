@@ -150,7 +150,7 @@ fn random_model() -> Model {
         n4: None,
         mirror: false,
     };
-    let description = model::residual_unet("random", &[4, 8], grid);
+    let description = model::residual_unet("random", &[4, 8], 1, grid);
     let mut tensors = model::initialise(&description, 1).expect("describes a network");
     tensors.get_mut("head.bias").expect("the output has a bias").1[0] = 0.5;
     Model { description, tensors, card: ModelCard::default() }

@@ -9,10 +9,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use common::gpu;
+use trephine::gpu::Gpu;
 use trephine::graph::{Executor, ExecutorOptions};
 use trephine::model::{
-    Description, GridSpec, LayerKind, LossKind, Mode, OptimiserSpec, Tensors, TrainingGraph, article, build,
-    fold_for_inference, residual_unet,
+    Description, GridSpec, LayerKind, LossKind, Mode, Model, ModelCard, OptimiserSpec, Tensors,
+    TrainingGraph, article, build, fold_for_inference, initialise, residual_unet, spread_over_blocks,
 };
 use trephine::ops::Fill;
 use trephine::tensor::{DType, TensorDesc};
@@ -139,7 +140,7 @@ fn article_network_matches_keras_semantics() {
 #[test]
 fn residual_network_matches_pytorch() {
     let adamw = OptimiserSpec { weight_decay: 1e-2, keras: false, clip_norm: 0.0, ema_decay: 0.0 };
-    train_and_compare("residual_unet.safetensors", &residual_unet("test", &[4, 6, 8], any_grid()), adamw);
+    train_and_compare("residual_unet.safetensors", &residual_unet("test", &[4, 6, 8], 1, any_grid()), adamw);
 }
 
 #[test]
@@ -152,7 +153,7 @@ fn article_network_has_the_articles_parameter_count() {
 
 #[test]
 fn a_model_survives_its_file() {
-    let description = residual_unet("test", &[4, 6, 8], any_grid());
+    let description = residual_unet("test", &[4, 6, 8], 1, any_grid());
     let tensors = trephine::model::initialise(&description, 3).expect("initialises");
     let model = trephine::model::Model { description, tensors, card: Default::default() };
     let full = model.to_bytes(false).expect("serialises");
@@ -165,6 +166,54 @@ fn a_model_survives_its_file() {
     check("half precision", &back.tensors["mid.conv1.weight"].1, &model.tensors["mid.conv1.weight"].1, 5e-4);
     assert!(trephine::model::Model::from_bytes(&full[..full.len() / 2], "cut").is_err());
     assert!(trephine::model::Model::from_bytes(b"no", "bad").is_err());
+}
+
+/// Logits of a network for an input of these extents.
+fn logits(
+    gpu: &Arc<Gpu>,
+    description: &Description,
+    tensors: &Tensors,
+    input: &[f32],
+    extents: [usize; 3],
+) -> Vec<f32> {
+    let network = build(description, 1, extents, Mode::Inference(DType::F32)).expect("builds");
+    let executor = Executor::new(gpu, network.graph, ExecutorOptions::default()).expect("compiles");
+    for (name, (shape, values)) in tensors {
+        let value = executor.graph().find(name).unwrap_or_else(|| panic!("no value '{name}'"));
+        assert_eq!(*shape, executor.graph().desc(value).shape, "{name}");
+        executor.write(value, values).expect("write");
+    }
+    executor.write(network.input, input).expect("write");
+    executor.run().expect("runs");
+    executor.read(network.logits).expect("read")
+}
+
+#[test]
+fn a_network_with_folds_begins_with_the_logits_of_one_without() {
+    let Some(gpu) = gpu() else { return };
+    let [coarse, fine] = [1, 2].map(|fold| residual_unet("test", &[4, 6, 8], fold, any_grid()));
+    let mut tensors = initialise(&coarse, 3).expect("initialises");
+    tensors.get_mut("head.bias").expect("has one").1[0] = 0.7;
+    let parent = Model { description: coarse.clone(), tensors, card: ModelCard::default() };
+    let spread = spread_over_blocks(&parent, &fine).expect("differ by the folds");
+
+    let [d, h, w] = [4, 8, 12];
+    let mut rng = common::rng("folds");
+    let x = Fill::Normal(1.0).sample(&mut rng, &TensorDesc::f32(&[d, h, w])).data;
+    let blocks = |values: &[f32]| -> Vec<f32> {
+        let at = |ix: usize| (ix / (4 * h * w) / 2 * h + ix / (2 * w) % (2 * h) / 2) * w + ix % (2 * w) / 2;
+        (0..8 * d * h * w).map(|ix| values[at(ix)]).collect()
+    };
+    let x: Vec<f32> = x.iter().map(|&v| v as f32).collect();
+    let want = logits(&gpu, &coarse, &parent.tensors, &x, [d, h, w]);
+    let got = logits(&gpu, &fine, &spread, &blocks(&x), [2 * d, 2 * h, 2 * w]);
+    // Sums of eighths in another order.
+    check("logits of blocks", &got, &blocks(&want), 2e-6);
+
+    // Only where one folds and the other does not.
+    assert!(spread_over_blocks(&parent, &coarse).is_none());
+    let folded = Model { description: fine.clone(), tensors: spread, card: ModelCard::default() };
+    assert!(spread_over_blocks(&folded, &fine).is_none());
 }
 
 #[test]

@@ -170,13 +170,28 @@ fn configurations_that_make_no_network_are_named_by_key() {
             NetworkConfig::Article { .. } => unreachable!("the default is a residual U-Net"),
         }
     }
+    fn fold(config: &mut TrainConfig) -> &mut usize {
+        // Folds by 2 leave one fault, along y.
+        *unet(config).1 = [48, 56, 64];
+        match &mut config.network {
+            NetworkConfig::ResidualUnet { fold, .. } => fold,
+            NetworkConfig::Article { .. } => unreachable!("the default is a residual U-Net"),
+        }
+    }
     let cases: &[(Change, &str)] = &[
         (|c| unet(c).0.clear(), "network.widths names 0 levels"),
         (|c| unet(c).0[1] = 0, "network.widths is 0"),
         (|c| unet(c).0.resize(9, 4), "network.widths names 9 levels"),
         (|c| unet(c).1[1] = 50, "network.shape is 50 voxels along y, must be a multiple of 8"),
         (|c| unet(c).1[2] = 0, "network.shape along z is 0"),
-        (|c| *unet(c).1 = [8; 3], "leave a single voxel"),
+        (|c| *unet(c).1 = [8; 3], "halves 3 times, to a single voxel"),
+        (|c| *fold(c) = 0, "network.fold is 0"),
+        (|c| *fold(c) = 5, "network.fold is 5"),
+        (
+            |c| *fold(c) = 2,
+            "network.shape is 56 voxels along y, must be a multiple of 16, which the network folds by 2 and halves 3 \
+             times: 48 or 64",
+        ),
         (|c| *unet(c).2 = 0.0, "network.voxel_mm is 0"),
         (|c| *unet(c).2 = f64::NAN, "network.voxel_mm is NaN"),
         (|c| c.crop = Some([24, 20, 24]), "crop is 20 voxels along y, must be a multiple of 8"),
@@ -530,7 +545,7 @@ fn a_model_keeps_its_parents_name_licence_and_credits() {
     assert!(!card.licence.is_empty() && card.licence == parent.card.licence);
     assert!(!card.attribution.is_empty() && card.attribution == parent.card.attribution);
     // A grandchild, with words of its own.
-    let description = residual_unet("child", &[4, 8], grid());
+    let description = residual_unet("child", &[4, 8], 1, grid());
     let tensors = initialise(&description, 1).expect("describes a network");
     let child = Model { description, tensors, card };
     let child = Model::from_bytes(&child.to_bytes(false).expect("serialises"), "child").expect("parses");

@@ -285,6 +285,20 @@ fn a_run_that_begins_with_a_model_says_so() {
         card.command
     );
 
+    // On voxels half as large, of which the network reads blocks.
+    let finer = RUN.replace("shape = [16, 16, 16]", "shape = [32, 32, 32]\nfold = 2").replace("12.0", "6.0");
+    desk.0.put("finer.toml", finer.as_bytes());
+    let finer = ["--config", &desk.path("finer.toml"), "--epochs", "1", "--init", shared];
+    let words = desk.succeed("finer", &finer);
+    assert!(words.contains("the model 'ancestor' begins a network with folds"), "{words}");
+    let finer = Model::read(&desk.0.path("finer/last.safetensors")).expect("a model");
+    assert_eq!(finer.tensors["enc1.conv1.weight"].0, [4, 8, 3, 3, 3]);
+    assert_eq!(finer.tensors["head.weight"].0, [8, 4, 1, 1, 1]);
+    let (head, model) = (desk.path("head1.nii.gz"), desk.path("finer/last.safetensors"));
+    let mut strip = run(&["strip", "-i", &head, "-p", &desk.path("p.nii"), "--model", &model]);
+    let output = strip.output().expect("the program starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+
     let other = desk.fail(1, "other", &["--config", &config, "--init", "default"]);
     assert!(other.contains("the model 'default' to start from is another network"), "{other}");
     assert!(!desk.0.path("other").exists());

@@ -10,7 +10,7 @@ use serde_json::json;
 use super::files::{check_distinct, check_folder};
 use super::json::named;
 use super::{Outcome, Session};
-use crate::model::{self as models, Centre, Intensity, Model, ModelCard, Sampling};
+use crate::model::{self as models, Centre, Description, Intensity, LayerKind, Model, ModelCard, Sampling};
 use crate::pipeline::write_whole;
 
 /// Show and convert models
@@ -174,7 +174,7 @@ fn describe(model: &Model, trained: usize, stored: usize) -> String {
     let mut lines = vec![
         format!("name         {}", d.name),
         format!("parameters   {trained} trained, {stored} stored"),
-        format!("layers       {}, output {}", d.layers.len(), d.output),
+        format!("layers       {}, output {}{}", d.layers.len(), d.output, blocks(d)),
         format!(
             "grid         {} voxels of {} mm, {centre}",
             grid.shape.map(|n| n.to_string()).join("x"),
@@ -197,6 +197,17 @@ fn describe(model: &Model, trained: usize, stored: usize) -> String {
         }
     }
     lines.join("\n")
+}
+
+/// The blocks of voxels that a network reads as channels, in words.
+fn blocks(description: &Description) -> String {
+    let factor = description.layers.iter().find_map(|layer| match layer.kind {
+        LayerKind::SpaceToDepth { factor } => Some(factor),
+        _ => None,
+    });
+    factor.map_or(String::new(), |factor| {
+        format!("; reads blocks of {} voxels as channels", factor.map(|n| n.to_string()).join("x"))
+    })
 }
 
 impl Convert {

@@ -56,6 +56,8 @@ pub(super) struct Options {
     #[arg(long)]
     force: bool,
     /// Start from the weights of this model (a file or a built-in name)
+    ///
+    /// A network with `fold` may begin with one without that is the same otherwise, on voxels so many times as large.
     #[arg(long, value_name = "FILE|NAME")]
     init: Option<String>,
     /// Name of the model [default: the name in --config, or that of the run's folder]
@@ -451,6 +453,7 @@ impl Display {
                     "all {epochs} epochs are done: nothing to do; --epochs with a larger number goes on"
                 ));
             }
+            Progress::Note(text) => self.line(&text),
             Progress::Warning(text) => self.warn(&self.data, &text),
         }
     }

@@ -13,6 +13,7 @@ use crate::ops::dropout::Dropout;
 use crate::ops::elementwise::Add;
 use crate::ops::norm::{BatchNormInference, BatchNormUpdate, Norm, NormKind};
 use crate::ops::pool::MaxPool3d;
+use crate::ops::space_to_depth::{DepthToSpace, SpaceToDepth};
 use crate::tensor::{DType, TensorDesc};
 
 /// What the graph is for.
@@ -168,6 +169,12 @@ impl Builder {
                 Ok(self.graph.apply(op, inputs)?[0])
             }
             LayerKind::Add => Ok(self.graph.apply1(Add, inputs)?),
+            LayerKind::SpaceToDepth { factor } => {
+                Ok(self.graph.apply1(SpaceToDepth { factor: *factor }, inputs)?)
+            }
+            LayerKind::DepthToSpace { factor } => {
+                Ok(self.graph.apply1(DepthToSpace { factor: *factor }, inputs)?)
+            }
             LayerKind::Dropout { rate } => self.dropout(inputs[0], *rate),
         }
     }

@@ -183,6 +183,16 @@ pub enum LayerKind {
     },
     /// Sum of two inputs.
     Add,
+    /// Blocks of voxels as channels, in the order of PyTorch's `pixel_unshuffle`.
+    SpaceToDepth {
+        /// Extents of a block.
+        factor: [usize; 3],
+    },
+    /// Channels as blocks of voxels: the inverse of `SpaceToDepth`.
+    DepthToSpace {
+        /// Extents of a block.
+        factor: [usize; 3],
+    },
     /// Dropout while training.
     Dropout {
         /// Probability of dropping an element.

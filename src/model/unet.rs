@@ -106,8 +106,9 @@ pub fn article(filters: usize, levels: usize, dropout: f32) -> Description {
 
 /// A residual U-Net: blocks of two convolutions with instance norm and leaky ReLU, a 1x1x1 projection
 /// round each block where the channels change, 2x2x2 max pooling and transposed convolutions.
-/// `widths` are the channels of each level, finest first.
-pub fn residual_unet(name: &str, widths: &[usize], input: GridSpec) -> Description {
+/// `widths` are the channels of each level, finest first. With `fold` above 1, the finest level has voxels `fold` times as
+/// large as the input's and the logits': it reads each block of fold³ voxels as channels and writes one channel for each.
+pub fn residual_unet(name: &str, widths: &[usize], fold: usize, input: GridSpec) -> Description {
     let leaky = ActivationKind::LeakyRelu(0.01);
     let mut b = Builder { layers: Vec::new() };
     let block = |b: &mut Builder, name: &str, inputs: &[&str], c_in: usize, channels: usize| {
@@ -126,6 +127,11 @@ pub fn residual_unet(name: &str, widths: &[usize], input: GridSpec) -> Descripti
     let mut skips = Vec::new();
     let mut x = "input".to_owned();
     let mut channels = 1;
+    let factor = [fold; 3];
+    if fold > 1 {
+        x = b.push("to_depth".to_owned(), &[&x], LayerKind::SpaceToDepth { factor });
+        channels = fold.pow(3);
+    }
     let deepest = widths.len() - 1;
     for (ix, &width) in widths[..deepest].iter().enumerate() {
         let level = ix + 1;
@@ -140,6 +146,9 @@ pub fn residual_unet(name: &str, widths: &[usize], input: GridSpec) -> Descripti
         let up = b.up(format!("up{level}"), &x, width, 2);
         x = block(&mut b, &format!("dec{level}"), &[&up, &skips[ix]], 2 * width, width);
     }
-    let output = b.conv("head".to_owned(), &[&x], 1, [1; 3], true);
+    let mut output = b.conv("head".to_owned(), &[&x], fold.pow(3), [1; 3], true);
+    if fold > 1 {
+        output = b.push("to_space".to_owned(), &[&output], LayerKind::DepthToSpace { factor });
+    }
     Description { name: name.to_owned(), input, layers: b.layers, output }
 }

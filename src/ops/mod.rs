@@ -25,6 +25,7 @@ pub mod reduction;
 mod registry;
 pub mod resample;
 pub mod softmax;
+pub mod space_to_depth;
 pub mod upsample;
 
 pub use case::{Case, Fill, OpDef, halve_activations};

@@ -3,7 +3,7 @@
 use super::case::OpDef;
 use super::{
     activation, augment, cast, concat, constant, conv, convolve, dropout, elementwise, intensity, label,
-    loss, n4, norm, optimizer, pool, reduction, resample, softmax, upsample,
+    loss, n4, norm, optimizer, pool, reduction, resample, softmax, space_to_depth, upsample,
 };
 
 /// Every operator, in stable order.
@@ -55,6 +55,8 @@ pub static OPS: &[&OpDef] = &[
     &softmax::SOFTMAX_GRAD,
     &concat::CONCAT,
     &concat::SLICE_CHANNELS,
+    &space_to_depth::SPACE_TO_DEPTH,
+    &space_to_depth::DEPTH_TO_SPACE,
     &resample::RESAMPLE,
     &resample::RESAMPLE_DEFORMED,
     &convolve::CONVOLVE_AXIS,

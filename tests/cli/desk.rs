@@ -116,7 +116,7 @@ pub fn tiny_model() -> Vec<u8> {
         n4: None,
         mirror: false,
     };
-    let description = residual_unet("tiny", &[4, 8], grid);
+    let description = residual_unet("tiny", &[4, 8], 1, grid);
     let mut tensors = initialise(&description, 7).expect("describes a network");
     tensors.get_mut("head.bias").expect("the output has a bias").1[0] = 0.5;
     let card = ModelCard { figures: "none: random weights".into(), ..ModelCard::default() };

@@ -73,11 +73,19 @@ pub enum NetworkConfig {
         shape: [usize; 3],
         /// Voxel size in mm.
         voxel_mm: f64,
+        /// Extent of the blocks of voxels that the network reads and writes as channels: its finest level has voxels so many
+        /// times as large. 1: it has the grid's own.
+        #[serde(default = "unfolded")]
+        fold: usize,
     },
 }
 
 /// How often the article's network halves its grid.
 const ARTICLE_HALVINGS: usize = 4;
+
+fn unfolded() -> usize {
+    1
+}
 
 fn article_name() -> String {
     "article".to_owned()
@@ -121,7 +129,7 @@ impl NetworkConfig {
                 description.input.voxel_mm = [*voxel_mm; 3];
                 description
             }
-            Self::ResidualUnet { name, widths, shape, voxel_mm } => {
+            Self::ResidualUnet { name, widths, shape, voxel_mm, fold } => {
                 let grid = GridSpec {
                     shape: *shape,
                     voxel_mm: [*voxel_mm; 3],
@@ -131,7 +139,7 @@ impl NetworkConfig {
                     n4: None,
                     mirror: true,
                 };
-                residual_unet(name, widths, grid)
+                residual_unet(name, widths, *fold, grid)
             }
         }
     }
@@ -146,6 +154,7 @@ impl TrainConfig {
                 widths: vec![16, 32, 64, 128],
                 shape: [48, 56, 56],
                 voxel_mm: 4.0,
+                fold: 1,
             },
             batch: 1,
             crop: None,
@@ -278,6 +287,8 @@ impl Faults {
 
 /// Voxel sizes that a network may have, in mm: from microscopy of small animals to grids coarser than a brain.
 const VOXEL_MM: [f64; 2] = [0.01, 50.0];
+/// Largest block of voxels along an axis that a network reads as channels: 64 channels.
+const MOST_FOLD: usize = 4;
 /// Most levels of a network.
 const MOST_LEVELS: usize = 8;
 /// Most voxels of a grid along an axis, and most channels of a level.
@@ -349,7 +360,7 @@ impl TrainConfig {
                 name.escape_default()
             ));
         }
-        let (shape_key, shape, voxel_mm, halvings) = match &self.network {
+        let (shape_key, shape, voxel_mm, fold, halvings) = match &self.network {
             NetworkConfig::Article { filters, dropout, voxel_mm, momentum, name: _ } => {
                 faults.count("network.filters", *filters, 1, MOST_EXTENT);
                 if !(0.0..1.0).contains(dropout) {
@@ -358,9 +369,9 @@ impl TrainConfig {
                 if !(*momentum > 0.0 && *momentum <= 1.0) {
                     faults.0.push(format!("network.momentum is {momentum}, must be above 0 and at most 1"));
                 }
-                ("the grid of network.voxel_mm", article_shape(*voxel_mm), *voxel_mm, ARTICLE_HALVINGS)
+                ("the grid of network.voxel_mm", article_shape(*voxel_mm), *voxel_mm, 1, ARTICLE_HALVINGS)
             }
-            NetworkConfig::ResidualUnet { widths, shape, voxel_mm, name: _ } => {
+            NetworkConfig::ResidualUnet { widths, shape, voxel_mm, fold, name: _ } => {
                 if widths.is_empty() || widths.len() > MOST_LEVELS {
                     faults.0.push(format!(
                         "network.widths names {} levels, must name the channels of 1 to {MOST_LEVELS}, finest first, \
@@ -371,7 +382,8 @@ impl TrainConfig {
                 for &width in widths {
                     faults.count("a level of network.widths", width, 1, MOST_EXTENT);
                 }
-                ("network.shape", *shape, *voxel_mm, widths.len().saturating_sub(1))
+                faults.count("network.fold", *fold, 1, MOST_FOLD);
+                ("network.shape", *shape, *voxel_mm, *fold, widths.len().saturating_sub(1))
             }
         };
         faults.within("network.voxel_mm", voxel_mm, VOXEL_MM[0], VOXEL_MM[1]);
@@ -379,9 +391,9 @@ impl TrainConfig {
         if faults.0.len() > before {
             return;
         }
-        check_extents(faults, shape_key, shape, halvings);
+        check_extents(faults, shape_key, shape, fold, halvings);
         if let Some(crop) = self.crop {
-            check_extents(faults, "crop", crop, halvings);
+            check_extents(faults, "crop", crop, fold, halvings);
             if (0..3).any(|axis| crop[axis] > shape[axis]) {
                 faults.0.push(format!("crop is {crop:?}, must fit the network's grid of {shape:?}"));
             }
@@ -389,9 +401,11 @@ impl TrainConfig {
     }
 }
 
-/// Whether a grid of `shape` can be halved so many times, and is more than a voxel then: the norm of one voxel is 0.
-fn check_extents(faults: &mut Faults, key: &str, shape: [usize; 3], halvings: usize) {
-    let multiple = 1 << halvings;
+/// Whether a grid of `shape` can be folded and halved so many times, and is more than a voxel then: the norm of one voxel is
+/// 0.
+fn check_extents(faults: &mut Faults, key: &str, shape: [usize; 3], fold: usize, halvings: usize) {
+    let multiple = fold << halvings;
+    let folds = if fold > 1 { format!("folds by {fold} and ") } else { String::new() };
     for (axis, extent) in ["x", "y", "z"].into_iter().zip(shape) {
         if extent == 0 || extent > MOST_EXTENT {
             faults.count(&format!("{key} along {axis}"), extent, 1, MOST_EXTENT);
@@ -399,7 +413,7 @@ fn check_extents(faults: &mut Faults, key: &str, shape: [usize; 3], halvings: us
             let below = extent / multiple * multiple;
             let near = if below == 0 { String::new() } else { format!("{below} or ") };
             faults.0.push(format!(
-                "{key} is {extent} voxels along {axis}, must be a multiple of {multiple}, which the network halves \
+                "{key} is {extent} voxels along {axis}, must be a multiple of {multiple}, which the network {folds}halves \
                  {halvings} times: {near}{}",
                 below + multiple
             ));
@@ -407,7 +421,8 @@ fn check_extents(faults: &mut Faults, key: &str, shape: [usize; 3], halvings: us
     }
     if shape.iter().all(|&extent| extent == multiple) {
         faults.0.push(format!(
-            "{key} is {shape:?}, which {halvings} halvings leave a single voxel of, must be larger along an axis"
+            "{key} is {shape:?}, which the network {folds}halves {halvings} times, to a single voxel, must be larger along an \
+             axis"
         ));
     }
 }

@@ -16,7 +16,8 @@ use super::validate::{Validator, metrics_of};
 use crate::gpu::Gpu;
 use crate::graph::{Executor, ExecutorOptions, Tuning};
 use crate::model::{
-    Description, Model, ModelCard, Tensors, TrainingGraph, initialise, is_of_optimiser, weights_of,
+    Description, Model, ModelCard, Tensors, TrainingGraph, initialise, is_of_optimiser, spread_over_blocks,
+    weights_of,
 };
 use crate::pipeline::{PipelineError, write_whole};
 
@@ -50,6 +51,8 @@ pub enum Progress {
         /// Epochs done.
         epochs: usize,
     },
+    /// Something to know.
+    Note(String),
     /// Something that a person should look at.
     Warning(String),
 }
@@ -163,8 +166,18 @@ impl TrainRun<'_> {
             Some(start) => {
                 let tensors = match start {
                     Start::From(model) => {
-                        check_parent(&model, &graph, &executor)?;
-                        model.tensors
+                        let finer = spread_over_blocks(&model, &description);
+                        let spread = finer.is_some();
+                        let name = model.description.name;
+                        let tensors = finer.unwrap_or(model.tensors);
+                        check_parent(&name, &tensors, &graph, &executor)?;
+                        if spread {
+                            progress(Progress::Note(format!(
+                                "the model '{name}' begins a network with folds: its first convolutions take the mean of \
+                                 each block, and its last one gives all voxels of a block one logit"
+                            )));
+                        }
+                        tensors
                     }
                     _ => initialise(&description, config.seed)?,
                 };
@@ -317,18 +330,22 @@ fn split(
 }
 
 /// Whether the tensors of a model are those of the network to train.
-fn check_parent(parent: &Model, graph: &TrainingGraph, executor: &Executor) -> Result<(), PipelineError> {
+fn check_parent(
+    parent: &str,
+    tensors: &Tensors,
+    graph: &TrainingGraph,
+    executor: &Executor,
+) -> Result<(), PipelineError> {
     let other = |tensor: &str, why: &str| {
         PipelineError::Training(format!(
-            "the model '{}' to start from is another network than the one to train: tensor '{tensor}' {why}; give \
-             [network] the values of that model (see `trephine model info`)",
-            parent.description.name
+            "the model '{parent}' to start from is another network than the one to train: tensor '{tensor}' {why}; give \
+             [network] the values of that model (see `trephine model info`)"
         ))
     };
     let mut needed = graph.persistent.iter().filter(|(name, _)| !is_of_optimiser(name)).peekable();
     for (name, &value) in &mut needed {
         let shape = &executor.graph.desc(value).shape;
-        match parent.tensors.get(name) {
+        match tensors.get(name) {
             None => return Err(other(name, "is missing")),
             Some((found, _)) if found != shape => {
                 return Err(other(name, &format!("has shape {found:?}, not {shape:?}")));
@@ -336,7 +353,7 @@ fn check_parent(parent: &Model, graph: &TrainingGraph, executor: &Executor) -> R
             Some(_) => {}
         }
     }
-    match parent.tensors.keys().find(|name| !graph.persistent.contains_key(*name)) {
+    match tensors.keys().find(|name| !graph.persistent.contains_key(*name)) {
         Some(extra) => Err(other(extra, "belongs to no layer")),
         None => Ok(()),
     }
