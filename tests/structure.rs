@@ -806,6 +806,37 @@ fn the_commands_of_the_readme_exist() {
     }
 }
 
+/// The walks of ARCHITECTURE.md lead through files that exist, each named once.
+#[test]
+fn the_walks_name_files_that_exist_and_each_once() {
+    let page = fs::read_to_string(root().join("ARCHITECTURE.md")).expect("text");
+    let mut breaches = Vec::new();
+    for walk in page.split("\n## ").filter(|section| section.starts_with("The walk of")) {
+        let mut seen = BTreeSet::new();
+        let mut folder = String::new();
+        let rows = walk.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| step"));
+        for name in
+            rows.flat_map(|row| row.rsplit('|').nth(1).unwrap_or_default().split('`').skip(1).step_by(2))
+        {
+            let name = match name.strip_prefix("…/") {
+                Some(rest) => format!("{folder}{rest}"),
+                None => name.to_owned(),
+            };
+            let place = name.trim_end_matches('/');
+            folder = place[..place.rfind('/').map_or(0, |at| at + 1)].to_owned();
+            let path = root().join("src").join(&name);
+            if !path.exists() && !path.with_extension("rs").exists() {
+                breaches.push(format!("ARCHITECTURE.md names {name}, which does not exist"));
+            }
+            if !seen.insert(name.clone()) {
+                breaches.push(format!("ARCHITECTURE.md names {name} twice in one walk"));
+            }
+        }
+        assert!(seen.len() > 10, "a walk of {} files", seen.len());
+    }
+    report(&breaches);
+}
+
 #[test]
 fn the_files_that_documents_link_to_exist() {
     let mut breaches = Vec::new();
