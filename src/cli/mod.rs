@@ -17,6 +17,7 @@ mod n4;
 mod normalise;
 mod resample;
 mod strip;
+mod synth;
 mod terminal;
 mod train;
 #[cfg(feature = "bench")]
@@ -92,6 +93,7 @@ enum Command {
     Normalise(normalise::Options),
     Index(index::Options),
     Train(Box<train::Options>),
+    Synth(synth::Options),
     Devices(devices::Options),
     #[cfg(feature = "bench")]
     Bench(Box<bench::Options>),
@@ -271,6 +273,7 @@ impl Command {
             Self::Normalise(options) => options.run(session),
             Self::Index(options) => options.run(session),
             Self::Train(options) => options.run(session),
+            Self::Synth(options) => options.run(session),
             Self::Devices(options) => options.run(session),
             #[cfg(feature = "bench")]
             Self::Bench(options) => options.run(session),

@@ -1,6 +1,6 @@
 //! `intensity_augment`: what scanners and sequences do to intensities, for training.
 
-use super::dropout::random_words;
+use super::dropout::standard_normal;
 use super::{Case, FLAT, Fill, OpDef, OpError, Operator, Precision, expect_inputs};
 use crate::gpu::{Caps, Dispatch, KernelKey, Lowered, Params, Slot};
 use crate::tensor::{DType, HostTensor, TensorDesc};
@@ -110,24 +110,12 @@ impl Operator for IntensityAugment {
             let below = (position as usize).min(curve.len() - 2);
             let fraction = position - below as f64;
             let clean = (curve[below] * (1.0 - fraction) + curve[below + 1] * fraction) * log_bias.exp();
-            let words = random_words(
-                [seed[0] as u32, seed[1] as u32],
-                0,
-                u32::try_from(i / 2).expect("a volume has fewer voxels"),
-            );
-            let u = words.map(|word| f64::from(word >> 8) / f64::from(1 << 24));
-            let lane = i % 2;
-            let radius = (-2.0 * (1.0 - u[lane]).ln()).sqrt() * self.noise as f64;
-            let angle = std::f64::consts::TAU * u[2 + lane];
-            // `normal` of lib/random.wgsl: cosines of the two pairs first, then their sines.
-            let pair = if lane == 0 {
-                let second = (-2.0 * (1.0 - u[1]).ln()).sqrt() * self.noise as f64;
-                (radius * angle.cos(), second * (std::f64::consts::TAU * u[3]).cos())
-            } else {
-                let first = (-2.0 * (1.0 - u[0]).ln()).sqrt() * self.noise as f64;
-                (first * (std::f64::consts::TAU * u[2]).sin(), radius * angle.sin())
-            };
-            y.data[i] = ((clean + pair.0).powi(2) + pair.1.powi(2)).sqrt();
+            let counter = u32::try_from(i / 2).expect("a volume has fewer voxels");
+            let numbers = standard_normal([seed[0] as u32, seed[1] as u32], 0, counter)
+                .map(|number| number * f64::from(self.noise));
+            // Its cosines come first, then its sines.
+            let pair = if i % 2 == 0 { [numbers[0], numbers[1]] } else { [numbers[2], numbers[3]] };
+            y.data[i] = ((clean + pair[0]).powi(2) + pair[1].powi(2)).sqrt();
         }
         vec![y]
     }

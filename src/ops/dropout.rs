@@ -25,6 +25,14 @@ pub fn random_words(seed: [u32; 2], stream: u32, counter: u32) -> [u32; 4] {
     v
 }
 
+/// Four standard normal numbers: `normal` of `shaders/lib/random.wgsl` (Box-Muller) in f64.
+pub fn standard_normal(seed: [u32; 2], stream: u32, counter: u32) -> [f64; 4] {
+    let u = random_words(seed, stream, counter).map(|word| f64::from(word >> 8) / f64::from(1 << 24));
+    let [first, second] = [u[0], u[1]].map(|u| (-2.0 * (1.0 - u).ln()).sqrt());
+    let [a, b] = [u[2], u[3]].map(|u| std::f64::consts::TAU * u);
+    [first * a.cos(), second * b.cos(), first * a.sin(), second * b.sin()]
+}
+
 /// `dropout`: y = x / (1 - rate) with probability 1 - rate, else 0.
 ///
 /// Inputs: x `[N, ...]` and the step seed `[2]` u32, `[seed, step]`, which the host writes before every

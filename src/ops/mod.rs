@@ -26,6 +26,7 @@ mod registry;
 pub mod resample;
 pub mod softmax;
 pub mod space_to_depth;
+pub mod synth;
 pub mod upsample;
 
 pub use case::{Case, Fill, OpDef, halve_activations};

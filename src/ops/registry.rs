@@ -3,7 +3,7 @@
 use super::case::OpDef;
 use super::{
     activation, augment, cast, concat, constant, conv, convolve, dropout, elementwise, intensity, label,
-    loss, n4, norm, optimizer, pool, reduction, resample, softmax, space_to_depth, upsample,
+    loss, n4, norm, optimizer, pool, reduction, resample, softmax, space_to_depth, synth, upsample,
 };
 
 /// Every operator, in stable order.
@@ -82,6 +82,8 @@ pub static OPS: &[&OpDef] = &[
     &n4::EVALUATE,
     &n4::FIELD_UPDATE,
     &n4::APPLY,
+    &synth::LABEL_PAINT,
+    &synth::SCAN_FAULTS,
 ];
 
 /// The entry of the operator with this name.

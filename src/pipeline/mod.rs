@@ -11,6 +11,7 @@ pub mod postprocess;
 pub mod report;
 pub mod resample;
 pub mod strip;
+pub mod synth;
 pub mod train;
 pub mod tuning_cache;
 pub mod window;

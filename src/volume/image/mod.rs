@@ -19,7 +19,7 @@ pub use mgh::Header as MghHeader;
 pub(crate) use source::strip_suffix;
 pub use write::{
     check_fill, check_output_name, is_mgh_name, stored_fill, write_like, write_mask, write_new,
-    write_sampled, write_stripped,
+    write_new_mask, write_sampled, write_stripped,
 };
 
 use self::nifti::{LONGEST, extension_records};

@@ -122,6 +122,17 @@ pub fn write_new(
     write(path.as_ref(), source, Some((shape, affine)), Values::Floats(data))
 }
 
+/// As [`write_new`], labels (a mask: 0 and 1) as uint8.
+pub fn write_new_mask(
+    path: impl AsRef<Path>,
+    shape: [usize; 3],
+    affine: &DMat4,
+    mask: &[u8],
+    source: &Image,
+) -> Result<(), VolumeError> {
+    write(path.as_ref(), source, Some((shape, affine)), Values::Labels(mask))
+}
+
 /// Writes `values` on the grid of `like`, or on `grid`.
 fn write(
     path: &Path,

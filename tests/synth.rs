@@ -1,0 +1,234 @@
+//! Synthetic heads: one seed makes one head, masks stay on brains, backgrounds are what was asked for.
+
+#[expect(dead_code, reason = "shared with the tests of operators")]
+mod common;
+#[expect(dead_code, reason = "shared with the tests of the volume layer")]
+#[path = "volume/nii.rs"]
+mod nii;
+#[path = "common/program.rs"]
+mod program;
+
+use std::path::{Path, PathBuf};
+
+use common::gpu;
+use glam::DVec3;
+use nii::{Folder, Nii};
+use trephine::gpu::Gpu;
+use trephine::pipeline::synth::list;
+use trephine::pipeline::synth::tissue::Family;
+use trephine::pipeline::synth::{LabelMap, Synthesis, SyntheticHead};
+use trephine::volume::image;
+
+/// Extents of the map, voxels of 3 mm.
+const SHAPE: [usize; 3] = [60, 68, 64];
+const VOXEL_MM: f64 = 3.0;
+
+const FAMILY: &str = "name = \"ellipsoids\"\n[labels]\nbackground = [[0]]\nwhite = [[1]]\ngrey = [[2]]\n\
+                      ventricle = [[3]]\ncsf = [[4]]\nskull = [[5]]\nskin = [[6]]\n";
+
+/// How far from the middle, in units of the head's half axes.
+fn radius(ix: usize) -> f64 {
+    let at = [ix % SHAPE[0], ix / SHAPE[0] % SHAPE[1], ix / SHAPE[0] / SHAPE[1]];
+    let scaled: [f64; 3] = std::array::from_fn(|a| {
+        (at[a] as f64 - (SHAPE[a] as f64 - 1.0) / 2.0) / (SHAPE[a] as f64 * [0.42, 0.45, 0.44][a])
+    });
+    scaled.map(|v| v * v).iter().sum::<f64>().sqrt()
+}
+
+fn label(ix: usize) -> u8 {
+    match radius(ix) {
+        r if r < 0.12 => 3,
+        r if r < 0.6 => 1,
+        r if r < 0.7 => 2,
+        r if r < 0.78 => 4,
+        r if r < 0.88 => 5,
+        r if r < 1.0 => 6,
+        _ => 0,
+    }
+}
+
+/// A map of concentric ellipsoids with its family beside it.
+fn map(folder: &Folder) -> PathBuf {
+    let half = SHAPE.map(|n| -VOXEL_MM * (n as f64 - 1.0) / 2.0);
+    let nii = Nii {
+        dim: SHAPE.map(|n| n as i64).into(),
+        datatype: 2,
+        bits: 8,
+        pixdim: [1.0, VOXEL_MM, VOXEL_MM, VOXEL_MM, 1.0, 1.0, 1.0, 1.0],
+        srow: std::array::from_fn(|row| {
+            let mut line = [0.0, 0.0, 0.0, half[row]];
+            line[row] = VOXEL_MM;
+            line
+        }),
+        data: (0..SHAPE.iter().product()).map(label).collect(),
+        ..Nii::new()
+    };
+    folder.put("labels.toml", FAMILY.as_bytes());
+    folder.put("map.nii", &nii.bytes())
+}
+
+fn read(folder: &Folder) -> LabelMap {
+    LabelMap::read(&map(folder), &Family::parse(FAMILY).unwrap(), None).unwrap()
+}
+
+fn make(
+    gpu: &Gpu,
+    map: &LabelMap,
+    synthesis: &Synthesis,
+    seed: u64,
+    background: Option<f32>,
+) -> SyntheticHead {
+    SyntheticHead::make(gpu, map, synthesis, seed, 0, VOXEL_MM, background).unwrap()
+}
+
+/// Neither shape nor noise: heads that lie where their map does.
+fn still() -> Synthesis {
+    Synthesis {
+        flip: 0.0,
+        rotation: 0.0,
+        scale: 0.0,
+        elastic_mm: 0.0,
+        skull: 0.0,
+        atrophy: 0.0,
+        epi: 0.0,
+        noise: 0.0,
+        faults: 0.0,
+        ..Synthesis::default()
+    }
+}
+
+#[test]
+fn a_seed_makes_one_head_bit_for_bit() {
+    let Some(gpu) = gpu() else { return };
+    let folder = Folder::new();
+    let map = read(&folder);
+    let synthesis = Synthesis::default();
+    for seed in 0..4 {
+        let [once, again] = [0; 2].map(|_| make(&gpu, &map, &synthesis, seed, None));
+        assert_eq!(once.image, again.image, "seed {seed}");
+        assert_eq!(once.mask(&gpu).unwrap(), again.mask(&gpu).unwrap(), "seed {seed}");
+        let other = make(&gpu, &map, &synthesis, seed + 100, None);
+        assert_ne!(once.image.data, other.image.data, "seed {seed}");
+    }
+}
+
+/// Where a voxel lies in the map, by what its neighbours within a voxel or two say.
+#[test]
+fn the_mask_stays_on_the_brain_wherever_the_field_of_view_ends() {
+    let Some(gpu) = gpu() else { return };
+    let folder = Folder::new();
+    let map = read(&folder);
+    let synthesis = Synthesis { field_of_view: 1.0, padding: 0.0, slices: 0.0, coarse: 0.0, ..still() };
+    let to_map = map.grid.affine.inverse();
+    let mut cut = 0;
+    for seed in 0..12 {
+        let head = make(&gpu, &map, &synthesis, seed, None);
+        let mask = head.mask(&gpu).unwrap();
+        let [nx, ny, _] = head.image.shape;
+        let mut marked = 0;
+        for (ix, &value) in mask.iter().enumerate() {
+            let at = DVec3::new((ix % nx) as f64, (ix / nx % ny) as f64, (ix / nx / ny) as f64);
+            let at = to_map.transform_point3(head.image.affine.transform_point3(at));
+            let scaled = (at - (DVec3::from_array(SHAPE.map(|n| n as f64)) - 1.0) / 2.0)
+                / (DVec3::new(0.42, 0.45, 0.44) * DVec3::from_array(SHAPE.map(|n| n as f64)));
+            let r = scaled.length();
+            marked += usize::from(value != 0);
+            // The brain ends at 0.7, the film 2 mm beyond; a voxel is about 0.035 of the radius.
+            assert!(value == 0 || r < 0.79, "seed {seed}: marked at {r}");
+            assert!(value != 0 || r > 0.66, "seed {seed}: not marked at {r}");
+        }
+        let whole = map.brain_ml / head.image.voxel_volume_ml();
+        cut += usize::from((marked as f64) < 0.95 * whole);
+    }
+    assert!(cut > 2, "hardly any field of view cuts the brain: {cut} of 12");
+}
+
+#[test]
+fn air_has_the_value_that_was_asked_for() {
+    let Some(gpu) = gpu() else { return };
+    let folder = Folder::new();
+    let map = read(&folder);
+    // Air is the first class: its mean is at most 0.06 of the brightest tissue.
+    let synthesis = Synthesis {
+        sequence: 1.0,
+        padding: 0.0,
+        field_of_view: 0.0,
+        slices: 0.0,
+        coarse: 0.0,
+        bias: 0.0,
+        gamma: 0.0,
+        blur_mm: 0.0,
+        ..still()
+    };
+    for value in [0.0, 250.0, -1024.0] {
+        let head = make(&gpu, &map, &synthesis, 3, Some(value));
+        let (corner, gain) = (head.image.data[0], head.units.gain);
+        assert!((corner - value).abs() < 0.15 * gain, "{corner} for {value}, gain {gain}");
+        let least = head.image.data.iter().copied().fold(f32::INFINITY, f32::min);
+        assert!((least - value).abs() < 0.15 * gain, "{least} for {value}");
+        let most = head.image.data.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        assert!(most > value + 0.3 * gain, "no contrast: {least} to {most}");
+    }
+    // Padding is exactly the value.
+    let padded = Synthesis { padding: 1.0, ..synthesis };
+    let mut exact = 0;
+    for seed in 0..6 {
+        let head = make(&gpu, &map, &padded, seed, Some(-7.5));
+        exact += head.image.data.iter().filter(|&&v| v == -7.5).count();
+    }
+    assert!(exact > 1000, "{exact} padded voxels");
+}
+
+#[test]
+fn faults_of_settings_and_maps_are_told_in_words() {
+    let faults = Synthesis { share: 1.5, rotation: -0.1, ..Synthesis::default() }.faults();
+    assert_eq!(faults.len(), 2, "{faults:?}");
+    assert!(faults[0].contains("synthesis.share is 1.5, must be 0 to 1"), "{faults:?}");
+    assert!(Synthesis::default().faults().is_empty());
+
+    let folder = Folder::new();
+    let map = map(&folder);
+    let error =
+        |family: &str| LabelMap::read(&map, &Family::parse(family).unwrap(), None).err().unwrap().to_string();
+    let unknown =
+        error("name = \"few\"\n[labels]\nbackground = [[0]]\ngrey = [[2]]\nwhite = [[1]]\ncsf = [[4]]");
+    assert!(unknown.contains("map.nii") && unknown.contains("3, 5, 6"), "{unknown}");
+    let none = "name = \"none\"\n[labels]\nbackground = [[0, 1, 2, 3, 4, 5]]\ngrey = [[9]]\nskin = [[6]]";
+    assert!(error(none).contains("shows no brain"));
+
+    // A folder described by labels.toml, and a table with a family that is none.
+    assert_eq!(list::list(&folder.path("")).unwrap().len(), 1);
+    let table = folder.put("maps.tsv", b"image\tfamily\nmap.nii\tno-such\n");
+    assert!(list::list(&table).unwrap_err().to_string().contains("synthseg-v2"));
+}
+
+#[test]
+fn the_command_writes_a_pair_and_keeps_what_exists() {
+    if !program::has_gpu() {
+        return;
+    }
+    let folder = Folder::new();
+    let labels = map(&folder);
+    let run = |extra: &[&str]| {
+        let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache");
+        let [head, mask] = ["head.nii.gz", "mask.nii.gz"].map(|name| folder.path(name).display().to_string());
+        let labels = labels.display().to_string();
+        let mut arguments = vec!["synth", "--labels", &labels, "--seed", "5", "-o", &head, "-m", &mask];
+        arguments.extend(["--voxel-mm", "3"].iter().chain(extra));
+        program::program(&cache, &arguments).output().unwrap()
+    };
+    let made = run(&[]);
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let head = image::read_single(folder.path("head.nii.gz")).unwrap();
+    let mask = image::read_single(folder.path("mask.nii.gz")).unwrap();
+    assert_eq!((head.shape(), head.affine()), (mask.shape(), mask.affine()));
+    let marked = mask.frame_f32(0).unwrap().data.iter().filter(|&&v| v == 1.0).count();
+    assert!(marked > 1000, "{marked}");
+
+    let again = run(&[]);
+    assert!(!again.status.success());
+    assert!(String::from_utf8_lossy(&again.stderr).contains("--force"));
+    let first = std::fs::read(folder.path("head.nii.gz")).unwrap();
+    assert!(run(&["--force"]).status.success());
+    assert_eq!(std::fs::read(folder.path("head.nii.gz")).unwrap(), first, "one seed, one file");
+}
