@@ -2,6 +2,8 @@
 
 #[expect(dead_code, reason = "shared with the tests of operators")]
 mod common;
+#[path = "common/heads.rs"]
+mod heads;
 #[expect(dead_code, reason = "shared with the tests of the volume layer")]
 #[path = "volume/nii.rs"]
 mod nii;
@@ -231,4 +233,53 @@ fn the_command_writes_a_pair_and_keeps_what_exists() {
     let first = std::fs::read(folder.path("head.nii.gz")).unwrap();
     assert!(run(&["--force"]).status.success());
     assert_eq!(std::fs::read(folder.path("head.nii.gz")).unwrap(), first, "one seed, one file");
+}
+
+/// A run with heads made from the map: stopped and resumed it ends where one without a stop does, and it wants its maps.
+#[test]
+fn a_run_with_label_maps_resumes_exactly() {
+    if !program::has_gpu() {
+        return;
+    }
+    const RUN: &str = "batch = 2\nsteps_per_epoch = 3\nvalidation_fraction = 0.3\nwarmup_steps = 1\ncosine = false\n\
+                       [network]\nkind = \"residual-unet\"\nname = \"tiny\"\nwidths = [4, 8]\nshape = [16, 16, 16]\n\
+                       voxel_mm = 12.0\n[augmentation]\nfaults = 1.0\n[synthesis]\nshare = 0.5\n";
+    let folder = Folder::new();
+    map(&folder);
+    let maps = folder.put("maps.tsv", b"image\tfamily\nmap.nii\tlabels.toml\n").display().to_string();
+    for seed in 1..=3 {
+        folder.put(&format!("head{seed}.nii"), &heads::head(seed).bytes());
+        folder.put(&format!("head{seed}_mask.nii"), &heads::mask().bytes());
+    }
+    let rows = (1..=3).map(|seed| format!("head{seed}.nii\thead{seed}_mask.nii\n")).collect::<String>();
+    let data = folder.put("train.tsv", format!("image\tmask\n{rows}").as_bytes()).display().to_string();
+    let config = folder.put("run.toml", RUN.as_bytes()).display().to_string();
+    let run = |out: &str, options: &[&str]| {
+        let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache");
+        let out = folder.path(out).display().to_string();
+        let mut arguments = vec!["train", "--data", &data, "--out", &out];
+        arguments.extend(options);
+        program::program(&cache, &arguments).output().unwrap()
+    };
+    let done = |output: std::process::Output| {
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{text}");
+        text
+    };
+    let labelled = ["--labels", &maps];
+    let whole = [&["--config", &config, "--epochs", "2", "--name", "tiny"][..], &labelled].concat();
+    assert!(done(run("whole", &whole)).contains("label maps: 1; 50% of the samples"));
+    let half = [&["--config", &config, "--epochs", "1", "--name", "tiny"][..], &labelled].concat();
+    done(run("parts", &half));
+    let bare = run("parts", &["--resume", "--epochs", "2"]);
+    assert!(String::from_utf8_lossy(&bare.stderr).contains("--labels"), "{bare:?}");
+    done(run("parts", &[&["--resume", "--epochs", "2"][..], &labelled].concat()));
+    let weights = |out: &str| {
+        let model = trephine::model::Model::read(&folder.path(out).join("last.safetensors")).unwrap();
+        assert!(model.tensors.values().flat_map(|(_, values)| values).all(|v| v.is_finite()));
+        model.tensors
+    };
+    assert!(weights("whole") == weights("parts"), "a resumed run equals one without a stop");
+    let without = run("other", &["--config", &config, "--epochs", "1"]);
+    assert!(String::from_utf8_lossy(&without.stderr).contains("needs label maps"), "{without:?}");
 }

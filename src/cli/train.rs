@@ -1,6 +1,7 @@
 //! `trephine train`.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{anyhow, bail};
 use clap::{Args, ValueEnum};
@@ -13,6 +14,7 @@ use super::terminal::{Terminal, one_line};
 use super::{Outcome, Session, TuningOptions, usage};
 use crate::model::{self as models, LossKind, Model, ModelCard, WeightFile};
 use crate::pipeline::PipelineError;
+use crate::pipeline::synth::{LabelMap, list};
 use crate::pipeline::train::checkpoint::Checkpoint;
 use crate::pipeline::train::config::{NetworkConfig, TrainConfig};
 use crate::pipeline::train::data::{LabelledHead, check_rows};
@@ -37,6 +39,11 @@ pub(super) struct Options {
     /// Table of pairs to validate on [default: a fraction of --data]
     #[arg(long, value_name = "TSV")]
     validation: Option<PathBuf>,
+    /// Label maps to make a share of the heads from: a table with the columns image and family, or a folder with labels.toml
+    ///
+    /// The settings' table [synthesis] says how, [default: half of the samples]; see `trephine synth`.
+    #[arg(long, value_name = "TSV|DIR")]
+    labels: Option<PathBuf>,
     /// Folder of the run
     #[arg(long, value_name = "RUN")]
     out: PathBuf,
@@ -153,17 +160,16 @@ impl Options {
         config.loss = loss.map_or(config.loss, LossKind::from);
         config.learning_rate = learning_rate.unwrap_or(config.learning_rate);
         config.seed = seed.unwrap_or(config.seed);
+        if self.labels.is_some() {
+            config.synthesis.get_or_insert_default();
+        }
         config.check().map_err(usage)?;
         Ok(config)
     }
 
     /// The card of a run that begins, with the credits of the model that it begins with.
     fn card(&self, parent: Option<&(Model, String)>) -> anyhow::Result<ModelCard> {
-        let mut card = ModelCard {
-            command: command_line(),
-            data: self.data.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-            ..ModelCard::default()
-        };
+        let mut card = ModelCard { command: command_line(), data: self.data_names(), ..ModelCard::default() };
         if let Some(path) = &self.card {
             CardFile::read(path)?.apply(&mut card);
         }
@@ -171,6 +177,14 @@ impl Options {
             card.descend_from(parent, sha256);
         }
         Ok(card)
+    }
+
+    /// The names of the tables that are trained on, without their folders.
+    fn data_names(&self) -> String {
+        let names = [Some(&self.data), self.labels.as_ref()].into_iter().flatten();
+        let names: Vec<String> =
+            names.map(|path| path.file_name().unwrap_or_default().to_string_lossy().into_owned()).collect();
+        names.join(", ")
     }
 
     /// The configuration and the card with which a run goes on, announced where they change.
@@ -221,6 +235,7 @@ impl Options {
         };
         let mut display = Display::new(terminal, &self.data);
         let [training, validation] = self.heads(&mut display)?;
+        let maps = self.maps(&config, &mut display)?;
         let gpu = session.gpu()?;
         let run = TrainRun {
             gpu: &gpu,
@@ -228,6 +243,7 @@ impl Options {
             config,
             training,
             validation,
+            maps,
             folder: self.out.clone(),
             start,
             card,
@@ -250,6 +266,22 @@ impl Options {
             "epochs": display.rows,
         }))?;
         Ok(Outcome::Done)
+    }
+
+    /// The label maps, all of them read before the first step.
+    fn maps(&self, config: &TrainConfig, display: &mut Display) -> anyhow::Result<Vec<Arc<LabelMap>>> {
+        let (Some(path), Some(synthesis)) = (&self.labels, &config.synthesis) else { return Ok(Vec::new()) };
+        let listed = list::list(path)?;
+        display.reads(listed.len());
+        let maps = list::read(&listed, synthesis.store_mm, &|| display.has_read());
+        display.finish();
+        let maps = maps?;
+        display.line(&format!(
+            "label maps: {}; {:.0}% of the samples are made of them",
+            maps.len(),
+            100.0 * synthesis.share
+        ));
+        Ok(maps)
     }
 
     /// The rows of the tables to train and to validate on, all of them read and judged before the first step: an hour

@@ -8,8 +8,6 @@ use serde::{Deserialize, Serialize};
 pub struct Synthesis {
     /// Share of a run's samples that are made from label maps.
     pub share: f64,
-    /// Probability that a real head gets a scanner's faults: slices, resolution, blur, ringing, ghosts, noise, hot voxels.
-    pub real_faults: f64,
     /// Edge of the voxels that label maps are kept in, in mm.
     pub store_mm: f64,
     /// Probability of a left-right flip.
@@ -58,7 +56,6 @@ impl Default for Synthesis {
     fn default() -> Self {
         Self {
             share: 0.5,
-            real_faults: 0.5,
             store_mm: 1.5,
             flip: 0.5,
             rotation: 0.25,
@@ -89,7 +86,6 @@ impl Synthesis {
     pub fn faults(&self) -> Vec<String> {
         let probabilities = [
             ("share", self.share),
-            ("real_faults", self.real_faults),
             ("flip", self.flip),
             ("sequence", self.sequence),
             ("epi", self.epi),

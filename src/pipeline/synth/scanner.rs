@@ -66,6 +66,33 @@ pub struct Signal {
     seed: [u32; 2],
 }
 
+/// What a scanner would have done to a real head.
+#[derive(Clone, Debug)]
+pub struct Faults {
+    /// Slices, coarse voxels, blur, ringing.
+    pub resolution: Resolution,
+    signal: Signal,
+}
+
+impl Faults {
+    /// Those of a default synthesis, at random.
+    pub fn draw(rng: &mut ChaCha8Rng) -> Self {
+        let synthesis = Synthesis::default();
+        Self {
+            resolution: Resolution::draw(&synthesis, Contrast::Free, 0.0, rng),
+            signal: Signal::draw(&synthesis, Contrast::Free, rng),
+        }
+    }
+
+    /// Ghosts, hot voxels and noise that varies in space, on a volume whose tissue lies between 0 and 1.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn spoil(&self, gpu: &Gpu, volume: &PlacedVolume) -> Result<GpuTensor, PipelineError> {
+        cut(gpu, volume, self.signal.faults.clone(), &[], 0.0, self.signal.seed)
+    }
+}
+
 /// A scan: where it lies and what becomes of it.
 pub struct Scan {
     /// The grid of the file.

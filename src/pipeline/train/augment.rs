@@ -6,6 +6,8 @@ use rand_chacha::ChaCha8Rng;
 use rand_distr::StandardNormal;
 use serde::{Deserialize, Serialize};
 
+use crate::pipeline::synth::scanner::Faults;
+
 /// Strengths of the augmentation. Zero switches a part off.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -33,6 +35,9 @@ pub struct Augmentation {
     pub field_of_view: f64,
     /// Largest standard deviation of the noise; 1 is the intensity of bright tissue.
     pub noise: f64,
+    /// Probability of a scanner's faults: thick slices or coarse voxels, blur, ringing, ghosts, noise that varies in space,
+    /// hot voxels, as synthetic heads have them.
+    pub faults: f64,
 }
 
 impl Default for Augmentation {
@@ -49,6 +54,7 @@ impl Default for Augmentation {
             bias: 0.3,
             field_of_view: 0.15,
             noise: 0.08,
+            faults: 0.0,
         }
     }
 }
@@ -68,6 +74,7 @@ impl Augmentation {
             bias: 0.0,
             field_of_view: 0.0,
             noise: 0.0,
+            faults: 0.0,
         }
     }
 
@@ -83,7 +90,12 @@ impl Augmentation {
 
     /// Whether intensities change.
     pub fn is_tonal(&self) -> bool {
-        self.gamma > 0.0 || self.invert > 0.0 || self.curve > 0.0 || self.bias > 0.0 || self.noise > 0.0
+        self.gamma > 0.0
+            || self.invert > 0.0
+            || self.curve > 0.0
+            || self.bias > 0.0
+            || self.noise > 0.0
+            || self.faults > 0.0
     }
 }
 
@@ -109,6 +121,8 @@ pub struct Draw {
     pub noise: f32,
     /// Seed of the noise.
     pub seed: [u32; 2],
+    /// What a scanner does to it.
+    pub faults: Option<Faults>,
 }
 
 fn normal(rng: &mut ChaCha8Rng) -> f64 {
@@ -155,7 +169,8 @@ impl Draw {
                 if cut { fraction } else { 0.0 }
             })
         });
-        Self { transform, elastic_mm, cuts, curve, bias, noise, seed }
+        let faults = (rng.random::<f64>() < a.faults).then(|| Faults::draw(&mut rng));
+        Self { transform, elastic_mm, cuts, curve, bias, noise, seed, faults }
     }
 }
 

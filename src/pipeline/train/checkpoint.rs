@@ -11,10 +11,27 @@ use super::config::TrainConfig;
 use super::data::HeadRecord;
 use super::log::EpochRow;
 use crate::model::{ModelCard, Tensors};
+use crate::pipeline::synth::LabelMap;
 use crate::pipeline::{PipelineError, write_whole};
 
 /// Entry of the file's metadata that holds the run as TOML, which has words for NaN.
 const RUN_KEY: &str = "trephine.run";
+
+/// A label map in a checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MapRecord {
+    /// Where it lay.
+    pub file: String,
+    /// Hash of its labels, extents and place, as they are kept.
+    pub sha256: String,
+}
+
+impl MapRecord {
+    /// That of a map.
+    pub fn of(map: &LabelMap) -> Self {
+        Self { file: map.file.display().to_string(), sha256: map.sha256.clone() }
+    }
+}
 
 /// A run between two epochs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -29,6 +46,9 @@ pub struct Checkpoint {
     pub card: ModelCard,
     /// Which heads train and which validate, in order.
     pub heads: Vec<HeadRecord>,
+    /// The label maps that heads are made from, in order.
+    #[serde(default)]
+    pub maps: Vec<MapRecord>,
     /// The rows of `log.csv`.
     pub rows: Vec<EpochRow>,
     /// Parameters, running statistics, moments and averages by name.

@@ -9,6 +9,7 @@ use crate::model::{
     Centre, Description, GridSpec, Intensity, LayerKind, LossKind, OptimiserSpec, Sampling, article,
     residual_unet,
 };
+use crate::pipeline::synth::Synthesis;
 
 /// Everything that decides what a run does; written to `config.toml` in its folder.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -43,6 +44,9 @@ pub struct TrainConfig {
     pub optimiser: OptimiserSpec,
     /// Strengths of the augmentation.
     pub augmentation: Augmentation,
+    /// Heads made from label maps; absent: all are real.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub synthesis: Option<Synthesis>,
 }
 
 /// Which network to train.
@@ -169,6 +173,7 @@ impl TrainConfig {
             cache_mib: 4096,
             optimiser: OptimiserSpec { weight_decay: 1e-2, keras: false, clip_norm: 1.0, ema_decay: 0.99 },
             augmentation: Augmentation::default(),
+            synthesis: None,
         }
     }
 
@@ -195,6 +200,7 @@ impl TrainConfig {
             cache_mib: 4096,
             optimiser: OptimiserSpec { weight_decay: 0.0, keras: true, clip_norm: 0.0, ema_decay: 0.0 },
             augmentation: Augmentation::none(),
+            synthesis: None,
         }
     }
 
@@ -326,15 +332,20 @@ impl TrainConfig {
             faults.0.push(format!("optimiser.ema_decay is {ema_decay}, must be at least 0 and below 1"));
         }
         self.check_augmentation(&mut faults);
+        faults.0.extend(self.synthesis.iter().flat_map(Synthesis::faults));
         self.check_network(&mut faults);
         if faults.0.is_empty() { Ok(()) } else { Err(faults.0.join("; ")) }
     }
 
     fn check_augmentation(&self, faults: &mut Faults) {
         let a = &self.augmentation;
-        for (key, probability) in
-            [("flip", a.flip), ("invert", a.invert), ("curve", a.curve), ("field_of_view", a.field_of_view)]
-        {
+        for (key, probability) in [
+            ("flip", a.flip),
+            ("invert", a.invert),
+            ("curve", a.curve),
+            ("field_of_view", a.field_of_view),
+            ("faults", a.faults),
+        ] {
             faults.within(&format!("augmentation.{key}"), probability, 0.0, 1.0);
         }
         // A scale changes by up to four thirds of its strength and must not reach 0; the others are far beyond use.

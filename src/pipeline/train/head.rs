@@ -1,7 +1,7 @@
 //! A head for training: brought to the network's orientation once, kept compactly, sampled with every draw.
 
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use glam::DVec3;
@@ -28,8 +28,8 @@ use crate::pipeline::place::view::View;
 use crate::pipeline::strip::model_n4;
 use crate::pipeline::window::Window;
 use crate::tensor::TensorDesc;
-use crate::volume::Grid;
 use crate::volume::pairs::Pair;
+use crate::volume::{Grid, Volume};
 
 /// A head ready to sample from: image and mask on a grid like the network's, finer and with a margin when
 /// samples are moved in space.
@@ -69,29 +69,11 @@ impl StoredHead {
     /// As [`Labelled::read`], or a bias field that cannot be fitted.
     pub fn read(gpu: &Arc<Gpu>, pair: &Pair, spec: &GridSpec, spatial: bool) -> Result<Self, PipelineError> {
         let Labelled { image: volume, mask: mask_volume, .. } = Labelled::read(pair)?;
-        let window = Window::of(&volume).map_err(|p| p.at(&pair.image))?;
-        let (placed, halvings) = upload_bindable(gpu, &volume, &window)?;
-        if halvings > 0 {
-            log::warn!(
-                "{}: exceeds what the device binds at once; it is averaged over blocks of {block}x{block}x{block} voxels",
-                pair.image.display(),
-                block = 1 << halvings
-            );
-        }
-        if let Some(options) = model_n4(spec)? {
-            let field = n4(gpu, &placed.tensor, RegionTensors::default(), &options)?.log_field;
-            divide_in_place(gpu, &placed.tensor, &field)?;
-        }
         let placed_mask = PlacedVolume::upload(gpu, &bindable(gpu, &mask_volume).0)?;
-        let mut view = View::new(gpu, &placed, spec)?;
-        let mut mask_view = view.of_companion(gpu, &placed_mask)?;
+        let [view, mask_view] = views(gpu, &volume, &placed_mask, &pair.image, spec)?;
         let sample = |view: &View, grid: &Grid| -> Result<Vec<f32>, PipelineError> {
             Ok(gpu.download(&view.sampled(gpu, grid)?)?)
         };
-        let brain = sample(&mask_view, &view.grid())?;
-        // Image and mask go on alike beyond a face that cuts the brain.
-        let cut = view.reached(|ix| brain[ix] > 0.5);
-        (view, mask_view) = (view.beyond(cut), mask_view.beyond(cut));
         let network_grid = view.grid();
         let store_grid = if spatial { store_grid(&network_grid) } else { network_grid };
         let values = sample(&view, &store_grid)?;
@@ -195,22 +177,7 @@ impl StoredHead {
             self.plain(gpu, spec)?
         };
         let Some(crop) = crop else { return Ok(whole) };
-        let offset = self.crop_offset(crop, seed, sample);
-        let cut = |tensor: &GpuTensor| -> Result<GpuTensor, PipelineError> {
-            let op = Resample {
-                matrix: std::array::from_fn(|row| {
-                    let mut line = IDENTITY[row];
-                    line[3] = offset[row] as f64;
-                    line
-                }),
-                shape: crop,
-                interpolation: Interpolation::Nearest,
-                edge: Edge::Zero,
-                outside: 0.0,
-            };
-            Ok(run_op1(gpu, &op, &[tensor])?)
-        };
-        Ok([cut(&whole[0])?, cut(&whole[1])?])
+        cut_out(gpu, &whole, crop, self.crop_offset(crop, seed, sample))
     }
 
     /// First voxel of the window of sample number `sample`: three in four windows have their centre in the box
@@ -241,24 +208,20 @@ impl StoredHead {
         let grid = &self.network_grid;
         let middle = DVec3::from_array(grid.shape.map(|n| (n as f64 - 1.0) / 2.0));
         let draw = Draw::new(augmentation, seed, sample, grid.affine.transform_point3(middle));
-        let [image, mask] = self.upload(gpu, draw.cuts)?;
+        let [mut image, mask] = self.upload(gpu, draw.cuts)?;
+        if let Some(faults) = &draw.faults {
+            image = faults.resolution.apply(gpu, &image)?;
+        }
         let moved = Grid { shape: grid.shape, affine: draw.transform * grid.affine };
-        let lattice = draw
-            .elastic_mm
-            .as_ref()
-            .map(|mm| {
-                let voxel_mm = self.store_grid.affine.x_axis.truncate().length();
-                let voxels: Vec<f32> = mm.iter().map(|v| v / voxel_mm as f32).collect();
-                let g = ELASTIC_POINTS;
-                gpu.upload(&TensorDesc::f32(&[3, g, g, g]), &voxels)
-            })
-            .transpose()?;
         let bring = |volume: &PlacedVolume| -> Result<GpuTensor, PipelineError> {
             let op = volume.resample_op(&moved, AxisOrder::Xyz, spec.sampling.into());
-            Ok(match &lattice {
-                Some(lattice) => run_op1(gpu, &ResampleDeformed(op), &[&volume.tensor, lattice])?,
-                None => run_op1(gpu, &op, &[&volume.tensor])?,
-            })
+            let Some(mm) = &draw.elastic_mm else { return Ok(run_op1(gpu, &op, &[&volume.tensor])?) };
+            let edges = volume.grid().voxel_size();
+            let g = ELASTIC_POINTS;
+            let voxels: Vec<f32> =
+                mm.iter().enumerate().map(|(ix, mm)| mm / edges[ix / g.pow(3)] as f32).collect();
+            let lattice = gpu.upload(&TensorDesc::f32(&[3, g, g, g]), &voxels)?;
+            Ok(run_op1(gpu, &ResampleDeformed(op), &[&volume.tensor, &lattice])?)
         };
         let (mut x, y) = (bring(&image)?, bring(&mask)?);
         if augmentation.is_tonal() {
@@ -270,9 +233,66 @@ impl StoredHead {
             let seed = gpu.upload(&TensorDesc::u32(&[2]), &draw.seed)?;
             let op = IntensityAugment { noise: draw.noise };
             x = run_op1(gpu, &op, &[&x, &curve, &bias, &seed])?;
+            if let Some(faults) = &draw.faults {
+                let toned = PlacedVolume { tensor: x, affine: grid.affine, axes: AxisOrder::Xyz };
+                x = faults.spoil(gpu, &toned)?;
+            }
         }
         Ok([normalise_tensor(gpu, &x, &spec.intensity.into())?, y])
     }
+}
+
+/// What a network sees of an image, and the same of its mask, with faces that cut the brain mirrored in both.
+///
+/// # Errors
+/// An image without contrast, a bias field that cannot be fitted.
+pub(super) fn views(
+    gpu: &Arc<Gpu>,
+    image: &Volume,
+    mask: &PlacedVolume,
+    file: &Path,
+    spec: &GridSpec,
+) -> Result<[View; 2], PipelineError> {
+    let window = Window::of(image).map_err(|p| p.at(file))?;
+    let (placed, halvings) = upload_bindable(gpu, image, &window)?;
+    if halvings > 0 {
+        log::warn!(
+            "{}: exceeds what the device binds at once; it is averaged over blocks of {block}x{block}x{block} voxels",
+            file.display(),
+            block = 1 << halvings
+        );
+    }
+    if let Some(options) = model_n4(spec)? {
+        let field = n4(gpu, &placed.tensor, RegionTensors::default(), &options)?.log_field;
+        divide_in_place(gpu, &placed.tensor, &field)?;
+    }
+    let view = View::new(gpu, &placed, spec)?;
+    let mask_view = view.of_companion(gpu, mask)?;
+    let brain: Vec<f32> = gpu.download(&mask_view.sampled(gpu, &view.grid())?)?;
+    // Image and mask go on alike beyond a face that cuts the brain.
+    let cut = view.reached(|ix| brain[ix] > 0.5);
+    Ok([view.beyond(cut), mask_view.beyond(cut)])
+}
+
+/// A window of extents `crop` of image and target, from voxel `offset` on.
+pub(super) fn cut_out(
+    gpu: &Gpu,
+    whole: &[GpuTensor; 2],
+    crop: [usize; 3],
+    offset: [usize; 3],
+) -> Result<[GpuTensor; 2], PipelineError> {
+    let op = Resample {
+        matrix: std::array::from_fn(|row| {
+            let mut line = IDENTITY[row];
+            line[3] = offset[row] as f64;
+            line
+        }),
+        shape: crop,
+        interpolation: Interpolation::Nearest,
+        edge: Edge::Zero,
+        outside: 0.0,
+    };
+    Ok([run_op1(gpu, &op, &[&whole[0]])?, run_op1(gpu, &op, &[&whole[1]])?])
 }
 
 /// First and last voxel of `network` along each axis that a mask on `store` reaches; all of it for an empty mask.

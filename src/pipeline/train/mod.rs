@@ -11,4 +11,5 @@ pub mod head;
 pub mod loader;
 pub mod log;
 pub mod run;
+pub mod synthetic;
 mod validate;

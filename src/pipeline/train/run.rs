@@ -7,11 +7,12 @@ use std::time::Instant;
 use rand::{SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 
-use super::checkpoint::Checkpoint;
+use super::checkpoint::{Checkpoint, MapRecord};
 use super::config::TrainConfig;
 use super::data::{LabelledHead, Split};
 use super::loader::{HeadCache, Loader, epoch_order};
 use super::log::{CURVES, EpochRow, LOG, draw_curves, write_log};
+use super::synthetic::SyntheticHeads;
 use super::validate::{Validator, metrics_of};
 use crate::gpu::Gpu;
 use crate::graph::{Executor, ExecutorOptions, Tuning};
@@ -19,6 +20,7 @@ use crate::model::{
     Description, Model, ModelCard, Tensors, TrainingGraph, initialise, is_of_optimiser, spread_over_blocks,
     weights_of,
 };
+use crate::pipeline::synth::LabelMap;
 use crate::pipeline::{PipelineError, write_whole};
 
 /// What a caller may want to show while training.
@@ -79,6 +81,8 @@ pub struct TrainRun<'a> {
     pub training: Vec<LabelledHead>,
     /// Heads to validate on; empty: a fraction of `training`.
     pub validation: Vec<LabelledHead>,
+    /// Label maps that heads are made from, where the configuration has a synthesis.
+    pub maps: Vec<Arc<LabelMap>>,
     /// Folder of the run.
     pub folder: PathBuf,
     /// Where it begins.
@@ -105,9 +109,12 @@ impl TrainRun<'_> {
         self.config.check().map_err(fail)?;
         let (training, validation) =
             (std::mem::take(&mut self.training), std::mem::take(&mut self.validation));
+        let synthetic = self.synthetic_heads().map_err(fail)?;
+        let maps: Vec<MapRecord> = self.maps.iter().map(|map| MapRecord::of(map)).collect();
         let (split, mut state, start) = match std::mem::replace(&mut self.start, Start::Fresh) {
             Start::Resume(checkpoint) => {
                 checkpoint.config.goes_on_as(&self.config).map_err(fail)?;
+                check_maps(&checkpoint.maps, &maps, &self.folder).map_err(fail)?;
                 let split = Split::again(&checkpoint.heads, training, validation).map_err(|differences| {
                     fail(format!(
                         "the heads are not those that the run in {} began with: {differences}; name the same tables, \
@@ -125,6 +132,7 @@ impl TrainRun<'_> {
                     config: self.config.clone(),
                     card: self.card.clone(),
                     heads: split.records(),
+                    maps: maps.clone(),
                     rows: Vec::new(),
                     tensors: Tensors::new(),
                 };
@@ -202,8 +210,17 @@ impl TrainRun<'_> {
         let cache = HeadCache::new(config.cache_mib);
         for epoch in state.epochs_done..config.epochs {
             let begun = Instant::now();
-            let mut row =
-                self.epoch(epoch, steps, &split.training, &description, &graph, &executor, &cache, progress)?;
+            let mut row = self.epoch(
+                epoch,
+                steps,
+                &split.training,
+                synthetic.as_ref(),
+                &description,
+                &graph,
+                &executor,
+                &cache,
+                progress,
+            )?;
             validator.validate(&split.validation, &description.input, &cache, &mut row)?;
             row.seconds = begun.elapsed().as_secs_f64();
             state.epochs_done = epoch + 1;
@@ -227,12 +244,31 @@ impl TrainRun<'_> {
         Ok(Model::read(&self.folder.join(BEST))?)
     }
 
+    /// What heads are made from.
+    fn synthetic_heads(&self) -> Result<Option<SyntheticHeads>, String> {
+        match (&self.config.synthesis, self.maps.is_empty()) {
+            (None, true) => Ok(None),
+            (None, false) => {
+                Err("label maps are named, but the settings have no table [synthesis]; add one".into())
+            }
+            (Some(synthesis), _) if synthesis.share == 0.0 => Ok(None),
+            (Some(_), true) => {
+                Err("the settings have a table [synthesis], which needs label maps; name them with --labels"
+                    .into())
+            }
+            (Some(synthesis), false) => {
+                Ok(Some(SyntheticHeads { synthesis: synthesis.clone(), maps: self.maps.clone() }))
+            }
+        }
+    }
+
     #[expect(clippy::too_many_arguments, reason = "each is state of the run that `run` owns")]
     fn epoch(
         &self,
         epoch: usize,
         steps: usize,
         training: &[LabelledHead],
+        synthetic: Option<&SyntheticHeads>,
         description: &Description,
         graph: &TrainingGraph,
         executor: &Executor,
@@ -242,13 +278,14 @@ impl TrainRun<'_> {
         let config = &self.config;
         let gpu = self.gpu;
         let samples = steps * config.batch;
-        let mut loader = Loader::start(
-            gpu,
-            epoch_order(training, config.seed, epoch, samples),
-            &description.input,
-            config.augmentation.is_spatial(),
-            cache,
-        );
+        let first = (epoch * samples) as u64;
+        let map_of =
+            |sample: u64| synthetic.and_then(|heads| Some((heads, heads.map_of(config.seed, sample)?)));
+        // Of a pass through the heads, those are left out in whose place a synthetic one stands.
+        let order = epoch_order(training, config.seed, epoch, samples).into_iter().zip(first..);
+        let order = order.filter(|(_, sample)| map_of(*sample).is_none()).map(|(head, _)| head).collect();
+        let mut loader =
+            Loader::start(gpu, order, &description.input, config.augmentation.is_spatial(), cache);
         let total = (steps * config.epochs) as u64;
         let mut row = EpochRow { epoch: epoch + 1, ..EpochRow::default() };
         let (mut counted, mut skipped_in_a_row) = (0u64, 0);
@@ -256,16 +293,15 @@ impl TrainRun<'_> {
         for step_in_epoch in 0..steps {
             let step = (epoch * steps + step_in_epoch + 1) as u64;
             for slot in 0..config.batch {
-                let head = loader.next().expect("as many heads are ordered as the epoch has samples")?;
                 let sample = (step - 1) * config.batch as u64 + slot as u64;
-                let [x, y] = head.augmented(
-                    gpu,
-                    &description.input,
-                    &config.augmentation,
-                    config.seed,
-                    sample,
-                    config.crop,
-                )?;
+                let spec = &description.input;
+                let [x, y] = match map_of(sample) {
+                    Some((heads, map)) => heads.sample(gpu, map, spec, config.seed, sample, config.crop)?,
+                    None => {
+                        let head = loader.next().expect("a head is ordered for every sample that is real")?;
+                        head.augmented(gpu, spec, &config.augmentation, config.seed, sample, config.crop)?
+                    }
+                };
                 gpu.copy(&x, executor.tensor(graph.input), slot * voxels)?;
                 gpu.copy(&y, executor.tensor(graph.target), slot * voxels)?;
             }
@@ -304,6 +340,24 @@ impl TrainRun<'_> {
         row.dice /= counted as f64;
         Ok(row)
     }
+}
+
+/// Whether the label maps are those that a run began with.
+fn check_maps(before: &[MapRecord], now: &[MapRecord], folder: &Path) -> Result<(), String> {
+    let same = |(a, b): (&MapRecord, &MapRecord)| a.sha256 == b.sha256;
+    if before.len() == now.len() && before.iter().zip(now).all(same) {
+        return Ok(());
+    }
+    let first = before.iter().zip(now).find(|pair| !same(*pair));
+    let difference = match first {
+        Some((before, now)) => format!("{} is another than {}", now.file, before.file),
+        None => format!("there are {}, not {}", now.len(), before.len()),
+    };
+    Err(format!(
+        "the label maps are not those that the run in {} began with: {difference}; name the same with --labels, in the \
+         same order, or start anew in another folder",
+        folder.display()
+    ))
 }
 
 /// Training and validation heads of a run that begins.
