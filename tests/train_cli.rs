@@ -148,6 +148,38 @@ fn a_killed_run_goes_on_bit_for_bit() {
 }
 
 #[test]
+fn a_run_that_stops_in_time_goes_on_from_a_compact_checkpoint() {
+    if !has_gpu() {
+        return;
+    }
+    let desk = Desk::new();
+    desk.0.put("compact.toml", format!("compact_checkpoint = true\n{RUN}").as_bytes());
+    let config = desk.path("compact.toml");
+    desk.succeed("whole", &["--config", &config, "--epochs", "3"]);
+    let first = desk.succeed("parts", &["--config", &config, "--epochs", "3", "--stop-after", "0"]);
+    assert!(first.contains("stopped after epoch 1 of 3") && !first.contains("epoch 2/3: "), "{first}");
+    let second = desk.succeed("parts", &["--resume", "--stop-after", "0"]);
+    assert!(second.contains("epoch 2/3: ") && second.contains("stopped after epoch 2 of 3"), "{second}");
+    // Nothing but the checkpoint is needed.
+    fs::create_dir(desk.0.path("moved")).expect("a new folder");
+    desk.0.put("moved/checkpoint.safetensors", &desk.read("parts/checkpoint.safetensors"));
+    let third = desk.succeed("moved", &["--resume", "--stop-after", "0"]);
+    assert!(third.contains("best.safetensors is not in the folder"), "{third}");
+    assert!(third.contains("epoch 3/3: ") && !third.contains("stopped"), "{third}");
+    for file in ["checkpoint.safetensors", "last.safetensors"] {
+        let [whole, moved] = ["whole", "moved"].map(|run| desk.tensors(&format!("{run}/{file}")));
+        assert!(whole == moved, "{file} differs");
+    }
+    desk.succeed("plain", &["--config", &desk.path("run.toml"), "--epochs", "1"]);
+    let bytes = |run: &str| -> usize {
+        desk.tensors(&format!("{run}/checkpoint.safetensors")).iter().map(|(.., data)| data.len()).sum()
+    };
+    assert!(bytes("moved") * 7 < bytes("plain") * 2, "{} of {} bytes", bytes("moved"), bytes("plain"));
+    let refused = desk.fail(2, "bad", &["--config", &config, "--stop-after=-1"]);
+    assert!(refused.contains("--stop-after is -1"), "{refused}");
+}
+
+#[test]
 fn a_run_goes_on_with_the_configuration_of_its_checkpoint() {
     if !has_gpu() {
         return;

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::{anyhow, bail};
 use clap::{Args, ValueEnum};
@@ -91,6 +92,11 @@ pub(super) struct Options {
     /// Seed of weights, order, augmentation and dropout
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
+    /// Stop in time, to go on with --resume: begin no epoch that would not end within so many minutes
+    ///
+    /// Counted from the start of the command and judged by the longest epoch since; one epoch is done in any case.
+    #[arg(long, value_name = "MINUTES")]
+    stop_after: Option<f64>,
     #[command(flatten)]
     tuning: TuningOptions,
 }
@@ -216,6 +222,7 @@ impl Options {
 
     pub fn run(self, session: &Session) -> anyhow::Result<Outcome> {
         let terminal = session.terminal;
+        let stop_at = self.stop_after.map(stop_at).transpose()?;
         let (config, card, start) = if self.resume {
             let checkpoint = Checkpoint::read(&self.out)?;
             let (config, card) = self.goes_on(&checkpoint, &terminal)?;
@@ -247,6 +254,7 @@ impl Options {
             folder: self.out.clone(),
             start,
             card,
+            stop_at,
         };
         let model = run.run(&mut |progress| display.show(progress));
         display.finish();
@@ -325,6 +333,13 @@ impl Options {
 fn parent(name_or_file: &str) -> anyhow::Result<(Model, String)> {
     let file = WeightFile::open(name_or_file)?;
     Ok((file.model()?, file.sha256()))
+}
+
+/// The end of so many minutes from now.
+fn stop_at(minutes: f64) -> anyhow::Result<Instant> {
+    let end =
+        Duration::try_from_secs_f64(60.0 * minutes).ok().and_then(|time| Instant::now().checked_add(time));
+    end.ok_or_else(|| usage(format!("--stop-after is {minutes}, must be a number of minutes, 0 or more")))
 }
 
 fn command_line() -> String {
@@ -479,6 +494,12 @@ impl Display {
                     row.seconds
                 ));
                 self.rows.push(row);
+            }
+            Progress::Stopped { epochs } => {
+                self.line(&format!(
+                    "stopped after epoch {epochs} of {}: the next one would not end in time; go on with --resume",
+                    self.epochs
+                ));
             }
             Progress::Finished { epochs } => {
                 self.line(&format!(

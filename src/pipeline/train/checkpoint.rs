@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use safetensors::SafeTensors;
-use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 
+use super::compact::{self, Kept};
 use super::config::TrainConfig;
 use super::data::HeadRecord;
 use super::log::EpochRow;
@@ -68,13 +68,13 @@ impl Checkpoint {
     /// When it cannot be written.
     pub fn write(&self, folder: &Path) -> Result<(), PipelineError> {
         let fail = |e: &dyn std::fmt::Display| PipelineError::Training(format!("checkpoint: {e}"));
-        let views = self
-            .tensors
+        let kept = match self.config.compact_checkpoint {
+            true => compact::pack(&self.tensors),
+            false => compact::plain(&self.tensors),
+        };
+        let views = kept
             .iter()
-            .map(|(name, (shape, values))| {
-                TensorView::new(Dtype::F32, shape.clone(), bytemuck::cast_slice(values))
-                    .map(|view| (name.as_str(), view))
-            })
+            .map(|(name, kept)| kept.view().map(|view| (name.as_str(), view)))
             .collect::<Result<Vec<_>, _>>()
             .map_err(|e| fail(&e))?;
         let run = toml::to_string(self).map_err(|e| fail(&e))?;
@@ -100,14 +100,13 @@ impl Checkpoint {
         let run = metadata.metadata().as_ref().and_then(|metadata| metadata.get(RUN_KEY));
         let run = run.ok_or_else(|| broken(&"it does not say which run it is of"))?;
         let mut checkpoint: Self = toml::from_str(run).map_err(|e| broken(&e.message()))?;
-        checkpoint.tensors = SafeTensors::deserialize(&bytes)
+        let kept = SafeTensors::deserialize(&bytes)
             .map_err(|e| broken(&e))?
             .iter()
-            .map(|(name, view)| {
-                let values = view.data().chunks_exact(4).map(bytemuck::pod_read_unaligned).collect();
-                (name.to_owned(), (view.shape().to_vec(), values))
-            })
-            .collect();
+            .map(|(name, view)| Ok((name.to_owned(), Kept::read(&view)?)))
+            .collect::<Result<Vec<_>, String>>()
+            .map_err(|e| broken(&e))?;
+        checkpoint.tensors = compact::unpack(kept).map_err(|e| broken(&e))?;
         Ok(checkpoint)
     }
 }

@@ -40,6 +40,10 @@ pub struct TrainConfig {
     pub loss: LossKind,
     /// Memory for heads kept between epochs, in MiB.
     pub cache_mib: usize,
+    /// Keeps the checkpoint in a quarter of its size: 4 bytes a parameter instead of 16. The run goes on from the rounded
+    /// numbers at the end of every epoch, whether it is stopped there or not.
+    #[serde(default)]
+    pub compact_checkpoint: bool,
     /// Adam's attributes.
     pub optimiser: OptimiserSpec,
     /// Strengths of the augmentation.
@@ -171,6 +175,7 @@ impl TrainConfig {
             cosine: true,
             loss: LossKind::DiceBce,
             cache_mib: 4096,
+            compact_checkpoint: false,
             optimiser: OptimiserSpec { weight_decay: 1e-2, keras: false, clip_norm: 1.0, ema_decay: 0.99 },
             augmentation: Augmentation::default(),
             synthesis: None,
@@ -198,6 +203,7 @@ impl TrainConfig {
             cosine: false,
             loss: LossKind::Focal,
             cache_mib: 4096,
+            compact_checkpoint: false,
             optimiser: OptimiserSpec { weight_decay: 0.0, keras: true, clip_norm: 0.0, ema_decay: 0.0 },
             augmentation: Augmentation::none(),
             synthesis: None,
@@ -218,8 +224,8 @@ impl TrainConfig {
     }
 }
 
-/// Keys that a resumed run may change: how long it goes on, how fast, and what it keeps in memory.
-const CHANGEABLE: [&str; 3] = ["epochs", "learning_rate", "cache_mib"];
+/// Keys that a resumed run may change: how long it goes on, how fast, and what it keeps in memory and on disk.
+const CHANGEABLE: [&str; 4] = ["epochs", "learning_rate", "cache_mib", "compact_checkpoint"];
 
 impl TrainConfig {
     /// The keys whose values differ, each with the values of `self` and `other` in words.

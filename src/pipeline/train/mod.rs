@@ -5,6 +5,7 @@
 
 pub mod augment;
 pub mod checkpoint;
+mod compact;
 pub mod config;
 pub mod data;
 pub mod head;

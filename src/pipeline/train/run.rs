@@ -2,12 +2,13 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rand::{SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 
 use super::checkpoint::{Checkpoint, MapRecord};
+use super::compact;
 use super::config::TrainConfig;
 use super::data::{LabelledHead, Split};
 use super::loader::{HeadCache, Loader, epoch_order};
@@ -48,6 +49,11 @@ pub enum Progress {
     },
     /// An epoch is done.
     Epoch(EpochRow),
+    /// The next epoch would not end in time.
+    Stopped {
+        /// Epochs done.
+        epochs: usize,
+    },
     /// A resumed run has no epoch left to do.
     Finished {
         /// Epochs done.
@@ -89,6 +95,8 @@ pub struct TrainRun<'a> {
     pub start: Start,
     /// Stored in the weights' card.
     pub card: ModelCard,
+    /// No epoch begins that would end later, as long as the longest of this call; one is done in any case.
+    pub stop_at: Option<Instant>,
 }
 
 /// Files of a run's folder.
@@ -99,7 +107,8 @@ const HEADS: &str = "heads.tsv";
 const MAX_SKIPPED_IN_A_ROW: u64 = 10;
 
 impl TrainRun<'_> {
-    /// Trains to the end; `progress` hears of every step. Returns the model of the epoch that validated best.
+    /// Trains to the end, or until time is up; `progress` hears of every step. Returns the model of the epoch that validated
+    /// best.
     ///
     /// # Errors
     /// A configuration, heads or weights that do not go together, data that cannot be read, a device that fails, a loss
@@ -163,6 +172,12 @@ impl TrainRun<'_> {
         match start {
             None => {
                 graph.load(&executor, &state.tensors)?;
+                if !self.folder.join(BEST).exists() {
+                    state.best_dice = 0.0;
+                    progress(Progress::Note(format!(
+                        "{BEST} is not in the folder: the best epoch from here on makes it anew"
+                    )));
+                }
                 if state.config != *config || state.card != self.card {
                     state.config = config.clone();
                     state.card = self.card.clone();
@@ -208,6 +223,7 @@ impl TrainRun<'_> {
             gpu_bytes: executor.allocated_bytes + validator.executor.allocated_bytes,
         });
         let cache = HeadCache::new(config.cache_mib);
+        let mut longest = Duration::ZERO;
         for epoch in state.epochs_done..config.epochs {
             let begun = Instant::now();
             let mut row = self.epoch(
@@ -221,11 +237,15 @@ impl TrainRun<'_> {
                 &cache,
                 progress,
             )?;
+            state.tensors = graph.save(&executor)?;
+            if config.compact_checkpoint {
+                state.tensors = compact::rounded(&state.tensors);
+                graph.load(&executor, &state.tensors)?;
+            }
             validator.validate(&split.validation, &description.input, &cache, &mut row)?;
             row.seconds = begun.elapsed().as_secs_f64();
             state.epochs_done = epoch + 1;
             state.rows.push(row.clone());
-            state.tensors = graph.save(&executor)?;
             let model = Model {
                 description: description.clone(),
                 tensors: weights_of(&state.tensors),
@@ -240,6 +260,12 @@ impl TrainRun<'_> {
             write_log(&self.folder, &state.rows)?;
             draw_curves(&self.folder, &state.rows)?;
             progress(Progress::Epoch(row));
+            longest = longest.max(begun.elapsed());
+            let in_time = |end: Instant| Instant::now() + longest <= end;
+            if state.epochs_done < config.epochs && !self.stop_at.is_none_or(in_time) {
+                progress(Progress::Stopped { epochs: state.epochs_done });
+                break;
+            }
         }
         Ok(Model::read(&self.folder.join(BEST))?)
     }
