@@ -50,15 +50,19 @@ impl Operator for Window {
 }
 
 pub fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let gpu = Gpu::open(&GpuOptions::default())?;
+    pollster::block_on(run())
+}
+
+async fn run() -> Result<(), Box<dyn std::error::Error>> {
+    let gpu = Gpu::open(&GpuOptions::default()).await?;
     gpu.replace_shader(KERNEL, include_str!("window.wgsl").to_owned());
 
     let desc = TensorDesc::f32(&[1, 1, 5, 7, 9]);
     let values: Vec<f32> = (0..desc.len()).map(|i| i as f32).collect();
     let op = Window { low: 40.0, high: 240.0 };
-    let y = run_op1(&gpu, &op, &[&gpu.upload(&desc, &values)?])?;
+    let y = run_op1(&gpu, &op, &[&gpu.upload(&desc, &values).await?])?;
 
-    let got = HostTensor::from_words(desc.clone(), &gpu.download::<u32>(&y)?);
+    let got = HostTensor::from_words(desc.clone(), &gpu.download::<u32>(&y).await?);
     let x = HostTensor::new(desc.clone(), values.iter().map(|&v| f64::from(v)).collect());
     let comparison = Comparison::of_outputs(&op, &[desc], &[got], &op.reference(&[&x]));
     if let Some(complaint) = comparison.ok_or("an operator has an output")?.complaint() {

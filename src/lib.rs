@@ -5,14 +5,19 @@
 //! use trephine::{Gpu, GpuOptions, StripOptions, Stripper, image, model};
 //!
 //! # fn main() -> Result<(), trephine::Error> {
-//! let gpu = Arc::new(Gpu::open(&GpuOptions::default())?);
-//! let mut stripper = Stripper::new(&gpu, &model::load("default")?)?;
+//! # pollster::block_on(async {
+//! let gpu = Arc::new(Gpu::open(&GpuOptions::default()).await?);
+//! let mut stripper = Stripper::new(&gpu, &model::load("default")?).await?;
 //! let head = image::read_single("head.nii.gz")?;
-//! let stripped = stripper.strip(&head.frame_f32(0)?, &StripOptions::default())?;
+//! let stripped = stripper.strip(&head.frame_f32(0)?, &StripOptions::default()).await?;
 //! image::write_mask("mask.nii.gz", &head, &stripped.mask)?;
 //! # Ok(())
+//! # })
 //! # }
 //! ```
+//!
+//! What waits for the device is a future, and nothing here blocks: whoever has no executor runs it with
+//! `pollster::block_on(async { ... })`, as `examples/strip.rs` does. Futures need no runtime and no particular thread.
 //!
 //! A device ([`Gpu`]) and a network ([`Model`]) make a [`Stripper`], which takes any number of heads ([`Volume`]) and says
 //! of each where its brain is ([`Stripped`]), what it doubts included. Files are read and written by [`image`], and
@@ -20,14 +25,11 @@
 //! corrects its bias field, [`resample`](resample()) brings it on to another grid, [`pipeline::train`] trains a network on
 //! heads with masks, [`pipeline::batch`] strips folders of them. Everything fails with one [`Error`].
 //!
-//! Beneath lie layers, each using those after it and none before: `cli` → `lab` → [`pipeline`] → [`model`] → [`graph`] →
-//! [`ops`] → [`gpu`] → [`tensor`]; [`volume`] stands beside them without a GPU. `cli`, the command line, is behind the
-//! feature of that name, and `lab`, which times kernels, behind the feature `bench`.
+//! Beneath lie layers, each using those after it and none before: `lab` → [`pipeline`] → [`model`] → [`graph`] →
+//! [`ops`] → [`gpu`] → [`tensor`]; [`volume`] stands beside them without a GPU. `lab`, which times kernels, is behind the
+//! feature `bench`; the program, a crate of its own, needs the feature `cli`.
 #![warn(missing_docs)]
 
-#[cfg(feature = "cli")]
-#[doc(hidden)]
-pub mod cli;
 pub mod gpu;
 pub mod graph;
 #[cfg(feature = "bench")]

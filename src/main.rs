@@ -1,5 +1,7 @@
-//! The program; everything is in the library.
+//! The program: the command line over the library.
+
+mod cli;
 
 fn main() -> std::process::ExitCode {
-    trephine::cli::main()
+    cli::main()
 }

@@ -3,7 +3,7 @@
 #[expect(dead_code, reason = "other tests also compare with tolerances")]
 mod common;
 
-use common::{gpu, limited, rng};
+use common::{gpu, limited, rng, wait};
 use trephine::gpu::{Gpu, GpuTensor};
 use trephine::graph::{run_op, run_op_variant};
 use trephine::ops::activation::Activation;
@@ -19,10 +19,12 @@ fn run(gpu: &Gpu, op: &dyn Operator, inputs: &[TensorDesc]) -> Vec<Vec<u32>> {
     let mut rng = rng(op.name());
     let tensors: Vec<GpuTensor> = inputs
         .iter()
-        .map(|desc| gpu.upload(desc, &Fill::Normal(1.0).sample(&mut rng, desc).to_words()).expect("upload"))
+        .map(|desc| {
+            wait(gpu.upload(desc, &Fill::Normal(1.0).sample(&mut rng, desc).to_words())).expect("upload")
+        })
         .collect();
     let outputs = run_op(gpu, op, &tensors.iter().collect::<Vec<_>>()).expect("runs");
-    outputs.iter().map(|tensor| gpu.download(tensor).expect("download")).collect()
+    outputs.iter().map(|tensor| wait(gpu.download(tensor)).expect("download")).collect()
 }
 
 /// The three kernels of `winograd_3d` go through a volume in slabs of as many windows as a binding holds.
@@ -39,10 +41,11 @@ fn slabs_of_a_volume_change_nothing() {
         let mut rng = rng("slabs");
         let tensors = descs.each_ref().map(|desc| {
             let words = Fill::Normal(1.0).sample(&mut rng, desc).to_words();
-            gpu.upload(desc, &words).expect("upload")
+            wait(gpu.upload(desc, &words)).expect("upload")
         });
-        let y = run_op_variant(gpu, &op, &tensors.each_ref(), "winograd_3d", |_| Ok(())).expect("runs");
-        gpu.download::<u32>(&y[0]).expect("download")
+        let y = wait(run_op_variant(gpu, &op, &tensors.each_ref(), "winograd_3d", async |_| Ok(())))
+            .expect("runs");
+        wait(gpu.download::<u32>(&y[0])).expect("download")
     };
     assert_eq!(run(&whole), run(&slabs));
 }
@@ -72,12 +75,15 @@ fn sets_of_channels_change_nothing() {
                     .iter()
                     .map(|desc| {
                         let words = Fill::Normal(1.0).sample(&mut rng, desc).to_words();
-                        gpu.upload(desc, &words).expect("upload")
+                        wait(gpu.upload(desc, &words)).expect("upload")
                     })
                     .collect();
-                let y = run_op_variant(gpu, op, &tensors.iter().collect::<Vec<_>>(), variant, |_| Ok(()))
+                let y =
+                    wait(run_op_variant(gpu, op, &tensors.iter().collect::<Vec<_>>(), variant, async |_| {
+                        Ok(())
+                    }))
                     .expect("runs");
-                gpu.download::<f32>(&y[0]).expect("download")
+                wait(gpu.download::<f32>(&y[0])).expect("download")
             };
             let (want, got) = (run(&whole), run(&sets));
             let norm =

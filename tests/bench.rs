@@ -10,6 +10,7 @@ use std::process::{Output, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use pollster::block_on;
 use program::{has_gpu, program};
 use serde_json::Value;
 use trephine::gpu::{Gpu, GpuOptions};
@@ -527,7 +528,7 @@ fn tuning_says_why_a_variant_is_not_used() {
     }
     let options =
         GpuOptions { device: std::env::var("TREPHINE_DEVICE").ok(), checked: true, ..GpuOptions::default() };
-    let gpu = Arc::new(Gpu::open(&options).expect("there is an adapter"));
+    let gpu = Arc::new(block_on(Gpu::open(&options)).expect("there is an adapter"));
     let watchdog = Watchdog::new(&gpu, 600.0, |failure| panic!("{failure:?}"));
     let naive = include_str!("../shaders/conv3d/naive.wgsl");
     gpu.replace_shader("conv3d/naive.wgsl", naive.replace("fma(", "0.5 * fma("));
@@ -543,11 +544,11 @@ fn tuning_says_why_a_variant_is_not_used() {
         limit_s: 60.0,
     };
     let mut told = Vec::new();
-    let tuned = tune(&gpu, &model, &options, &Tuning::default(), &watchdog, &mut |progress| {
+    let tuned = block_on(tune(&gpu, &model, &options, &Tuning::default(), &watchdog, &mut |progress| {
         if let Progress::Rejected(failure) = progress {
             told.push(failure.variant.clone());
         }
-    })
+    }))
     .expect("the others are tuned");
     assert!(!tuned.entries.is_empty());
     let kinds = |variant: &str| {

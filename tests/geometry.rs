@@ -22,7 +22,7 @@ mod nii;
 use std::fs;
 use std::sync::Arc;
 
-use common::gpu;
+use common::{gpu, wait};
 use glam::{DMat3, DMat4, DQuat, DVec3};
 use nii::{Folder, Nii, only};
 use trephine::gpu::Gpu;
@@ -157,13 +157,13 @@ fn random_model() -> Model {
 }
 
 fn strip(stripper: &mut Stripper, volume: &Volume) -> Stripped {
-    stripper.strip(volume, &StripOptions { distance: true, ..StripOptions::default() }).expect("strips")
+    wait(stripper.strip(volume, &StripOptions { distance: true, ..StripOptions::default() })).expect("strips")
 }
 
 #[test]
 fn all_48_orientations_give_one_mask() {
     let Some(gpu) = gpu() else { return };
-    let mut stripper = Stripper::new(&gpu, &random_model()).expect("compiles");
+    let mut stripper = wait(Stripper::new(&gpu, &random_model())).expect("compiles");
     let head = phantom();
     let want = strip(&mut stripper, &head).mask;
     let mut mirrored = head.clone();
@@ -208,9 +208,13 @@ fn guises(volume: &Volume) -> [(&'static str, Grid); 4] {
 }
 
 fn resampled(gpu: &Arc<Gpu>, volume: &Volume, grid: &Grid, kind: Interpolation) -> Volume {
-    let placed = PlacedVolume::upload(gpu, volume).expect("uploads");
+    let placed = wait(PlacedVolume::upload(gpu, volume)).expect("uploads");
     let sampled = placed.interpolated(gpu, grid, AxisOrder::Zyx, kind).expect("resamples");
-    Volume { shape: grid.shape, affine: grid.affine, data: gpu.download(&sampled.tensor).expect("downloads") }
+    Volume {
+        shape: grid.shape,
+        affine: grid.affine,
+        data: wait(gpu.download(&sampled.tensor)).expect("downloads"),
+    }
 }
 
 /// Where the signed distance on one grid is below 0 on another.
@@ -257,7 +261,8 @@ fn agreement(
 #[test]
 fn oblique_anisotropic_and_sheared_grids_give_one_mask() {
     let Some(gpu) = gpu() else { return };
-    let mut stripper = Stripper::new(&gpu, &model::load("default").expect("built in")).expect("compiles");
+    let mut stripper =
+        wait(Stripper::new(&gpu, &model::load("default").expect("built in"))).expect("compiles");
     let head = phantom();
     let want = strip(&mut stripper, &head).mask;
     let home = Grid { shape: head.shape, affine: head.affine };
@@ -283,7 +288,7 @@ fn a_real_head_in_192_guises() {
     let gpu = gpu().expect("an adapter");
     let path = std::env::var_os("TREPHINE_HEAD").expect("TREPHINE_HEAD names a head");
     let name = std::env::var("TREPHINE_MODEL").unwrap_or_else(|_| "default".into());
-    let mut stripper = Stripper::new(&gpu, &model::load(&name).expect("a model")).expect("compiles");
+    let mut stripper = wait(Stripper::new(&gpu, &model::load(&name).expect("a model"))).expect("compiles");
     let head = read(&path, FrameChoice::Only).expect("reads").frame_f32(0).expect("held");
     let want = strip(&mut stripper, &head);
     println!("{}, model {name}: {:.0} mL upright", path.display(), want.brain_ml);

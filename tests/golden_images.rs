@@ -7,7 +7,7 @@ mod common;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use common::{assert_close, gpu};
+use common::{assert_close, gpu, wait};
 use glam::{DMat4, DVec4};
 use safetensors::SafeTensors;
 use trephine::gpu::{Gpu, GpuTensor};
@@ -59,11 +59,11 @@ fn both(gpu: &Arc<Gpu>, op: &dyn Operator, inputs: &[&HostTensor]) -> [HostTenso
         .iter()
         .map(|t| {
             let data: Vec<f32> = t.data.iter().map(|&v| v as f32).collect();
-            gpu.upload(&t.desc, &data).expect("upload")
+            wait(gpu.upload(&t.desc, &data)).expect("upload")
         })
         .collect();
     let output = run_op(gpu, op, &tensors.iter().collect::<Vec<_>>()).expect("runs").swap_remove(0);
-    let data: Vec<f32> = gpu.download(&output).expect("download");
+    let data: Vec<f32> = wait(gpu.download(&output)).expect("download");
     let device = HostTensor::new(output.desc.clone(), data.into_iter().map(f64::from).collect());
     [device, op.reference(inputs).swap_remove(0)]
 }

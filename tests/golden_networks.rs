@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use common::gpu;
+use common::{gpu, wait};
 use trephine::gpu::Gpu;
 use trephine::graph::{Executor, ExecutorOptions};
 use trephine::model::{
@@ -78,20 +78,20 @@ fn train_and_compare(fixture: &str, description: &Description, optimiser: Optimi
         graph.mark_output(gradient);
     }
     let executor = Executor::new(&gpu, graph, ExecutorOptions::default()).expect("compiles");
-    training.load(&executor, &golden.with_prefix("init.")).expect("loads");
-    executor.write(training.input, golden.get("input")).expect("write");
-    executor.write(training.target, golden.get("target")).expect("write");
+    wait(training.load(&executor, &golden.with_prefix("init."))).expect("loads");
+    wait(executor.write(training.input, golden.get("input"))).expect("write");
+    wait(executor.write(training.target, golden.get("target"))).expect("write");
     for step in 1..=3u64 {
         let state = optimiser.adam().step_state(step, 1e-3, 1.0);
-        executor.write(training.step_state, &state).expect("write");
+        wait(executor.write(training.step_state, &state)).expect("write");
         executor.run().expect("runs");
-        let loss: Vec<f32> = executor.read(training.loss).expect("read");
+        let loss: Vec<f32> = wait(executor.read(training.loss)).expect("read");
         check(&format!("loss of step {step}"), &loss, &golden.get("losses")[step as usize - 1..][..1], 2e-6);
         if step == 1 {
-            let logits: Vec<f32> = executor.read(training.logits).expect("read");
+            let logits: Vec<f32> = wait(executor.read(training.logits)).expect("read");
             check("logits", &logits, golden.get("logits"), 3e-6);
             for (name, &value) in &training.gradients {
-                let gradient: Vec<f32> = executor.read(value).expect("read");
+                let gradient: Vec<f32> = wait(executor.read(value)).expect("read");
                 let want = golden.get(&format!("grad.{name}"));
                 // The gradient by a convolution's bias before batch norm is 0 in exact arithmetic.
                 if name.ends_with("conv.bias") {
@@ -103,7 +103,7 @@ fn train_and_compare(fixture: &str, description: &Description, optimiser: Optimi
             }
         }
     }
-    let after = training.save(&executor).expect("saves");
+    let after = wait(training.save(&executor)).expect("saves");
     for (name, (_, want)) in golden.with_prefix("after3.") {
         // Biases before batch norm move by noise, see above; three steps of 1e-3 bound them.
         if name != "eval_logits" && !name.ends_with("conv.bias") {
@@ -122,11 +122,11 @@ fn train_and_compare(fixture: &str, description: &Description, optimiser: Optimi
         let executor = Executor::new(&gpu, network.graph, ExecutorOptions::default()).expect("compiles");
         for (name, (_, values)) in tensors {
             let value = executor.graph().find(name).unwrap_or_else(|| panic!("no value '{name}'"));
-            executor.write(value, values).expect("write");
+            wait(executor.write(value, values)).expect("write");
         }
-        executor.write(network.input, golden.get("input")).expect("write");
+        wait(executor.write(network.input, golden.get("input"))).expect("write");
         executor.run().expect("runs");
-        let logits: Vec<f32> = executor.read(network.logits).expect("read");
+        let logits: Vec<f32> = wait(executor.read(network.logits)).expect("read");
         check("logits after 3 steps", &logits, &want, 1e-5);
     }
 }
@@ -181,11 +181,11 @@ fn logits(
     for (name, (shape, values)) in tensors {
         let value = executor.graph().find(name).unwrap_or_else(|| panic!("no value '{name}'"));
         assert_eq!(*shape, executor.graph().desc(value).shape, "{name}");
-        executor.write(value, values).expect("write");
+        wait(executor.write(value, values)).expect("write");
     }
-    executor.write(network.input, input).expect("write");
+    wait(executor.write(network.input, input)).expect("write");
     executor.run().expect("runs");
-    executor.read(network.logits).expect("read")
+    wait(executor.read(network.logits)).expect("read")
 }
 
 #[test]
@@ -226,21 +226,20 @@ fn reruns_of_a_training_step_are_bit_equal() {
             TrainingGraph::new(&description, 1, [8, 12, 16], LossKind::DiceBce, &optimiser).expect("builds");
         let executor =
             Executor::new(&gpu, training.graph.clone(), ExecutorOptions::default()).expect("compiles");
-        training
-            .load(&executor, &trephine::model::initialise(&description, 5).expect("initialises"))
-            .expect("loads");
+        let tensors = trephine::model::initialise(&description, 5).expect("initialises");
+        wait(training.load(&executor, &tensors)).expect("loads");
         let mut rng = common::rng("rerun");
         let noise = Fill::Normal(1.0).sample(&mut rng, &TensorDesc::f32(&[8, 12, 16]));
         let target: Vec<f32> = noise.data.iter().map(|v| f32::from(u8::from(*v > 0.5))).collect();
-        executor.write(training.input, &noise.to_words()).expect("write");
-        executor.write(training.target, &target).expect("write");
+        wait(executor.write(training.input, &noise.to_words())).expect("write");
+        wait(executor.write(training.target, &target)).expect("write");
         for step in 1..=3u32 {
             let state = optimiser.adam().step_state(step.into(), 1e-3, 1.0);
-            executor.write(training.step_state, &state).expect("write");
-            executor.write(training.dropout_seed.expect("has dropout"), &[7u32, step]).expect("write");
+            wait(executor.write(training.step_state, &state)).expect("write");
+            wait(executor.write(training.dropout_seed.expect("has dropout"), &[7u32, step])).expect("write");
             executor.run().expect("runs");
         }
-        training.save(&executor).expect("saves")
+        wait(training.save(&executor)).expect("saves")
     };
     let bits = |tensors: Tensors| -> Vec<u32> {
         tensors.into_values().flat_map(|(_, v)| v).map(f32::to_bits).collect()

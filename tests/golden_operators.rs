@@ -6,7 +6,7 @@ mod common;
 
 use std::collections::HashMap;
 
-use common::{assert_close, gpu};
+use common::{assert_close, gpu, wait};
 use safetensors::SafeTensors;
 use trephine::graph::{Executor, ExecutorOptions, Graph};
 use trephine::ops::activation::{Activate, Activation, GeluForm};
@@ -109,7 +109,7 @@ fn outputs_and_gradients_match_pytorch() {
         let executor = gpu().map(|gpu| {
             let executor = Executor::new(&gpu, graph.clone(), ExecutorOptions::default()).expect("compiles");
             for (value, tensor) in &feeds {
-                executor.write(*value, &tensor.to_words()).expect("write");
+                wait(executor.write(*value, &tensor.to_words())).expect("write");
             }
             executor.run().expect("run");
             executor
@@ -122,7 +122,7 @@ fn outputs_and_gradients_match_pytorch() {
             assert_eq!(reference[value.0].desc, want.desc, "{what}");
             assert_close(&what, &reference[value.0].data, &want.data, 2.0 * rounding);
             if let Some(executor) = &executor {
-                let words: Vec<u32> = executor.read(value).expect("read");
+                let words: Vec<u32> = wait(executor.read(value)).expect("read");
                 let got = HostTensor::from_words(want.desc.clone(), &words);
                 // Sums of up to 256 terms and a few transcendental functions, as the registry's tests allow.
                 assert_close(&what, &got.data, &want.data, 8.0 * 256f64.sqrt() * rounding);

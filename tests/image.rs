@@ -3,7 +3,7 @@
 #[expect(dead_code, reason = "other tests limit what the device binds")]
 mod common;
 
-use common::{assert_close, gpu, rng};
+use common::{assert_close, gpu, rng, wait};
 use trephine::gpu::Gpu;
 use trephine::graph::run_op;
 use trephine::ops::Fill;
@@ -17,9 +17,9 @@ use trephine::tensor::TensorDesc;
 
 /// Runs a normalisation of a `[D, H, W]` volume.
 fn normalised(gpu: &Gpu, shape: [usize; 3], data: &[f32], method: &Method) -> Vec<f64> {
-    let volume = gpu.upload(&TensorDesc::f32(&shape), data).expect("upload");
+    let volume = wait(gpu.upload(&TensorDesc::f32(&shape), data)).expect("upload");
     let result = normalise_tensor(gpu, &volume, method).expect("normalises");
-    gpu.download::<f32>(&result).expect("download").into_iter().map(f64::from).collect()
+    wait(gpu.download::<f32>(&result)).expect("download").into_iter().map(f64::from).collect()
 }
 
 #[test]
@@ -92,9 +92,9 @@ fn brain_mask_is_the_filled_largest_component() {
     let Some(gpu) = gpu() else { return };
     let shape = [24, 28, 26];
     let radius = 9.0;
-    let upload = gpu.upload(&TensorDesc::f32(&shape), &phantom(shape, radius)).expect("upload");
-    let mask = brain_mask(&gpu, upload).expect("runs");
-    let got: Vec<u32> = gpu.download(&mask).expect("download");
+    let upload = wait(gpu.upload(&TensorDesc::f32(&shape), &phantom(shape, radius))).expect("upload");
+    let mask = wait(brain_mask(&gpu, upload)).expect("runs");
+    let got: Vec<u32> = wait(gpu.download(&mask)).expect("download");
     let mut want = Vec::new();
     for d in 0..shape[0] {
         for h in 0..shape[1] {
@@ -111,7 +111,7 @@ fn brain_mask_is_the_filled_largest_component() {
     let at = |i: usize| [i / (28 * 26), i / 26 % 28, i % 26];
     for border in [0.0, 1.0, 2.0, 2.5, -0.5, -1.0, -2.0] {
         let got: Vec<u32> =
-            gpu.download(&with_border(&gpu, &signed, border).expect("runs")).expect("download");
+            wait(gpu.download(&with_border(&gpu, &signed, border).expect("runs"))).expect("download");
         let grown = border >= 0.0;
         for (i, &value) in got.iter().enumerate() {
             let near = |j: usize| {
@@ -166,11 +166,11 @@ fn winding_components_stay_whole() {
         }
     }
     for (name, mask) in [("serpentine", serpentine), ("comb", comb)] {
-        let tensor = gpu.upload(&TensorDesc::u32(&shape), &mask).expect("upload");
+        let tensor = wait(gpu.upload(&TensorDesc::u32(&shape), &mask)).expect("upload");
         let mut runs = Vec::new();
         for _ in 0..2 {
             let labels = run_op(&gpu, &Components, &[&tensor]).expect("runs");
-            runs.push(gpu.download::<u32>(&labels[0]).expect("download"));
+            runs.push(wait(gpu.download::<u32>(&labels[0])).expect("download"));
         }
         assert_eq!(runs[0], runs[1], "{name}: two runs differ");
         assert_eq!(runs[0], mask, "{name}: one component, whose first voxel is the volume's");
@@ -205,7 +205,7 @@ fn grids_and_axis_orders_compose() {
             }
         }
     }
-    let upload = gpu.upload(&TensorDesc::f32(&[18, 24, 20]), &data).expect("upload");
+    let upload = wait(gpu.upload(&TensorDesc::f32(&[18, 24, 20]), &data)).expect("upload");
     let to_network = Resample {
         matrix: index_matrix(grid_matrix(native, network), AxisOrder::Zyx, AxisOrder::Xyz),
         shape: [15, 17, 14],
@@ -217,7 +217,7 @@ fn grids_and_axis_orders_compose() {
     let axes: Vec<usize> = prefilters(&to_network.matrix).iter().map(|(op, _)| op.axis).collect();
     assert_eq!(axes, [0, 1, 2]);
     let coarse = run_op(&gpu, &to_network, &[&upload]).expect("runs").swap_remove(0);
-    let got: Vec<f32> = gpu.download(&coarse).expect("download");
+    let got: Vec<f32> = wait(gpu.download(&coarse)).expect("download");
     let mut checked = 0;
     for (i, &value) in got.iter().enumerate() {
         let (x, y, z) = (i / (17 * 14), i / 14 % 17, i % 14);

@@ -4,7 +4,7 @@
 #[expect(dead_code, reason = "the operators' test uses the rest")]
 mod common;
 
-use common::{gpu, rng};
+use common::{gpu, rng, wait};
 use safetensors::SafeTensors;
 use trephine::gpu::{Gpu, GpuTensor};
 use trephine::ops::Fill;
@@ -81,26 +81,26 @@ fn matches_simpleitk(name: &str, variant: &str) {
         ..N4Options::article()
     };
     let native: Vec<usize> = desc.shape.iter().rev().copied().collect();
-    let volume = gpu.upload(&desc, &volume).expect("upload");
+    let volume = wait(gpu.upload(&desc, &volume)).expect("upload");
     let mask = (variant == "mask").then(|| upload_mask(&gpu, &desc, &fixture.mask(&native)));
-    let result = n4(&gpu, &volume, RegionTensors { mask: mask.as_ref(), confidence: None }, &options)
+    let result = wait(n4(&gpu, &volume, RegionTensors { mask: mask.as_ref(), confidence: None }, &options))
         .expect("N4 runs");
     let ran: Vec<usize> = result.fit.levels.iter().map(|level| level.iterations).collect();
     assert_eq!(ran, options.iterations, "tolerance 0 runs all iterations");
     // ITK's own offset, too.
-    let own = n4(
+    let own = wait(n4(
         &gpu,
         &volume,
         RegionTensors { mask: mask.as_ref(), confidence: None },
         &N4Options { offset: None, ..options },
-    )
+    ))
     .expect("N4 runs");
     assert_eq!(
         own.fit.lattice, result.fit.lattice,
         "the default offset is ITK's, and runs repeat to the bit"
     );
 
-    let field: Vec<f32> = gpu.download(&result.log_field).expect("download");
+    let field: Vec<f32> = wait(gpu.download(&result.log_field)).expect("download");
     let step = fixture.scalar("field_step") as usize;
     let (want_desc, want) = fixture.volume(&format!("{variant}.log_field"));
     let [d, h, w] = [want_desc.shape[0], want_desc.shape[1], want_desc.shape[2]];
@@ -166,12 +166,12 @@ fn phantom(shape: [usize; 3]) -> (TensorDesc, Vec<f32>, Vec<f32>, Vec<f64>) {
 }
 
 fn upload(gpu: &Gpu, desc: &TensorDesc, data: &[f32]) -> GpuTensor {
-    gpu.upload(desc, data).expect("upload")
+    wait(gpu.upload(desc, data)).expect("upload")
 }
 
 fn upload_mask(gpu: &Gpu, desc: &TensorDesc, labels: &[f32]) -> GpuTensor {
     let labels: Vec<u32> = labels.iter().map(|&label| label as u32).collect();
-    gpu.upload(&TensorDesc::u32(&desc.shape), &labels).expect("upload")
+    wait(gpu.upload(&TensorDesc::u32(&desc.shape), &labels)).expect("upload")
 }
 
 /// Standard deviation of the difference inside the mask: a constant factor is no error.
@@ -188,21 +188,21 @@ fn recovers_a_known_field_and_ignores_the_background() {
     let (desc, volume, mask, truth) = phantom([44, 52, 48]);
     let options = N4Options { shrink: [2; 3], iterations: vec![20, 20], ..N4Options::default() };
     let image = upload(&gpu, &desc, &volume);
-    let masked =
-        n4(&gpu, &image, RegionTensors::mask(&upload_mask(&gpu, &desc, &mask)), &options).expect("N4 runs");
+    let masked = wait(n4(&gpu, &image, RegionTensors::mask(&upload_mask(&gpu, &desc, &mask)), &options))
+        .expect("N4 runs");
     // Without a mask the zeros of the background are no voxels: the same mask results.
-    let unmasked = n4(&gpu, &image, RegionTensors::default(), &options).expect("N4 runs");
+    let unmasked = wait(n4(&gpu, &image, RegionTensors::default(), &options)).expect("N4 runs");
     assert_eq!(masked.fit.lattice, unmasked.fit.lattice);
     assert_eq!(masked.fit.voxels, unmasked.fit.voxels);
 
-    let field: Vec<f32> = gpu.download(&masked.log_field).expect("download");
+    let field: Vec<f32> = wait(gpu.download(&masked.log_field)).expect("download");
     let error = spread(&field, &truth, &mask);
     let before = spread(&vec![0.0; field.len()], &truth, &mask);
     eprintln!("known field: rms {error:.4} of {before:.4}");
     assert!(error < 0.15 * before, "rms {error:.4} of {before:.4} is left");
 
     divide_in_place(&gpu, &image, &masked.log_field).expect("corrects");
-    let corrected: Vec<f32> = gpu.download(&image).expect("download");
+    let corrected: Vec<f32> = wait(gpu.download(&image)).expect("download");
     for i in 0..field.len() {
         let want = volume[i] / field[i].exp();
         assert!((corrected[i] - want).abs() <= 1e-5 * want.abs(), "voxel {i}");
@@ -218,17 +218,17 @@ fn the_tolerance_stops_at_its_iteration() {
     let (image, mask) = (upload(&gpu, &desc, &volume), upload_mask(&gpu, &desc, &mask));
     let options =
         N4Options { shrink: [2; 3], iterations: vec![50, 50], tolerance: 2e-3, ..N4Options::default() };
-    let stopped = n4(&gpu, &image, RegionTensors::mask(&mask), &options).expect("N4 runs");
+    let stopped = wait(n4(&gpu, &image, RegionTensors::mask(&mask), &options)).expect("N4 runs");
     let ran: Vec<usize> = stopped.fit.levels.iter().map(|level| level.iterations).collect();
     eprintln!("levels: {:?}", stopped.fit.levels);
     assert!(ran.iter().all(|&n| n < 50), "converged: {ran:?}");
     assert!(stopped.fit.levels.iter().all(|level| level.convergence <= options.tolerance));
     let counted = N4Options { iterations: ran.clone(), tolerance: 0.0, ..options.clone() };
-    let counted = n4(&gpu, &image, RegionTensors::mask(&mask), &counted).expect("N4 runs");
+    let counted = wait(n4(&gpu, &image, RegionTensors::mask(&mask), &counted)).expect("N4 runs");
     assert_eq!(counted.fit.lattice, stopped.fit.lattice);
     // One iteration fewer had not converged.
     let fewer = N4Options { iterations: vec![ran[0] - 1], tolerance: 0.0, ..options };
-    let fewer = n4(&gpu, &image, RegionTensors::mask(&mask), &fewer).expect("N4 runs");
+    let fewer = wait(n4(&gpu, &image, RegionTensors::mask(&mask), &fewer)).expect("N4 runs");
     assert!(fewer.fit.levels[0].convergence > options.tolerance);
 }
 
@@ -245,11 +245,11 @@ fn voxels_that_are_no_intensities_leave_the_mask() {
     // Any label counts.
     let labels: Vec<f32> = mask.iter().map(|m| m * 255.0).collect();
     let image = upload(&gpu, &desc, &volume);
-    let got =
-        n4(&gpu, &image, RegionTensors::mask(&upload_mask(&gpu, &desc, &labels)), &options).expect("N4 runs");
+    let got = wait(n4(&gpu, &image, RegionTensors::mask(&upload_mask(&gpu, &desc, &labels)), &options))
+        .expect("N4 runs");
     mask[centre..centre + bad.len()].fill(0.0);
-    let want =
-        n4(&gpu, &image, RegionTensors::mask(&upload_mask(&gpu, &desc, &mask)), &options).expect("N4 runs");
+    let want = wait(n4(&gpu, &image, RegionTensors::mask(&upload_mask(&gpu, &desc, &mask)), &options))
+        .expect("N4 runs");
     assert_eq!(got.fit.lattice, want.fit.lattice);
     assert_eq!(got.fit.voxels, mask.iter().filter(|&&m| m > 0.0).count());
     assert!(got.fit.lattice.data.iter().all(|v| v.is_finite()));
@@ -262,9 +262,9 @@ fn the_unit_of_the_image_does_not_matter() {
     let options = N4Options { shrink: [2; 3], iterations: vec![10], ..N4Options::default() };
     let field = |factor: f32| -> Vec<f32> {
         let scaled: Vec<f32> = volume.iter().map(|v| v * factor).collect();
-        let result =
-            n4(&gpu, &upload(&gpu, &desc, &scaled), RegionTensors::default(), &options).expect("N4 runs");
-        gpu.download(&result.log_field).expect("download")
+        let result = wait(n4(&gpu, &upload(&gpu, &desc, &scaled), RegionTensors::default(), &options))
+            .expect("N4 runs");
+        wait(gpu.download(&result.log_field)).expect("download")
     };
     let (plain, small) = (field(1.0), field(1.0 / 255.0));
     let worst = plain.iter().zip(&small).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
@@ -279,7 +279,7 @@ fn what_cannot_be_corrected_is_an_error() {
     let image = upload(&gpu, &desc, &volume);
     let run = |image: &GpuTensor, mask: Option<&[f32]>, options: &N4Options| {
         let mask = mask.map(|mask| upload_mask(&gpu, &desc, mask));
-        n4(&gpu, image, RegionTensors { mask: mask.as_ref(), confidence: None }, options)
+        wait(n4(&gpu, image, RegionTensors { mask: mask.as_ref(), confidence: None }, options))
             .expect_err("must fail")
     };
     let n = desc.len();
@@ -302,9 +302,12 @@ fn what_cannot_be_corrected_is_an_error() {
         assert!(matches!(run(&image, Some(&mask), &wrong), N4Error::Options(_)), "{wrong:?}");
     }
     let other = upload_mask(&gpu, &TensorDesc::f32(&[36, 32, 40]), &mask);
-    assert!(matches!(n4(&gpu, &image, RegionTensors::mask(&other), &options), Err(N4Error::Shape { .. })));
+    assert!(matches!(
+        wait(n4(&gpu, &image, RegionTensors::mask(&other), &options)),
+        Err(N4Error::Shape { .. })
+    ));
     let flat = upload(&gpu, &TensorDesc::f32(&[n]), &volume);
-    assert!(matches!(n4(&gpu, &flat, RegionTensors::default(), &options), Err(N4Error::Shape { .. })));
+    assert!(matches!(wait(n4(&gpu, &flat, RegionTensors::default(), &options)), Err(N4Error::Shape { .. })));
 }
 
 /// A confidence of 0 and a mask that leaves the same voxels out are one; a confidence counts.
@@ -316,11 +319,11 @@ fn a_confidence_weighs_the_fit() {
     let image = upload(&gpu, &desc, &volume);
     let weighted = |confidence: &[f32]| {
         let confidence = upload(&gpu, &desc, confidence);
-        n4(&gpu, &image, RegionTensors { mask: None, confidence: Some(&confidence) }, &options)
+        wait(n4(&gpu, &image, RegionTensors { mask: None, confidence: Some(&confidence) }, &options))
             .expect("N4 runs")
     };
-    let masked =
-        n4(&gpu, &image, RegionTensors::mask(&upload_mask(&gpu, &desc, &mask)), &options).expect("N4 runs");
+    let masked = wait(n4(&gpu, &image, RegionTensors::mask(&upload_mask(&gpu, &desc, &mask)), &options))
+        .expect("N4 runs");
     let same = weighted(&mask);
     assert_eq!((same.fit.voxels, &same.fit.lattice), (masked.fit.voxels, &masked.fit.lattice));
     // Powers of two: the same factor in delta and omega, to the bit.
@@ -330,8 +333,8 @@ fn a_confidence_weighs_the_fit() {
     let uneven = weighted(&upper);
     assert_eq!(uneven.fit.voxels, masked.fit.voxels);
     // What counts more is fitted more closely, but to the same image.
-    let fields =
-        [&masked.log_field, &uneven.log_field].map(|field| gpu.download::<f32>(field).expect("download"));
+    let fields = [&masked.log_field, &uneven.log_field]
+        .map(|field| wait(gpu.download::<f32>(field)).expect("download"));
     let moved = fields[0].iter().zip(&fields[1]).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
     assert!(moved > 1e-4, "the field moved by {moved} only");
     let errors = fields.map(|field| spread(&field, &truth, &mask));
@@ -351,7 +354,7 @@ fn knots_every_few_mm_pad_the_domain() {
     assert_eq!(options.padding, [[0, 1], [12, 13], [5, 6]]);
     let image = upload(&gpu, &desc, &volume);
     let mask_tensor = upload_mask(&gpu, &desc, &mask);
-    let got = n4(&gpu, &image, RegionTensors::mask(&mask_tensor), &options).expect("N4 runs");
+    let got = wait(n4(&gpu, &image, RegionTensors::mask(&mask_tensor), &options)).expect("N4 runs");
 
     let [d, h, w] = [20 + 1, 36 + 25, 30 + 11];
     let (mut wide, mut wide_mask) = (vec![7.0; d * h * w], vec![0.0; d * h * w]);
@@ -365,11 +368,13 @@ fn knots_every_few_mm_pad_the_domain() {
     let wide_desc = TensorDesc::f32(&[d, h, w]);
     let region = upload_mask(&gpu, &wide_desc, &wide_mask);
     let unpadded = N4Options { padding: [[0; 2]; 3], ..options };
-    let want =
-        n4(&gpu, &upload(&gpu, &wide_desc, &wide), RegionTensors::mask(&region), &unpadded).expect("N4 runs");
+    let want = wait(n4(&gpu, &upload(&gpu, &wide_desc, &wide), RegionTensors::mask(&region), &unpadded))
+        .expect("N4 runs");
     assert_eq!((got.fit.voxels, &got.fit.lattice), (want.fit.voxels, &want.fit.lattice));
-    let (got, want): (Vec<f32>, Vec<f32>) =
-        (gpu.download(&got.log_field).expect("download"), gpu.download(&want.log_field).expect("download"));
+    let (got, want): (Vec<f32>, Vec<f32>) = (
+        wait(gpu.download(&got.log_field)).expect("download"),
+        wait(gpu.download(&want.log_field)).expect("download"),
+    );
     for z in 0..20 {
         for y in 0..36 {
             let (from, to) = ((z * 36 + y) * 30, (z * h + y + 12) * w + 5);

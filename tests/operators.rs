@@ -8,7 +8,7 @@ mod own_operator;
 
 use std::collections::{BTreeSet, HashMap};
 
-use common::{assert_close, gpu, rng};
+use common::{assert_close, gpu, rng, wait};
 use rand::Rng;
 use trephine::gpu::{Caps, Gpu, GpuOptions, GpuTensor, KernelKey, Reflection, SHADERS, assemble, validate};
 use trephine::graph::{Executor, ExecutorOptions, Graph, run_op_variant};
@@ -50,16 +50,18 @@ fn inputs_of(name: &str, case: &Case) -> Vec<HostTensor> {
 
 /// Runs one variant on poisoned outputs; returns them.
 fn run_variant(gpu: &Gpu, name: &str, case: &Case, inputs: &[HostTensor], variant: &str) -> Vec<HostTensor> {
-    let tensors: Vec<GpuTensor> =
-        inputs.iter().map(|input| gpu.upload(&input.desc, &input.to_words()).expect("upload")).collect();
+    let tensors: Vec<GpuTensor> = inputs
+        .iter()
+        .map(|input| wait(gpu.upload(&input.desc, &input.to_words())).expect("upload"))
+        .collect();
     let refs: Vec<&GpuTensor> = tensors.iter().collect();
-    let poison = |tensor: &GpuTensor| gpu.write(tensor, &vec![POISON; tensor.desc.words()]);
-    let outputs = run_op_variant(gpu, case.op.as_ref(), &refs, variant, poison)
+    let poison = async |tensor: &GpuTensor| gpu.write(tensor, &vec![POISON; tensor.desc.words()]).await;
+    let outputs = wait(run_op_variant(gpu, case.op.as_ref(), &refs, variant, poison))
         .unwrap_or_else(|error| panic!("{name} [{variant}]: {error}"));
     outputs
         .iter()
         .map(|tensor| {
-            let words: Vec<u32> = gpu.download(tensor).expect("download");
+            let words: Vec<u32> = wait(gpu.download(tensor)).expect("download");
             HostTensor::from_words(tensor.desc.clone(), &words)
         })
         .collect()
@@ -225,12 +227,12 @@ fn every_backward_on_the_device_matches_its_reference() {
                 Executor::new(&gpu, graph.clone(), ExecutorOptions { no_reuse, ..Default::default() })
                     .unwrap_or_else(|e| panic!("{name}: {e}"));
             for (value, tensor) in &feeds {
-                executor.write(*value, &tensor.to_words()).expect("write");
+                wait(executor.write(*value, &tensor.to_words())).expect("write");
             }
             executor.run().expect("run");
             let mut bits: Vec<(ValueId, Vec<u32>)> = Vec::new();
             for grad in grads.values() {
-                bits.push((*grad, executor.read(*grad).expect("read")));
+                bits.push((*grad, wait(executor.read(*grad)).expect("read")));
             }
             bits.sort_by_key(|(value, _)| *value);
             for (value, words) in &bits {
@@ -460,7 +462,7 @@ fn a_broken_kernel_fails_the_harness() {
     let Some(gpu) = gpu() else { return };
     let options =
         GpuOptions { device: Some(gpu.summary.index.to_string()), checked: true, ..GpuOptions::default() };
-    let own = Gpu::open(&options).expect("the adapter opened before");
+    let own = wait(Gpu::open(&options)).expect("the adapter opened before");
     let mut unseen = Vec::new();
     for Fault { case: wanted, shader, right, wrong } in FAULTS {
         let source =

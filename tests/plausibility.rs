@@ -5,7 +5,7 @@ mod common;
 
 use std::sync::{Mutex, OnceLock};
 
-use common::{gpu, rng};
+use common::{gpu, rng, wait};
 use glam::{DMat4, DVec3};
 use rand::Rng;
 use trephine::model;
@@ -34,14 +34,11 @@ fn warnings(volume: &Volume) -> Option<Vec<String>> {
     let stripper = STRIPPER
         .get_or_init(|| {
             let model = model::load("default").expect("built in");
-            Some(Mutex::new(Stripper::new(&gpu()?, &model).expect("compiles")))
+            Some(Mutex::new(wait(Stripper::new(&gpu()?, &model)).expect("compiles")))
         })
         .as_ref()?;
-    let stripped = stripper
-        .lock()
-        .expect("no test panics with it")
-        .strip(volume, &StripOptions::default())
-        .expect("strips");
+    let mut stripper = stripper.lock().expect("no test panics with it");
+    let stripped = wait(stripper.strip(volume, &StripOptions::default())).expect("strips");
     eprintln!("{:?}", stripped.signals);
     Some(stripped.warnings)
 }

@@ -5,7 +5,7 @@ mod common;
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use common::{assert_close, gpu, limited, rng};
+use common::{assert_close, gpu, limited, rng, wait};
 use glam::{DMat4, DVec3};
 use rand::Rng;
 use trephine::gpu::Gpu;
@@ -89,8 +89,8 @@ fn resampling_in_slabs_changes_nothing() {
             (true, Interpolation::Linear, Edge::Clamp),
         ] {
             let sampler = Sampler { filtered, interpolation, edge, outside: -3.0 };
-            let [want, got] =
-                [&whole, &small].map(|gpu| resample(gpu, volume.clone(), &grid, sampler).expect("runs"));
+            let [want, got] = [&whole, &small]
+                .map(|gpu| wait(resample(gpu, volume.clone(), &grid, sampler)).expect("runs"));
             assert!(want.iter().any(|&v| v > 100.0));
             assert_close(&format!("{sampler:?} {:?}", grid.shape), &floats(&got), &floats(&want), 0.0);
         }
@@ -106,7 +106,7 @@ fn normalising_in_slabs_changes_nothing() {
         Method::MinMax { low: 0.0, high: 255.0 },
         Method::Percentiles { quantiles: [0.02, 0.98], low: -1.0, high: 1.0 },
     ] {
-        let [want, got] = [&whole, &small].map(|gpu| normalise(gpu, &volume, &method).expect("runs"));
+        let [want, got] = [&whole, &small].map(|gpu| wait(normalise(gpu, &volume, &method)).expect("runs"));
         assert_close(&format!("{method:?}"), &floats(&got), &floats(&want), 1e-4);
     }
 }
@@ -132,14 +132,14 @@ fn bias_fields_are_fitted_and_divided_by_in_slabs() {
         ("every voxel", FitRegion::default(), &N4Options { keep_nonpositive: true, ..quick.clone() }),
     ] {
         let [want, got] = [&whole, &small]
-            .map(|gpu| correct_bias(gpu, Cow::Borrowed(&volume), region, options, true).expect("runs"));
+            .map(|gpu| wait(correct_bias(gpu, Cow::Borrowed(&volume), region, options, true)).expect("runs"));
         assert_eq!((&got.fit.lattice, got.fit.voxels), (&want.fit.lattice, want.fit.voxels), "{what}");
         let [want_field, field] = [&want, &got].map(|done| floats(done.log_field.as_ref().expect("wanted")));
         assert!(want_field.iter().any(|v| v.abs() > 0.05), "{what}");
         assert_close(what, &field, &want_field, 0.0);
         assert_close(what, &floats(&got.values), &floats(&want.values), 0.0);
         let log_field = got.log_field.expect("wanted");
-        assert_eq!(divide_by_field(&small, &volume, &log_field).expect("runs"), got.values);
+        assert_eq!(wait(divide_by_field(&small, &volume, &log_field)).expect("runs"), got.values);
     }
     // The head is looked for in the halved volume, whose voxels are 4 to 5 mm large here, by samples that are bound whole.
     let own = Grid::of(&volume);
@@ -147,12 +147,12 @@ fn bias_fields_are_fitted_and_divided_by_in_slabs() {
         Grid { shape: SHAPE.map(|n| 2 * n), affine: own.affine * DMat4::from_scale(DVec3::splat(0.5)) };
     let sampler =
         Sampler { filtered: false, interpolation: Interpolation::Linear, edge: Edge::Clamp, outside: 0.0 };
-    let data = resample(&whole, volume, &fine, sampler).expect("runs");
+    let data = wait(resample(&whole, volume, &fine, sampler)).expect("runs");
     let volume = Volume { shape: fine.shape, affine: fine.affine, data };
     let small = Arc::new(limited(&whole, volume.data.len() as u64 * 4 / 3));
     let head = FitRegion { head_less_mm: Some(5.0), ..FitRegion::default() };
     let [want, got] = [&whole, &small]
-        .map(|gpu| correct_bias(gpu, Cow::Borrowed(&volume), head, &quick, true).expect("runs"));
+        .map(|gpu| wait(correct_bias(gpu, Cow::Borrowed(&volume), head, &quick, true)).expect("runs"));
     assert!(want.head_found && got.head_found);
     let share = got.fit.voxels as f64 / want.fit.voxels as f64;
     assert!((0.75..1.3).contains(&share), "{share}");
@@ -164,7 +164,7 @@ fn bias_fields_are_fitted_and_divided_by_in_slabs() {
 fn a_shrunken_volume_must_be_bound() {
     let Some([_, small]) = devices() else { return };
     let options = N4Options { shrink: [1; 3], ..N4Options::default() };
-    match correct_bias(&small, Cow::Owned(volume()), FitRegion::default(), &options, false) {
+    match wait(correct_bias(&small, Cow::Owned(volume()), FitRegion::default(), &options, false)) {
         Err(PipelineError::N4(error @ N4Error::TooLarge { .. })) => {
             let text = error.to_string();
             assert!(text.contains("shrunken by 1") && text.contains("a larger shrink factor"), "{text}");

@@ -78,12 +78,13 @@ fn identifier(text: &str) -> &str {
     &text[..end]
 }
 
-/// First segments of every path that starts at the crate's root: `crate::a::b`, `crate::{a::b, c}`, and
-/// `super::` chains that reach a layer.
+/// First segments of every path that starts at the crate's root, as the program calls it too: `crate::a::b`,
+/// `trephine::{a::b, c}`, and `super::` chains that reach a layer.
 fn uses(code: &str) -> Vec<String> {
     let mut found = Vec::new();
-    for (at, _) in code.match_indices("crate::") {
-        let rest = &code[at + "crate::".len()..];
+    let starts = ["crate::", "trephine::"].map(|root| code.match_indices(root));
+    for (at, root) in starts.into_iter().flatten() {
+        let rest = &code[at + root.len()..];
         let Some(group) = rest.strip_prefix('{') else {
             found.push(identifier(rest).to_owned());
             continue;
@@ -136,9 +137,9 @@ fn arrows_between_layers_point_down_only() {
 
 #[test]
 fn grouped_and_relative_paths_are_seen() {
-    let code =
-        "use crate::{gpu::{Caps, Gpu}, ops};\nuse super::super::graph::Graph;\nlet x = crate::tensor::y();";
-    assert_eq!(uses(code), ["gpu", "ops", "tensor", "graph"]);
+    let code = "use crate::{gpu::{Caps, Gpu}, ops};\nuse super::super::graph::Graph;\nlet x = crate::tensor::y();\n\
+                use trephine::model;";
+    assert_eq!(uses(code), ["gpu", "ops", "tensor", "model", "graph"]);
 }
 
 #[test]
@@ -167,6 +168,50 @@ fn only_gpu_names_wgpu_and_only_cli_prints() {
         forbid(&[], &["@compute"], "shaders are files, not strings");
     }
     report(&breaches);
+}
+
+/// What waits in a thread, and the files that may: the device is polled in one, files are read and written in another, and
+/// the program waits for all that it does.
+const BLOCKING: [(&str, &[&str]); 8] = [
+    ("block_on", &["src/cli/mod.rs"]),
+    ("pollster", &["src/cli/mod.rs"]),
+    ("PollType::Wait", &["src/gpu/completion.rs"]),
+    ("mpsc", &["src/gpu/completion.rs"]),
+    (".join()", &["src/gpu/completion.rs"]),
+    ("thread::scope", &[]),
+    ("Condvar", &[]),
+    ("_blocking(", &["src/pipeline/threads.rs"]),
+];
+
+/// Lines of a file that wait where nothing may.
+fn waits(file: &str, code: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for (word, allowed) in BLOCKING {
+        let lines =
+            code.lines().enumerate().filter(|(_, line)| line.contains(word) && !allowed.contains(&file));
+        found
+            .extend(lines.map(|(ix, line)| format!("{file}:{}: waits in a thread: {}", ix + 1, line.trim())));
+    }
+    found
+}
+
+#[test]
+fn nothing_waits_in_a_thread_but_the_program_in_one_place() {
+    let mut breaches = Vec::new();
+    let mut places = 0;
+    for (file, source) in files("src", "rs") {
+        let code = code_without_tests(&source);
+        breaches.extend(waits(&file, &code));
+        places += code.matches("block_on(").count();
+    }
+    report(&breaches);
+    assert_eq!(places, 1, "places that wait for a future");
+    for line in
+        ["pollster::block_on(gpu.wait())?;", "use std::sync::mpsc;", "gpu.poll(PollType::Wait { .. });"]
+    {
+        assert!(!waits("src/pipeline/strip.rs", line).is_empty(), "{line}");
+    }
+    assert_eq!(waits("src/lab/timing.rs", "let spans = gpu.wait().await?;\npath.join(\"file\");"), [""; 0]);
 }
 
 /// Arrows between files of `src/` that close a circle and are still to be removed: an entry that closes none any
@@ -348,7 +393,8 @@ impl Modules {
         let (head, rest) = path.split_once("::").unwrap_or((path, ""));
         let parent = |module: &str| module.rsplit_once("::").map_or("", |(parent, _)| parent).to_owned();
         let start = match head {
-            "crate" => String::new(),
+            // The program names the library.
+            "crate" | "trephine" => String::new(),
             "self" => module.to_owned(),
             "super" => {
                 let (mut at, mut rest) = (parent(module), rest);

@@ -12,7 +12,7 @@ mod program;
 
 use std::path::{Path, PathBuf};
 
-use common::gpu;
+use common::{gpu, wait};
 use glam::DVec3;
 use nii::{Folder, Nii};
 use trephine::gpu::Gpu;
@@ -80,7 +80,7 @@ fn make(
     seed: u64,
     background: Option<f32>,
 ) -> SyntheticHead {
-    SyntheticHead::make(gpu, map, synthesis, seed, 0, VOXEL_MM, background).unwrap()
+    wait(SyntheticHead::make(gpu, map, synthesis, seed, 0, VOXEL_MM, background)).unwrap()
 }
 
 /// Neither shape nor noise: heads that lie where their map does.
@@ -108,7 +108,7 @@ fn a_seed_makes_one_head_bit_for_bit() {
     for seed in 0..4 {
         let [once, again] = [0; 2].map(|_| make(&gpu, &map, &synthesis, seed, None));
         assert_eq!(once.image, again.image, "seed {seed}");
-        assert_eq!(once.mask(&gpu).unwrap(), again.mask(&gpu).unwrap(), "seed {seed}");
+        assert_eq!(wait(once.mask(&gpu)).unwrap(), wait(again.mask(&gpu)).unwrap(), "seed {seed}");
         let other = make(&gpu, &map, &synthesis, seed + 100, None);
         assert_ne!(once.image.data, other.image.data, "seed {seed}");
     }
@@ -125,7 +125,7 @@ fn the_mask_stays_on_the_brain_wherever_the_field_of_view_ends() {
     let mut cut = 0;
     for seed in 0..12 {
         let head = make(&gpu, &map, &synthesis, seed, None);
-        let mask = head.mask(&gpu).unwrap();
+        let mask = wait(head.mask(&gpu)).unwrap();
         let [nx, ny, _] = head.image.shape;
         let mut marked = 0;
         for (ix, &value) in mask.iter().enumerate() {

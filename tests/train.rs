@@ -10,7 +10,7 @@ mod nii;
 
 use std::path::PathBuf;
 
-use common::gpu;
+use common::{gpu, wait};
 use heads::{SHAPE, VOXELS, head, image, mask, radius};
 use nii::{Folder, Nii};
 use trephine::gpu::{Gpu, GpuTensor};
@@ -263,7 +263,7 @@ fn grid() -> GridSpec {
 }
 
 fn values(gpu: &Gpu, tensors: [GpuTensor; 2]) -> [Vec<f32>; 2] {
-    tensors.map(|tensor| gpu.download(&tensor).expect("downloads"))
+    tensors.map(|tensor| wait(gpu.download(&tensor)).expect("downloads"))
 }
 
 fn largest_gap(a: &[f32], b: &[f32]) -> f32 {
@@ -280,7 +280,7 @@ fn image_and_mask_move_together() {
     let Some(gpu) = gpu() else { return };
     let folder = Folder::new();
     let pair = grey_mask(&folder);
-    let head = StoredHead::read(&gpu, &pair, &grid(), true).expect("a head");
+    let head = wait(StoredHead::read(&gpu, &pair, &grid(), true)).expect("a head");
     let still = Augmentation::none();
     let moves = [
         Augmentation { flip: 1.0, ..still.clone() },
@@ -290,12 +290,13 @@ fn image_and_mask_move_together() {
         Augmentation { elastic_mm: 6.0, ..still.clone() },
         Augmentation { elastic_mm: 3.0, field_of_view: 0.5, ..Augmentation::default() },
     ];
-    let [_, unmoved] = values(&gpu, head.plain(&gpu, &grid()).expect("samples"));
+    let [_, unmoved] = values(&gpu, wait(head.plain(&gpu, &grid())).expect("samples"));
     for (ix, augmentation) in moves.into_iter().enumerate() {
         let augmentation =
             Augmentation { gamma: 0.0, invert: 0.0, curve: 0.0, bias: 0.0, noise: 0.0, ..augmentation };
         for sample in 0..8 {
-            let tensors = head.augmented(&gpu, &grid(), &augmentation, 3, sample, None).expect("samples");
+            let tensors =
+                wait(head.augmented(&gpu, &grid(), &augmentation, 3, sample, None)).expect("samples");
             let [x, y] = values(&gpu, tensors);
             // Half precision, and a mask of 8 bits.
             assert!(
@@ -315,8 +316,8 @@ fn tones_leave_the_mask_alone() {
     let Some(gpu) = gpu() else { return };
     let folder = Folder::new();
     let pair = put(&folder, "head", &head(1), &mask());
-    let stored = StoredHead::read(&gpu, &pair, &grid(), false).expect("a head");
-    let [x, y] = values(&gpu, stored.plain(&gpu, &grid()).expect("samples"));
+    let stored = wait(StoredHead::read(&gpu, &pair, &grid(), false)).expect("a head");
+    let [x, y] = values(&gpu, wait(stored.plain(&gpu, &grid())).expect("samples"));
     let still = Augmentation::none();
     for augmentation in [
         Augmentation { gamma: 0.5, ..still.clone() },
@@ -326,7 +327,10 @@ fn tones_leave_the_mask_alone() {
         Augmentation { noise: 0.2, ..still.clone() },
     ] {
         let draw = |seed| {
-            values(&gpu, stored.augmented(&gpu, &grid(), &augmentation, seed, 4, None).expect("samples"))
+            values(
+                &gpu,
+                wait(stored.augmented(&gpu, &grid(), &augmentation, seed, 4, None)).expect("samples"),
+            )
         };
         let [toned, target] = draw(3);
         assert!(target == y, "{augmentation:?} changes the mask");
@@ -347,12 +351,12 @@ fn cuts_keep_the_brain() {
         _ => (ix % 10) as f32,
     };
     let pair = put(&folder, "shell", &image(shell), &mask());
-    let stored = StoredHead::read(&gpu, &pair, &grid(), true).expect("a head");
-    let [x, y] = values(&gpu, stored.plain(&gpu, &grid()).expect("samples"));
+    let stored = wait(StoredHead::read(&gpu, &pair, &grid(), true)).expect("a head");
+    let [x, y] = values(&gpu, wait(stored.plain(&gpu, &grid())).expect("samples"));
     let cuts = Augmentation { field_of_view: 1.0, ..Augmentation::none() };
     let mut darkened = 0;
     for sample in 0..24 {
-        let tensors = stored.augmented(&gpu, &grid(), &cuts, 5, sample, None).expect("samples");
+        let tensors = wait(stored.augmented(&gpu, &grid(), &cuts, 5, sample, None)).expect("samples");
         let [cut, target] = values(&gpu, tensors);
         assert!(target == y, "a cut changes the mask");
         for ix in (0..y.len()).filter(|&ix| y[ix] > 0.5) {
@@ -374,8 +378,8 @@ fn crops_land_in_the_grid_and_mostly_on_the_brain() {
     let Some(gpu) = gpu() else { return };
     let folder = Folder::new();
     let pair = put(&folder, "head", &head(1), &mask());
-    let stored = StoredHead::read(&gpu, &pair, &grid(), false).expect("a head");
-    let [x, y] = values(&gpu, stored.plain(&gpu, &grid()).expect("samples"));
+    let stored = wait(StoredHead::read(&gpu, &pair, &grid(), false)).expect("a head");
+    let [x, y] = values(&gpu, wait(stored.plain(&gpu, &grid())).expect("samples"));
     let (shape, crop) = (grid().shape, [8, 6, 10]);
     let window = |values: &[f32], offset: [usize; 3]| -> Vec<f32> {
         let at = |i: usize| -> [usize; 3] { [i / (crop[1] * crop[2]), i / crop[2] % crop[1], i % crop[2]] };
@@ -395,7 +399,7 @@ fn crops_land_in_the_grid_and_mostly_on_the_brain() {
         .collect();
     let mut places = Vec::new();
     for sample in 0..40 {
-        let tensors = stored.augmented(&gpu, &grid(), &Augmentation::none(), 9, sample, Some(crop));
+        let tensors = wait(stored.augmented(&gpu, &grid(), &Augmentation::none(), 9, sample, Some(crop)));
         let [cut, target] = values(&gpu, tensors.expect("samples"));
         let place = rooms.iter().find(|&&offset| window(&x, offset) == cut);
         let place = *place.unwrap_or_else(|| panic!("sample {sample} is no window of the grid"));
@@ -453,20 +457,22 @@ fn a_sample_without_augmentation_is_what_strip_feeds_the_network() {
     }
     let pair = put(&folder, "head", &seen, &mask);
     let volume = Labelled::read(&pair).expect("a head").image;
-    let stripper = &mut Stripper::new(&gpu, &mirror_of_the_input(spec.clone())).expect("compiles");
+    let stripper = &mut wait(Stripper::new(&gpu, &mirror_of_the_input(spec.clone()))).expect("compiles");
     let options = StripOptions { probability: true, ..StripOptions::default() };
-    let stripped = stripper.strip(&volume, &options).expect("some brain").probability.expect("asked for");
+    let stripped =
+        wait(stripper.strip(&volume, &options)).expect("some brain").probability.expect("asked for");
 
-    let stored = StoredHead::read(&gpu, &pair, &spec, false).expect("a head");
+    let stored = wait(StoredHead::read(&gpu, &pair, &spec, false)).expect("a head");
     let still = Augmentation::none();
     for [x, _] in [
-        stored.plain(&gpu, &spec).expect("samples"),
-        stored.augmented(&gpu, &spec, &still, 1, 1, None).expect("samples"),
+        wait(stored.plain(&gpu, &spec)).expect("samples"),
+        wait(stored.augmented(&gpu, &spec, &still, 1, 1, None)).expect("samples"),
     ] {
-        let half = gpu.upload(&x.desc, &vec![-0.5f32; x.desc.len()]).expect("fits");
+        let half = wait(gpu.upload(&x.desc, &vec![-0.5f32; x.desc.len()])).expect("fits");
         let logits = run_op1(&gpu, &Add, &[&x, &half]).expect("adds");
         let sample: Vec<f32> =
-            gpu.download(&run_op1(&gpu, &Activate::Sigmoid, &[&logits]).expect("runs")).expect("downloads");
+            wait(gpu.download(&run_op1(&gpu, &Activate::Sigmoid, &[&logits]).expect("runs")))
+                .expect("downloads");
         // The first voxel of the grid lies at half its extent to the left, back and bottom.
         let first: [usize; 3] = std::array::from_fn(|a| ((origin[a] + MM * 16.0) / MM) as usize);
         let [nx, ny, _] = SHAPE;
@@ -488,8 +494,8 @@ fn two_masks_of_one_image_are_two_heads() {
     let second = pair(first.image.clone(), inner);
     let cache = HeadCache::new(64);
     let volume = |pair: &Pair| -> f32 {
-        let head = cache.get_or_read(&gpu, pair, &grid(), false).expect("a head");
-        values(&gpu, head.plain(&gpu, &grid()).expect("samples"))[1].iter().sum()
+        let head = wait(cache.get_or_read(&gpu, pair, &grid(), false)).expect("a head");
+        values(&gpu, wait(head.plain(&gpu, &grid())).expect("samples"))[1].iter().sum()
     };
     let (outer, inner) = (volume(&first), volume(&second));
     assert!(inner < 0.3 * outer, "{inner} of {outer}");

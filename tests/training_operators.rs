@@ -5,7 +5,7 @@ mod common;
 
 use std::sync::Arc;
 
-use common::{assert_close, gpu, limited, rng};
+use common::{assert_close, gpu, limited, rng, wait};
 use trephine::gpu::{Gpu, GpuTensor};
 use trephine::graph::run_op;
 use trephine::ops::activation::Activate;
@@ -18,15 +18,15 @@ use trephine::ops::{Fill, Operator};
 use trephine::tensor::{HostTensor, TensorDesc};
 
 fn upload(gpu: &Gpu, tensor: &HostTensor) -> GpuTensor {
-    gpu.upload(&tensor.desc, &tensor.to_words()).expect("upload")
+    wait(gpu.upload(&tensor.desc, &tensor.to_words())).expect("upload")
 }
 
 fn scalar(gpu: &Gpu, value: f32) -> GpuTensor {
-    gpu.upload(&TensorDesc::f32(&[1]), &[value]).expect("upload")
+    wait(gpu.upload(&TensorDesc::f32(&[1]), &[value])).expect("upload")
 }
 
 fn read(gpu: &Gpu, tensor: &GpuTensor) -> Vec<f32> {
-    gpu.download(tensor).expect("download")
+    wait(gpu.download(tensor)).expect("download")
 }
 
 const TRAINING_LOSS: Loss =
@@ -65,7 +65,7 @@ fn pieces_of_a_batch_agree_with_the_whole() {
         let run = |gpu: &Gpu| -> Vec<Vec<u32>> {
             let tensors: Vec<GpuTensor> = inputs.iter().map(|t| upload(gpu, t)).collect();
             let outputs = run_op(gpu, op, &tensors.iter().collect::<Vec<_>>()).expect("runs");
-            outputs.iter().map(|t| gpu.download(t).expect("download")).collect()
+            outputs.iter().map(|t| wait(gpu.download(t)).expect("download")).collect()
         };
         assert_eq!(run(&gpu), run(&small), "{op:?}");
     };
@@ -120,7 +120,7 @@ fn adam_clips_and_survives_gradients_that_are_not_finite() {
     };
     let step = |t: u64, grad: &GpuTensor, clip: &GpuTensor| -> HostTensor {
         let words = adam.step_state(t, 0.01, 0.5);
-        let step_state = gpu.upload(&TensorDesc::f32(&[8]), &words).expect("upload");
+        let step_state = wait(gpu.upload(&TensorDesc::f32(&[8]), &words)).expect("upload");
         let inputs = [&device[0], &device[1], &device[2], grad, &step_state, clip];
         run_op(&gpu, &adam, &inputs).expect("runs");
         HostTensor::new(TensorDesc::f32(&[8]), words.map(f64::from).to_vec())
@@ -144,7 +144,7 @@ fn adam_clips_and_survives_gradients_that_are_not_finite() {
     for bad in [f32::INFINITY, f32::NAN, 1e30] {
         let mut values = vec![0.25f32; 777];
         values[500] = bad;
-        let grad = gpu.upload(&desc, &values).expect("upload");
+        let grad = wait(gpu.upload(&desc, &values)).expect("upload");
         let (clip, sum) = factor_of(&[&grad]);
         assert!(!sum.is_finite(), "{bad} must show in the accumulator, which is {sum}");
         assert_eq!(read(&gpu, &clip), [0.0]);
@@ -172,9 +172,9 @@ fn step_state_is_accurate() {
 fn dropout_drops_its_share() {
     let Some(gpu) = gpu() else { return };
     let desc = TensorDesc::f32(&[1, 2, 16, 32, 64]);
-    let ones = gpu.upload(&desc, &vec![1.0f32; desc.len()]).expect("upload");
+    let ones = wait(gpu.upload(&desc, &vec![1.0f32; desc.len()])).expect("upload");
     let run = |gpu: &Arc<Gpu>, stream: u32, step: u32| -> Vec<f32> {
-        let seed = gpu.upload(&TensorDesc::u32(&[2]), &[5u32, step]).expect("upload");
+        let seed = wait(gpu.upload(&TensorDesc::u32(&[2]), &[5u32, step])).expect("upload");
         let op = Dropout { rate: 0.05, stream };
         read(gpu, &run_op(gpu, &op, &[&ones, &seed]).expect("runs")[0])
     };

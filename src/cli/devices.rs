@@ -2,9 +2,9 @@
 
 use clap::Args;
 use serde_json::json;
+use trephine::gpu::{DeviceClass, GpuError, list_adapters};
 
 use super::{Outcome, Session};
-use crate::gpu::{DeviceClass, GpuError, list_adapters};
 
 /// List the adapters: driver, limits, features, and the tier each gets
 ///
@@ -14,8 +14,8 @@ use crate::gpu::{DeviceClass, GpuError, list_adapters};
 pub(super) struct Options {}
 
 impl Options {
-    pub fn run(self, session: &Session) -> anyhow::Result<Outcome> {
-        let adapters = list_adapters();
+    pub async fn run(self, session: &Session) -> anyhow::Result<Outcome> {
+        let adapters = list_adapters().await;
         if adapters.is_empty() {
             session.terminal.json(&json!({ "adapters": [] }))?;
             return Err(GpuError::NoAdapter.into());

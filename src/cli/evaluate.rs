@@ -5,16 +5,16 @@ use std::path::PathBuf;
 use anyhow::{anyhow, bail};
 use clap::Args;
 use serde_json::json;
+use trephine::pipeline::evaluate::{HeadFailure, HeadScore, evaluate};
+use trephine::pipeline::report::plot;
+use trephine::pipeline::strip::StripOptions;
+use trephine::pipeline::write_whole;
+use trephine::volume::metrics::percentile;
+use trephine::volume::pairs::{Pair, PairTable};
 
 use super::files::check_folder;
 use super::json::named;
 use super::{ModelOptions, Outcome, Session, text_about, usage};
-use crate::pipeline::evaluate::{HeadFailure, HeadScore, evaluate};
-use crate::pipeline::report::plot;
-use crate::pipeline::strip::StripOptions;
-use crate::pipeline::write_whole;
-use crate::volume::metrics::percentile;
-use crate::volume::pairs::{Pair, PairTable};
 
 /// Compare a model's masks with reference masks
 ///
@@ -39,7 +39,7 @@ pub(super) struct Options {
 }
 
 impl Options {
-    pub fn run(self, session: &Session) -> anyhow::Result<Outcome> {
+    pub async fn run(self, session: &Session) -> anyhow::Result<Outcome> {
         if let Some(figure) = self.figure.as_deref().filter(|path| !plot::is_plot_name(path)) {
             return Err(usage(format!(
                 "{} is not a name for a figure; end it in .svg or .png",
@@ -58,7 +58,7 @@ impl Options {
         }
         [&self.csv, &self.figure].into_iter().flatten().try_for_each(|path| check_folder(path))?;
         let model = self.model.load(session)?;
-        let gpu = session.gpu()?;
+        let gpu = session.gpu().await?;
         let options = StripOptions { n4: self.model.n4_choice(), ..StripOptions::default() };
         let count = table.pairs.len();
         let mut done = 0;
@@ -78,7 +78,8 @@ impl Options {
                 // Printed now: the table at the end is hours away.
                 Err(failure) => session.terminal.error(&text_of(failure)),
             }
-        })?;
+        })
+        .await?;
         if let Some(path) = &self.csv {
             write_whole(path, &csv_of(&table, &scores)?)?;
         }
@@ -261,7 +262,7 @@ fn table_of(scores: &[&HeadScore]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::volume::metrics::Agreement;
+    use trephine::volume::metrics::Agreement;
 
     fn score(name: &str, contrast: &str, dice: f64, volume: f64) -> HeadScore {
         let agreement = Agreement {

@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::bail;
+use trephine::volume::image::{self, FrameChoice};
 
 use super::{FrameOptions, UsageError, usage};
-pub(super) use crate::pipeline::input::{Input, append};
-use crate::volume::image::{self, FrameChoice};
+pub(super) use trephine::pipeline::input::{Input, append};
 
 impl From<FrameOptions> for FrameChoice {
     fn from(options: FrameOptions) -> Self {

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use anyhow::bail;
 use clap::Args;
 use serde_json::json;
+use trephine::volume::pairs;
 
 use super::json::named;
 use super::{Outcome, Session};
-use crate::volume::pairs;
 
 /// Find images and their masks in a folder and write a table of pairs
 ///

@@ -4,10 +4,12 @@
 //! program stops at once. The exit code is 128 and the signal's number, as shells have it: 130 for Ctrl-C.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use trephine::volume::unfinished;
+
 use super::terminal::Terminal;
-use crate::volume::unfinished;
 
 /// Exit code of a program that Ctrl-C ended: 128 and the number of SIGINT.
 pub(super) const INTERRUPTED: u8 = 130;
@@ -17,7 +19,7 @@ pub(super) const INTERRUPTED: u8 = 130;
 pub(super) struct Interrupt {
     /// A batch is at work, which looks at `stop`.
     in_batch: AtomicBool,
-    stop: AtomicBool,
+    stop: Arc<AtomicBool>,
 }
 
 impl Interrupt {
@@ -42,9 +44,9 @@ impl Interrupt {
     }
 
     /// What a batch of `heads` looks at between them. One head alone has nothing to finish.
-    pub fn stop_of_batch(&self, heads: usize) -> &AtomicBool {
+    pub fn stop_of_batch(&self, heads: usize) -> Arc<AtomicBool> {
         self.in_batch.store(heads > 1, Ordering::Relaxed);
-        &self.stop
+        Arc::clone(&self.stop)
     }
 }
 

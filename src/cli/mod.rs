@@ -33,16 +33,16 @@ use std::sync::Arc;
 use anyhow::anyhow;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use trephine::gpu::{DeviceClass, Gpu, GpuOptions};
+use trephine::graph::Tuning;
+use trephine::model::{Model, WeightFile};
+use trephine::pipeline::PipelineError;
+use trephine::pipeline::batch::Provenance;
+use trephine::pipeline::bias::N4Options;
+use trephine::pipeline::strip::N4Choice;
+use trephine::pipeline::tuning_cache;
+use trephine::tensor::DType;
 
-use crate::gpu::{DeviceClass, Gpu, GpuOptions};
-use crate::graph::Tuning;
-use crate::model::{Model, WeightFile};
-use crate::pipeline::PipelineError;
-use crate::pipeline::batch::Provenance;
-use crate::pipeline::bias::N4Options;
-use crate::pipeline::strip::N4Choice;
-use crate::pipeline::tuning_cache;
-use crate::tensor::DType;
 use interrupt::{INTERRUPTED, Interrupt};
 use json::{Envelope, VERSION};
 use terminal::{Terminal, one_line};
@@ -131,8 +131,9 @@ struct Session {
 
 impl Session {
     /// Opens the device and announces it.
-    fn gpu(&self) -> anyhow::Result<Arc<Gpu>> {
-        let gpu = Gpu::open(&GpuOptions { device: self.device.clone(), ..GpuOptions::default() })?;
+    async fn gpu(&self) -> anyhow::Result<Arc<Gpu>> {
+        let options = GpuOptions { device: self.device.clone(), ..GpuOptions::default() };
+        let gpu = Gpu::open(&options).await?;
         let summary = &gpu.summary;
         let hint = match summary.class {
             DeviceClass::Software => {
@@ -199,7 +200,8 @@ pub fn main() -> ExitCode {
     envelope.options = json::options_in_force(command, matches);
     let terminal = Terminal::new(cli.global.quiet, cli.global.json, envelope);
     let session = Session { terminal, device: cli.global.device, interrupt: Interrupt::listen(terminal) };
-    let result = catch_unwind(AssertUnwindSafe(|| cli.command.run(&session)));
+    // The one place that waits for the device; all that it calls awaits it.
+    let result = catch_unwind(AssertUnwindSafe(|| pollster::block_on(cli.command.run(&session))));
     let code = match result {
         Ok(Ok(Outcome::Done)) => 0,
         Ok(Ok(Outcome::SomeFailed)) => 1,
@@ -264,21 +266,21 @@ fn unparsed(error: &clap::Error, terminal: Terminal) -> ExitCode {
 }
 
 impl Command {
-    fn run(self, session: &Session) -> anyhow::Result<Outcome> {
+    async fn run(self, session: &Session) -> anyhow::Result<Outcome> {
         match self {
-            Self::Strip(options) => options.run(session),
-            Self::Evaluate(options) => options.run(session),
-            Self::N4(options) => options.run(session),
-            Self::Resample(options) => options.run(session),
-            Self::Normalise(options) => options.run(session),
+            Self::Strip(options) => options.run(session).await,
+            Self::Evaluate(options) => options.run(session).await,
+            Self::N4(options) => options.run(session).await,
+            Self::Resample(options) => options.run(session).await,
+            Self::Normalise(options) => options.run(session).await,
             Self::Index(options) => options.run(session),
-            Self::Train(options) => options.run(session),
-            Self::Synth(options) => options.run(session),
-            Self::Devices(options) => options.run(session),
+            Self::Train(options) => options.run(session).await,
+            Self::Synth(options) => options.run(session).await,
+            Self::Devices(options) => options.run(session).await,
             #[cfg(feature = "bench")]
-            Self::Bench(options) => options.run(session),
+            Self::Bench(options) => options.run(session).await,
             #[cfg(feature = "bench")]
-            Self::Tune(options) => options.run(session),
+            Self::Tune(options) => options.run(session).await,
             Self::Model(options) => options.run(session),
         }
     }

@@ -6,12 +6,14 @@ use anyhow::anyhow;
 use clap::{Args, Subcommand};
 use serde::Deserialize;
 use serde_json::json;
+use trephine::model::{
+    self as models, Centre, Description, Intensity, LayerKind, Model, ModelCard, Sampling,
+};
+use trephine::pipeline::write_whole;
 
 use super::files::{check_distinct, check_folder};
 use super::json::named;
 use super::{Outcome, Session};
-use crate::model::{self as models, Centre, Description, Intensity, LayerKind, Model, ModelCard, Sampling};
-use crate::pipeline::write_whole;
 
 /// Show and convert models
 #[derive(Debug, Args)]

@@ -7,15 +7,15 @@ use std::time::Instant;
 use anyhow::bail;
 use clap::{Args, ValueEnum};
 use serde_json::json;
+use trephine::pipeline::PipelineError;
+use trephine::pipeline::bias::{FitRegion, N4Fit, N4Options, correct_bias, divide_by_field};
+use trephine::pipeline::place::head::SCALP_MM;
+use trephine::volume::companion;
+use trephine::volume::image::{self, Image};
 
 use super::files::{Input, append, check_folder, check_outputs};
 use super::json::named;
 use super::{FrameOptions, Outcome, Session, about, triple, usage};
-use crate::pipeline::PipelineError;
-use crate::pipeline::bias::{FitRegion, N4Fit, N4Options, correct_bias, divide_by_field};
-use crate::pipeline::place::head::SCALP_MM;
-use crate::volume::companion;
-use crate::volume::image::{self, Image};
 
 /// Correct the bias field of an image (N4)
 ///
@@ -194,7 +194,7 @@ impl RegionOptions {
 }
 
 impl Options {
-    pub fn run(self, session: &Session) -> anyhow::Result<Outcome> {
+    pub async fn run(self, session: &Session) -> anyhow::Result<Outcome> {
         let mut settings = self.fit.settings()?;
         let outputs: Vec<_> =
             [&self.output, &self.field].into_iter().flatten().map(PathBuf::as_path).collect();
@@ -206,7 +206,7 @@ impl Options {
         let input = Input::read(&self.input, self.frames.into())?;
         input.warnings.iter().for_each(|warning| session.terminal.warning(&self.input, warning));
         if let Some(field) = &self.apply_field {
-            return self.apply(field, &input, session);
+            return self.apply(field, &input, session).await;
         }
         if let Some(distance_mm) = self.fit.spline_distance {
             let voxel_mm = zyx(input.image.voxel_size().to_array());
@@ -218,7 +218,7 @@ impl Options {
         let mask = self.region.read_mask(&input.image, session)?;
         let weight = self.region.read_weight(&input.image, session)?;
         let auto_mask = self.region.auto_mask(self.fit.preset);
-        let gpu = session.gpu()?;
+        let gpu = session.gpu().await?;
         let begun = Instant::now();
         let about = |error: PipelineError| about(&self.input, &error);
         let region = FitRegion {
@@ -237,7 +237,7 @@ impl Options {
         for frame in 0..input.image.frames() {
             let volume = Cow::Owned(input.volume(frame)?);
             let result =
-                correct_bias(&gpu, volume, region, &settings, self.field.is_some()).map_err(about)?;
+                correct_bias(&gpu, volume, region, &settings, self.field.is_some()).await.map_err(about)?;
             append(&mut corrected, result.values);
             append(&mut field, result.log_field.into_iter().flatten().map(f32::exp).collect());
             regions.push(region_in_words(region, result.head_found, result.fit.voxels, voxels, &settings));
@@ -287,7 +287,7 @@ impl Options {
     }
 
     /// Divides by a saved field: no estimate.
-    fn apply(&self, path: &Path, input: &Input, session: &Session) -> anyhow::Result<Outcome> {
+    async fn apply(&self, path: &Path, input: &Input, session: &Session) -> anyhow::Result<Outcome> {
         let field = read_values(path, &input.image, session)?;
         if let Some(bad) = field.iter().find(|v| !(v.is_finite() && **v > 0.0)) {
             bail!(
@@ -295,13 +295,13 @@ impl Options {
                 path.display()
             );
         }
-        let gpu = session.gpu()?;
+        let gpu = session.gpu().await?;
         let begun = Instant::now();
         // Kernels take logarithms, which the host computes more exactly than some adapters.
         let log_field: Vec<f32> = field.iter().map(|v| v.ln()).collect();
         let mut corrected: Vec<f32> = Vec::new();
         for frame in 0..input.image.frames() {
-            let divided = divide_by_field(&gpu, &input.volume(frame)?, &log_field);
+            let divided = divide_by_field(&gpu, &input.volume(frame)?, &log_field).await;
             append(&mut corrected, divided.map_err(|error| about(&self.input, &error))?);
         }
         if let Some(output) = &self.output {

@@ -4,13 +4,13 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use serde_json::json;
+use trephine::pipeline::normalise::{Method, normalise};
+use trephine::pipeline::place::slabs;
+use trephine::volume::image;
 
 use super::files::{Input, append, check_folder, check_outputs};
 use super::json::named;
 use super::{FrameOptions, Outcome, Session, about, interval, usage};
-use crate::pipeline::normalise::{Method, normalise};
-use crate::pipeline::place::slabs;
-use crate::volume::image;
 
 /// Bring the intensities of an image to a common scale
 #[derive(Debug, Args)]
@@ -68,13 +68,13 @@ impl Options {
         })
     }
 
-    pub fn run(self, session: &Session) -> anyhow::Result<Outcome> {
+    pub async fn run(self, session: &Session) -> anyhow::Result<Outcome> {
         let method = self.method()?;
         check_outputs(&[&self.output], &[&self.input])?;
         check_folder(&self.output)?;
         let input = Input::read(&self.input, self.frames.into())?;
         input.warnings.iter().for_each(|warning| session.terminal.warning(&self.input, warning));
-        let gpu = session.gpu()?;
+        let gpu = session.gpu().await?;
         let mut data = Vec::new();
         for frame in 0..input.image.frames() {
             let volume = input.volume(frame)?;
@@ -84,7 +84,7 @@ impl Options {
                     self.input.display()
                 ));
             }
-            let normalised = normalise(&gpu, &volume, &method);
+            let normalised = normalise(&gpu, &volume, &method).await;
             append(&mut data, normalised.map_err(|e| about(&self.input, &e.into()))?);
         }
         image::write_like(&self.output, &input.image, &data)?;

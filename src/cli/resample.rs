@@ -7,16 +7,16 @@ use anyhow::bail;
 use clap::{Args, ValueEnum};
 use glam::{DMat4, DVec3};
 use serde_json::json;
+use trephine::gpu::Gpu;
+use trephine::ops::resample::{Edge, Interpolation};
+use trephine::pipeline::resample::{Sampler, check_target, resample};
+use trephine::volume::Grid;
+use trephine::volume::image::{self, FrameChoice, Image, is_mgh_name};
+use trephine::volume::nearest::sample_stored;
 
 use super::files::{Input, append, check_folder, check_outputs};
 use super::json::named;
 use super::{FrameOptions, Outcome, Session, about, triple, usage};
-use crate::gpu::Gpu;
-use crate::ops::resample::{Edge, Interpolation};
-use crate::pipeline::resample::{Sampler, check_target, resample};
-use crate::volume::Grid;
-use crate::volume::image::{self, FrameChoice, Image, is_mgh_name};
-use crate::volume::nearest::sample_stored;
 
 /// Sample an image on another grid
 ///
@@ -95,7 +95,7 @@ impl Options {
         Ok(grid)
     }
 
-    pub fn run(self, session: &Session) -> anyhow::Result<Outcome> {
+    pub async fn run(self, session: &Session) -> anyhow::Result<Outcome> {
         if self.voxel.is_some_and(|v| !v.iter().all(|&mm| mm.is_finite() && mm > 0.0)) {
             return Err(usage("--voxel must be above 0"));
         }
@@ -135,7 +135,7 @@ impl Options {
                 None
             }
             kind => {
-                let (gpu, data) = self.sample(kind, &input, &grid, edge, session)?;
+                let (gpu, data) = self.sample(kind, &input, &grid, edge, session).await?;
                 match header {
                     Some(like) => image::write_like(&self.output, like, &data)?,
                     None => image::write_new(&self.output, grid.shape, &grid.affine, &data, &input.image)?,
@@ -153,7 +153,7 @@ impl Options {
     }
 
     /// The held volumes, interpolated on the device.
-    fn sample(
+    async fn sample(
         &self,
         kind: Kind,
         input: &Input,
@@ -161,7 +161,7 @@ impl Options {
         edge: Edge,
         session: &Session,
     ) -> anyhow::Result<(Arc<Gpu>, Vec<f32>)> {
-        let gpu = session.gpu()?;
+        let gpu = session.gpu().await?;
         let interpolation = match kind {
             Kind::Nearest => Interpolation::Nearest,
             Kind::Linear | Kind::Area => Interpolation::Linear,
@@ -171,7 +171,7 @@ impl Options {
         let sampler = Sampler { filtered: kind == Kind::Area, interpolation, edge, outside };
         let mut data = Vec::new();
         for frame in 0..input.image.frames() {
-            let sampled = resample(&gpu, input.volume(frame)?, grid, sampler);
+            let sampled = resample(&gpu, input.volume(frame)?, grid, sampler).await;
             append(&mut data, sampled.map_err(|e| about(&self.input, &e.into()))?);
         }
         Ok((gpu, data))
@@ -213,7 +213,7 @@ fn rescaled(own: &Grid, voxel_mm: DVec3, shape: Option<[usize; 3]>) -> Grid {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::volume::orientation::AxisMap;
+    use trephine::volume::orientation::AxisMap;
 
     #[test]
     fn a_rescaled_grid_keeps_axes_and_centre() {

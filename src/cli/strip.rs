@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 use anyhow::{anyhow, bail};
 use clap::Args;
 use serde::Serialize;
+use trephine::gpu::AdapterSummary;
+use trephine::pipeline::batch::{self, Batch, BatchOptions, Finished, Job, Outputs, Row};
+use trephine::pipeline::strip::{StripOptions, Stripper};
 
 use super::files::{check_distinct, check_folder, check_outputs};
 use super::json::named;
 use super::terminal::Terminal;
 use super::{FrameOptions, ModelOptions, Outcome, Session, usage};
-use crate::gpu::AdapterSummary;
-use crate::pipeline::batch::{self, Batch, BatchOptions, Finished, Job, Outputs, Row};
-use crate::pipeline::strip::{StripOptions, Stripper};
 
 /// Extract the brain from heads
 ///
@@ -164,7 +164,7 @@ impl Options {
         }
     }
 
-    pub fn run(self, session: &Session) -> anyhow::Result<Outcome> {
+    pub async fn run(self, session: &Session) -> anyhow::Result<Outcome> {
         if !self.border.is_finite() {
             return Err(usage("--border must be a number of mm"));
         }
@@ -176,7 +176,7 @@ impl Options {
                 model.description.name
             );
         }
-        let (heads, mut number) = (jobs.len(), 0);
+        let heads = jobs.len();
         let options = BatchOptions {
             frames: self.frames.into(),
             strip: self.strip_options(),
@@ -187,15 +187,17 @@ impl Options {
         };
         let mut adapter = None;
         let (dtype, tuning) = (self.model.dtype.into(), self.model.tuning);
-        let open = || -> anyhow::Result<Stripper> {
-            let gpu = session.gpu()?;
+        let open = async || -> anyhow::Result<Stripper> {
+            let gpu = session.gpu().await?;
             adapter = Some(gpu.summary.clone());
-            Ok(Stripper::tuned(&gpu, &model, dtype, &tuning.load(&gpu))?)
+            Ok(Stripper::tuned(&gpu, &model, dtype, &tuning.load(&gpu)).await?)
         };
-        let Finished { rows, left } = batch::run(jobs, &options, open, |row| {
+        let (terminal, mut number) = (session.terminal, 0);
+        let done = move |row: &Row| {
             number += 1;
-            announce(session.terminal, row, number, heads);
-        })?;
+            announce(terminal, row, number, heads);
+        };
+        let Finished { rows, left } = batch::run(jobs, &options, open, done).await?;
         let failed = rows.iter().filter(|row| row.error.is_some()).count();
         if let Some(report) = &report {
             session.terminal.note(&format!(

@@ -7,17 +7,17 @@ use anyhow::{anyhow, bail};
 use clap::Args;
 use serde::Deserialize;
 use serde_json::json;
+use trephine::gpu::Gpu;
+use trephine::pipeline::report::contact::ContactSheet;
+use trephine::pipeline::synth::list::{self, Listed};
+use trephine::pipeline::synth::tissue::family_of;
+use trephine::pipeline::synth::{LabelMap, Synthesis, SyntheticHead};
+use trephine::volume::image;
 
 use super::files::{check_folder, check_outputs};
 use super::json::named;
 use super::terminal::one_line;
 use super::{Outcome, Session, usage};
-use crate::gpu::Gpu;
-use crate::pipeline::report::contact::ContactSheet;
-use crate::pipeline::synth::list::{self, Listed};
-use crate::pipeline::synth::tissue::family_of;
-use crate::pipeline::synth::{LabelMap, Synthesis, SyntheticHead};
-use crate::volume::image;
 
 /// Make a head of random anatomy, contrast and scanner from a label map, with its brain
 ///
@@ -125,18 +125,18 @@ impl Options {
         Ok(vec![Listed { file: path.clone(), family: family_of(path, self.family.as_deref())? }])
     }
 
-    pub fn run(self, session: &Session) -> anyhow::Result<Outcome> {
+    pub async fn run(self, session: &Session) -> anyhow::Result<Outcome> {
         self.check()?;
         let synthesis = self.synthesis()?;
         let maps = self.maps()?;
-        let gpu = session.gpu()?;
+        let gpu = session.gpu().await?;
         match &self.sheet {
-            Some(sheet) => self.write_sheet(sheet, &maps, &synthesis, &gpu, session),
-            None => self.write_pair(&maps[0], &synthesis, &gpu, session),
+            Some(sheet) => self.write_sheet(sheet, &maps, &synthesis, &gpu, session).await,
+            None => self.write_pair(&maps[0], &synthesis, &gpu, session).await,
         }
     }
 
-    fn write_pair(
+    async fn write_pair(
         &self,
         listed: &Listed,
         synthesis: &Synthesis,
@@ -144,8 +144,9 @@ impl Options {
         session: &Session,
     ) -> anyhow::Result<Outcome> {
         let map = LabelMap::read(&listed.file, &listed.family, None)?;
-        let head = SyntheticHead::make(gpu, &map, synthesis, self.seed, 0, self.voxel_mm, self.background)?;
-        let mask = head.mask(gpu)?;
+        let head =
+            SyntheticHead::make(gpu, &map, synthesis, self.seed, 0, self.voxel_mm, self.background).await?;
+        let mask = head.mask(gpu).await?;
         let source = image::read_single(&listed.file)?;
         let (shape, affine) = (head.image.shape, head.image.affine);
         if let Some(output) = &self.output {
@@ -173,7 +174,7 @@ impl Options {
         Ok(Outcome::Done)
     }
 
-    fn write_sheet(
+    async fn write_sheet(
         &self,
         sheet: &Path,
         maps: &[Listed],
@@ -189,8 +190,9 @@ impl Options {
             let listed = chosen(head);
             let map = LabelMap::read(&listed.file, &listed.family, Some(synthesis.store_mm))?;
             let seed = self.seed.wrapping_add(head as u64);
-            let made = SyntheticHead::make(gpu, &map, synthesis, seed, 0, self.voxel_mm, self.background)?;
-            picture.add(&made.image, &made.mask(gpu)?);
+            let made =
+                SyntheticHead::make(gpu, &map, synthesis, seed, 0, self.voxel_mm, self.background).await?;
+            picture.add(&made.image, &made.mask(gpu).await?);
             log::info!("{}: seed {seed}, {:?}, {:.0} mL", listed.file.display(), made.contrast, map.brain_ml);
         }
         picture.write(sheet)?;

@@ -8,20 +8,20 @@ use anyhow::{anyhow, bail};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
+use trephine::model::{self as models, LossKind, Model, ModelCard, WeightFile};
+use trephine::pipeline::PipelineError;
+use trephine::pipeline::synth::{LabelMap, list};
+use trephine::pipeline::train::checkpoint::Checkpoint;
+use trephine::pipeline::train::config::{NetworkConfig, TrainConfig};
+use trephine::pipeline::train::data::{LabelledHead, check_rows};
+use trephine::pipeline::train::log::EpochRow;
+use trephine::pipeline::train::run::{Progress, Start, TrainRun};
+use trephine::volume::pairs::{Pair, PairTable};
 
 use super::json::named;
 use super::model::CardFile;
 use super::terminal::{Terminal, one_line};
 use super::{Outcome, Session, TuningOptions, usage};
-use crate::model::{self as models, LossKind, Model, ModelCard, WeightFile};
-use crate::pipeline::PipelineError;
-use crate::pipeline::synth::{LabelMap, list};
-use crate::pipeline::train::checkpoint::Checkpoint;
-use crate::pipeline::train::config::{NetworkConfig, TrainConfig};
-use crate::pipeline::train::data::{LabelledHead, check_rows};
-use crate::pipeline::train::log::EpochRow;
-use crate::pipeline::train::run::{Progress, Start, TrainRun};
-use crate::volume::pairs::{Pair, PairTable};
 
 /// Train a network on heads with masks
 ///
@@ -220,7 +220,7 @@ impl Options {
         Ok((config, card))
     }
 
-    pub fn run(self, session: &Session) -> anyhow::Result<Outcome> {
+    pub async fn run(self, session: &Session) -> anyhow::Result<Outcome> {
         let terminal = session.terminal;
         let stop_at = self.stop_after.map(stop_at).transpose()?;
         let (config, card, start) = if self.resume {
@@ -243,7 +243,7 @@ impl Options {
         let mut display = Display::new(terminal, &self.data);
         let [training, validation] = self.heads(&mut display)?;
         let maps = self.maps(&config, &mut display)?;
-        let gpu = session.gpu()?;
+        let gpu = session.gpu().await?;
         let run = TrainRun {
             gpu: &gpu,
             tuning: self.tuning.load(&gpu),
@@ -256,7 +256,7 @@ impl Options {
             card,
             stop_at,
         };
-        let model = run.run(&mut |progress| display.show(progress));
+        let model = run.run(&mut |progress| display.show(progress)).await;
         display.finish();
         let model = model?;
         let best = self.out.join("best.safetensors");

@@ -6,15 +6,15 @@ use anyhow::anyhow;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
+use trephine::lab::timing::Budget;
+use trephine::lab::tune::{Gain, Progress, TuneOptions, tune};
+use trephine::lab::{Failure, LIMIT_S, Watchdog};
+use trephine::pipeline::tuning_cache::{self, TuneEntry};
 
 use super::bench::{check_limit, end_beside_a_stuck_device, number};
 use super::json::named;
 use super::terminal::Terminal;
 use super::{ElementType, Outcome, Session, triple, usage};
-use crate::lab::timing::Budget;
-use crate::lab::tune::{Gain, Progress, TuneOptions, tune};
-use crate::lab::{Failure, LIMIT_S, Watchdog};
-use crate::pipeline::tuning_cache::{self, TuneEntry};
 
 /// Find the fastest kernels for this adapter
 ///
@@ -50,7 +50,7 @@ pub(super) struct Options {
 }
 
 impl Options {
-    pub fn run(self, session: &Session) -> anyhow::Result<Outcome> {
+    pub async fn run(self, session: &Session) -> anyhow::Result<Outcome> {
         if self.batch == 0 || self.shape.is_some_and(|shape| shape.contains(&0)) {
             return Err(usage("--batch and --shape must be at least 1"));
         }
@@ -64,7 +64,7 @@ impl Options {
         // Measuring takes minutes: a file that cannot be written shall be known before.
         tuning_cache::store(&file, &[])?;
         let model = session.load_model(self.model.as_deref().unwrap_or("default"))?;
-        let gpu = session.gpu()?;
+        let gpu = session.gpu().await?;
         let options = TuneOptions {
             forward: true,
             dtype: self.dtype.into(),
@@ -96,7 +96,8 @@ impl Options {
                 so_far.lock().expect("no panic while held").push((*entry).clone());
             }
             display.show(&progress);
-        })?;
+        })
+        .await?;
         if let Some(bar) = display.bar {
             bar.finish_and_clear();
         }

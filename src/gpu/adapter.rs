@@ -96,11 +96,13 @@ const OPTIONAL: [(wgpu::Features, &str); 4] = [
     (wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX, "cooperative matrix"),
 ];
 
-fn enumerate() -> Vec<(wgpu::Adapter, AdapterSummary)> {
+async fn enumerate() -> Vec<(wgpu::Adapter, AdapterSummary)> {
     let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
     descriptor.backends = wgpu::Backends::PRIMARY;
     let instance = wgpu::Instance::new(descriptor);
-    let mut found: Vec<_> = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::PRIMARY))
+    let mut found: Vec<_> = instance
+        .enumerate_adapters(wgpu::Backends::PRIMARY)
+        .await
         .into_iter()
         .map(|adapter| {
             let summary = summarise(&adapter);
@@ -143,16 +145,16 @@ fn summarise(adapter: &wgpu::Adapter) -> AdapterSummary {
 }
 
 /// Every adapter, best first.
-pub fn list_adapters() -> Vec<AdapterSummary> {
-    enumerate().into_iter().map(|(_, summary)| summary).collect()
+pub async fn list_adapters() -> Vec<AdapterSummary> {
+    enumerate().await.into_iter().map(|(_, summary)| summary).collect()
 }
 
 /// An adapter, and the others that what the user asked for fits as well.
 pub(super) type Chosen = (wgpu::Adapter, AdapterSummary, Vec<AdapterSummary>);
 
 /// The adapter with this number, or the first whose name contains this text; the best one without.
-pub(super) fn choose(wanted: Option<&str>) -> Result<Chosen, GpuError> {
-    let mut found = enumerate();
+pub(super) async fn choose(wanted: Option<&str>) -> Result<Chosen, GpuError> {
+    let mut found = enumerate().await;
     let names: Vec<&str> = found.iter().map(|(_, summary)| summary.name.as_str()).collect();
     let fitting = fitting(wanted, &names)?;
     let others = fitting[1..].iter().map(|&position| found[position].1.clone()).collect();
@@ -219,7 +221,7 @@ fn cooperative_tile(adapter: &wgpu::Adapter, features: wgpu::Features) -> Option
 }
 
 /// Opens the adapter with its own limits and the optional features that Trephine uses.
-pub(super) fn request_device(
+pub(super) async fn request_device(
     adapter: &wgpu::Adapter,
     summary: &AdapterSummary,
 ) -> Result<(wgpu::Device, wgpu::Queue, Caps), GpuError> {
@@ -245,15 +247,17 @@ pub(super) fn request_device(
         Some(_) => unsafe { wgpu::ExperimentalFeatures::enabled() },
         None => wgpu::ExperimentalFeatures::disabled(),
     };
-    let (device, queue) = pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor {
+    let descriptor = wgpu::DeviceDescriptor {
         label: Some("trephine"),
         required_features: features,
         required_limits: limits,
         experimental_features,
         memory_hints: wgpu::MemoryHints::MemoryUsage,
         trace: wgpu::Trace::Off,
-    }))
-    .map_err(|e| GpuError::Open { adapter: summary.name.clone(), reason: e.to_string() })?;
+    };
+    let opened = adapter.request_device(&descriptor).await;
+    let (device, queue) =
+        opened.map_err(|e| GpuError::Open { adapter: summary.name.clone(), reason: e.to_string() })?;
     Ok((device, queue, caps))
 }
 

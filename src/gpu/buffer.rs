@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use super::completion::Completion;
 use crate::tensor::TensorDesc;
 
 /// Bytes of the device's tensors: now, and at most since somebody last started over.
@@ -76,8 +77,16 @@ impl GpuTensor {
 /// Small buffers that both the host and the device see, kept from transfer to transfer.
 #[derive(Default)]
 pub(super) struct Staging {
-    /// To the device: mapped once the submission that reads them is done.
-    pub up: Mutex<VecDeque<(wgpu::Buffer, wgpu::SubmissionIndex)>>,
+    /// To the device: each is mapped once the submission that reads it is done.
+    pub up: Mutex<VecDeque<InFlight>>,
     /// From the device: none is in use.
     pub down: Mutex<Vec<wgpu::Buffer>>,
+}
+
+/// A small buffer that a submission copies from or to, until it is mapped again.
+pub(super) struct InFlight {
+    pub buffer: wgpu::Buffer,
+    pub submission: wgpu::SubmissionIndex,
+    /// The mapping.
+    pub mapped: Completion,
 }

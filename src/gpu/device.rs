@@ -1,6 +1,7 @@
 //! An open device: its kernels, its tensors, and the errors that its driver reports.
 
 use std::collections::HashMap;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
@@ -8,10 +9,11 @@ use std::time::{Duration, Instant};
 
 use super::adapter::{self, AdapterSummary, Caps};
 use super::buffer::{CountedBuffer, GpuTensor, Staging, Usage};
+use super::completion::{Completion, Poller};
 use super::dispatch::KernelKey;
 use super::error::GpuError;
 use super::kernel::Kernel;
-use super::profile::{KernelTime, Profile};
+use super::profile::Profile;
 use super::shader::Replacement;
 use crate::tensor::{DType, TensorDesc};
 
@@ -51,9 +53,33 @@ pub struct Gpu {
     pub(super) staging: Staging,
     /// Times of launches, while somebody wants them.
     pub(super) profile: Mutex<Option<Profile>>,
-    /// When the driver's present call began.
-    busy_since: Mutex<Option<Instant>>,
+    poller: Poller,
+    /// When each call of the driver, and each wait for the device, began that has not ended.
+    calls: Mutex<Vec<Instant>>,
+    unanswered: Mutex<Vec<Unanswered>>,
     errors: Arc<Mutex<Option<GpuError>>>,
+}
+
+/// Work that the driver has not said yet whether it accepts, in words, and its answer: native drivers say at once.
+type Unanswered = (String, Answer);
+#[cfg(not(target_family = "wasm"))]
+type Answer = Pin<Box<dyn Future<Output = Option<wgpu::Error>> + Send>>;
+#[cfg(target_family = "wasm")]
+type Answer = Pin<Box<dyn Future<Output = Option<wgpu::Error>>>>;
+
+/// A call of the driver, or a wait for the device, while it lasts.
+struct Busy<'a> {
+    calls: &'a Mutex<Vec<Instant>>,
+    since: Instant,
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        let mut calls = self.calls.lock().expect("no panic while held");
+        if let Some(at) = calls.iter().position(|since| *since == self.since) {
+            calls.remove(at);
+        }
+    }
 }
 
 impl Gpu {
@@ -61,9 +87,10 @@ impl Gpu {
     ///
     /// # Errors
     /// When no adapter is found, none matches, or the driver refuses.
-    pub fn open(options: &GpuOptions) -> Result<Self, GpuError> {
-        let (adapter, summary, also_named) = adapter::choose(options.device.as_deref())?;
-        let (device, queue, mut caps) = adapter::request_device(&adapter, &summary)?;
+    pub async fn open(options: &GpuOptions) -> Result<Self, GpuError> {
+        let (adapter, summary, also_named) = adapter::choose(options.device.as_deref()).await?;
+        let (device, queue, mut caps) = adapter::request_device(&adapter, &summary).await?;
+        let poller = Poller::start(device.clone())?;
         caps.max_binding = options.max_binding.map_or(caps.max_binding, |bytes| bytes.min(caps.max_binding));
         let errors = Arc::new(Mutex::new(None));
         let sink = Arc::clone(&errors);
@@ -87,7 +114,9 @@ impl Gpu {
             usage: Arc::default(),
             staging: Staging::default(),
             profile: Mutex::default(),
-            busy_since: Mutex::default(),
+            poller,
+            calls: Mutex::default(),
+            unanswered: Mutex::default(),
             errors,
         })
     }
@@ -147,23 +176,14 @@ impl Gpu {
         self.usage.most.store(self.usage.now.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 
-    /// Runs `work` with a timestamp round every launch, and returns their times too: none when the adapter has no
-    /// timestamps.
-    pub fn profiled<T>(&self, work: impl FnOnce() -> T) -> (T, Vec<KernelTime>) {
-        let times = || self.profile.lock().expect("no panic while held");
-        *times() = self.caps.timestamps.then(Profile::default);
-        let result = work();
-        let measured = times().take().unwrap_or_default();
-        (result, measured.times)
-    }
-
     /// Submits commands and counts it.
     pub(super) fn submit_commands(
         &self,
         commands: impl IntoIterator<Item = wgpu::CommandBuffer>,
     ) -> wgpu::SubmissionIndex {
         self.submissions.fetch_add(1, Ordering::Relaxed);
-        self.busy(|| self.queue.submit(commands))
+        let _busy = self.busy();
+        self.queue.submit(commands)
     }
 
     /// The compiled kernel for `key`, compiled on first use.
@@ -183,7 +203,8 @@ impl Gpu {
             let checked = self.checked || substitute.is_some_and(|s| !s.trusted);
             let replacement = substitute.map(|s| &s.replacement);
             let compile = || Kernel::compile(&self.device, key, replacement, checked);
-            Arc::new(self.busy(|| self.blaming(|| format!("kernel {}", key.path), compile))??)
+            let _busy = self.busy();
+            Arc::new(self.blaming(|| format!("kernel {}", key.path), compile)??)
         };
         self.kernels.lock().expect("no panic while held").insert(key.clone(), Arc::clone(&kernel));
         Ok(kernel)
@@ -246,37 +267,52 @@ impl Gpu {
     ///
     /// # Errors
     /// The first error since the last call.
-    pub fn wait(&self) -> Result<(), GpuError> {
-        self.wait_until(None)
+    pub async fn wait(&self) -> Result<(), GpuError> {
+        let done = Completion::new();
+        let callback = done.callback::<GpuError>();
+        self.queue.on_submitted_work_done(move || callback(Ok(())));
+        self.until(None, done).await
     }
 
-    /// Waits until a submission, or all of them, is done.
-    pub(super) fn wait_until(&self, submission_index: Option<wgpu::SubmissionIndex>) -> Result<(), GpuError> {
-        let poll = self.busy(|| self.device.poll(wgpu::PollType::Wait { submission_index, timeout: None }));
-        poll.map_err(|e| GpuError::Execution(e.to_string()))?;
+    /// Waits for the end of a submission, or of all of them.
+    pub(super) async fn until(
+        &self,
+        submission: Option<wgpu::SubmissionIndex>,
+        done: Completion,
+    ) -> Result<(), GpuError> {
+        let _busy = self.busy();
+        let outcome = done.awaited(&self.poller, submission).await;
+        let unanswered = std::mem::take(&mut *self.unanswered.lock().expect("no panic while held"));
+        for (work, answer) in unanswered {
+            if let Some(error) = answer.await {
+                return Err(GpuError::of(error, &work));
+            }
+        }
+        outcome?;
         self.take_error()
     }
 
-    /// How long the driver has been at a call that may block: compiling, submitting, waiting. `None` between calls.
-    /// For watching from another thread: nothing makes a driver give up waiting for a launch that does not end.
+    /// How long the driver has been at a call that may block (compiling, submitting), or somebody has waited for the
+    /// device: the longest of those that have not ended. `None` without one. For watching from another thread: nothing
+    /// makes a driver give up waiting for a launch that does not end.
     pub fn busy_for(&self) -> Option<Duration> {
-        self.busy_since.lock().expect("no panic while held").map(|since| since.elapsed())
+        let calls = self.calls.lock().expect("no panic while held");
+        calls.iter().min().map(Instant::elapsed)
     }
 
-    /// A call of the driver that may block.
-    fn busy<T>(&self, call: impl FnOnce() -> T) -> T {
-        let set = |since| *self.busy_since.lock().expect("no panic while held") = since;
-        set(Some(Instant::now()));
-        let result = call();
-        set(None);
-        result
+    /// Counts as a call of the driver while it is held.
+    fn busy(&self) -> Busy<'_> {
+        let since = Instant::now();
+        self.calls.lock().expect("no panic while held").push(since);
+        Busy { calls: &self.calls, since }
     }
 
     /// Does work on the device and blames its errors on it, by the name that `what` gives it: neither on other threads'
-    /// work nor on whoever looks next. Costs no waiting.
+    /// work nor on whoever looks next. Costs no waiting: an answer that a browser gives later is raised, with the same
+    /// name, by the next that waits for the device.
     pub(super) fn blaming<T>(
         &self,
-        what: impl FnOnce() -> String,
+        what: impl Fn() -> String,
         work: impl FnOnce() -> T,
     ) -> Result<T, GpuError> {
         let kinds =
@@ -285,10 +321,13 @@ impl Gpu {
         let result = work();
         let mut first = None;
         for scope in scopes.into_iter().rev() {
-            // Native back ends have the answer at once.
-            let mut answer = std::pin::pin!(scope.pop());
-            if let Poll::Ready(Some(error)) = answer.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-                first.get_or_insert(error);
+            let mut answer: Answer = Box::pin(scope.pop());
+            match answer.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(None) => {}
+                Poll::Ready(Some(error)) => drop(first.get_or_insert(error)),
+                Poll::Pending => {
+                    self.unanswered.lock().expect("no panic while held").push((what(), answer));
+                }
             }
         }
         match first {

@@ -2,6 +2,7 @@
 
 mod adapter;
 mod buffer;
+mod completion;
 mod device;
 mod dispatch;
 mod dump;

@@ -1,5 +1,7 @@
 //! Times of launches.
 
+use super::buffer::GpuTensor;
+
 /// GPU time of one launch.
 #[derive(Clone, Debug)]
 pub struct KernelTime {
@@ -13,10 +15,14 @@ pub struct KernelTime {
     pub seconds: f64,
 }
 
-/// Times of launches as they are collected.
-#[derive(Debug, Default)]
-pub(super) struct Profile {
-    /// The GPU's clock when the first launch began.
-    pub origin: Option<u64>,
-    pub times: Vec<KernelTime>,
+/// The submissions that are timed, as they are collected.
+pub(super) type Profile = Vec<StampedLaunches>;
+
+/// Launches whose begin and end the device writes down.
+#[derive(Debug)]
+pub(super) struct StampedLaunches {
+    /// Node and kernel of each.
+    pub launches: Vec<(String, &'static str)>,
+    /// The GPU's clock before and after each, as two words of 32 bits, the lower first.
+    pub stamps: Vec<GpuTensor>,
 }

@@ -1,4 +1,4 @@
-//! Binds launches and runs them.
+//! Binds launches, runs them, and times them.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use super::device::Gpu;
 use super::dispatch::{Dispatch, MAX_WORKGROUPS, Slot};
 use super::error::GpuError;
 use super::kernel::Kernel;
-use super::profile::KernelTime;
+use super::profile::{KernelTime, Profile, StampedLaunches};
 use crate::tensor::TensorDesc;
 
 /// A launch with its pipeline and bind group, ready to encode.
@@ -100,12 +100,11 @@ impl Gpu {
         &self,
         launches: impl IntoIterator<Item = &'a Prepared>,
     ) -> Result<(), GpuError> {
+        let launches: Vec<&Prepared> = launches.into_iter().collect();
         if let Some(profile) = &mut *self.profile.lock().expect("no panic while held") {
-            let times = self.timed(launches, &mut profile.origin)?;
-            profile.times.extend(times.unwrap_or_default());
+            profile.push(self.submit_stamped(&launches)?);
             return Ok(());
         }
-        let launches: Vec<&Prepared> = launches.into_iter().collect();
         let run = || {
             let mut encoder = self.device.create_command_encoder(&Default::default());
             {
@@ -120,85 +119,132 @@ impl Gpu {
     }
 
     /// Runs launches in order with a timestamp round each; `None`, and nothing is run, when the adapter has no timestamps.
-    pub(crate) fn submit_timed<'a>(
+    pub(crate) async fn submit_timed<'a>(
         &self,
         launches: impl IntoIterator<Item = &'a Prepared>,
     ) -> Result<Option<Vec<KernelTime>>, GpuError> {
-        self.timed(launches, &mut None)
-    }
-
-    /// The same, counting from `origin` on the GPU's clock; from the first launch where it is not set.
-    fn timed<'a>(
-        &self,
-        launches: impl IntoIterator<Item = &'a Prepared>,
-        origin: &mut Option<u64>,
-    ) -> Result<Option<Vec<KernelTime>>, GpuError> {
-        let launches: Vec<&Prepared> = launches.into_iter().collect();
-        let passes: Vec<Vec<&Prepared>> = launches.iter().map(|&launch| vec![launch]).collect();
-        let Some(spans) = self.spans(&passes, origin)? else { return Ok(None) };
-        let times = launches.iter().zip(spans).map(|(launch, [begin, end])| KernelTime {
-            node: launch.node.clone(),
-            kernel: launch.path,
-            begin,
-            seconds: end - begin,
-        });
-        Ok(Some(times.collect()))
+        if !self.caps.timestamps {
+            return Ok(None);
+        }
+        let stamped = self.submit_stamped(&launches.into_iter().collect::<Vec<_>>())?;
+        Ok(Some(self.times(stamped, &mut None).await?.collect()))
     }
 
     /// Runs groups of launches in order, each group in a pass of its own. Returns when each began and ended, in
     /// seconds of the GPU's clock, after waiting for all; `None`, and nothing is run, when the adapter has no
     /// timestamps.
     #[cfg(feature = "bench")]
-    pub(crate) fn submit_passes(&self, passes: &[Vec<&Prepared>]) -> Result<Option<Vec<[f64; 2]>>, GpuError> {
-        self.spans(passes, &mut None)
-    }
-
-    /// The same, counting from `origin` on the GPU's clock; from the first group where it is not set.
-    fn spans(
+    pub(crate) async fn submit_passes(
         &self,
         passes: &[Vec<&Prepared>],
-        origin: &mut Option<u64>,
     ) -> Result<Option<Vec<[f64; 2]>>, GpuError> {
         if !self.caps.timestamps {
             return Ok(None);
         }
-        let mut spans = Vec::with_capacity(passes.len());
-        let period = self.queue.get_timestamp_period() as f64 * 1e-9;
+        let stamps = self.stamped(passes)?;
+        Ok(Some(self.spans(&stamps, &mut None).await?))
+    }
+
+    /// Runs launches in order with a timestamp round each. Does not wait.
+    fn submit_stamped(&self, launches: &[&Prepared]) -> Result<StampedLaunches, GpuError> {
+        let passes: Vec<Vec<&Prepared>> = launches.iter().map(|&launch| vec![launch]).collect();
+        Ok(StampedLaunches {
+            launches: launches.iter().map(|launch| (launch.node.clone(), launch.path)).collect(),
+            stamps: self.stamped(&passes)?,
+        })
+    }
+
+    /// Runs groups of launches in order, each group in a pass of its own with a timestamp before and after it. Returns
+    /// where these will be, as [`StampedLaunches::stamps`]; does not wait.
+    fn stamped(&self, passes: &[Vec<&Prepared>]) -> Result<Vec<GpuTensor>, GpuError> {
         // A query set holds at most 4,096 queries.
-        for chunk in passes.chunks(2048) {
+        let stamped = passes.chunks(2048).map(|chunk| {
             let count = u32::try_from(chunk.len() * 2).expect("a chunk has at most 2,048 passes");
-            let queries = self.device.create_query_set(&wgpu::QuerySetDescriptor {
-                label: None,
-                ty: wgpu::QueryType::Timestamp,
-                count,
-            });
-            let resolved = self.device.create_buffer(&wgpu::BufferDescriptor {
-                label: Some("timestamps"),
-                size: (count as u64 * 8).next_multiple_of(256),
-                usage: wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC,
-                mapped_at_creation: false,
-            });
-            let mut encoder = self.device.create_command_encoder(&Default::default());
-            for (first, launches) in (0..).step_by(2).zip(chunk) {
-                let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
-                    label: launches.first().map(|launch| launch.path),
-                    timestamp_writes: Some(wgpu::ComputePassTimestampWrites {
-                        query_set: &queries,
-                        beginning_of_pass_write_index: Some(first),
-                        end_of_pass_write_index: Some(first + 1),
-                    }),
+            let run = || {
+                let queries = self.device.create_query_set(&wgpu::QuerySetDescriptor {
+                    label: None,
+                    ty: wgpu::QueryType::Timestamp,
+                    count,
                 });
-                for launch in launches {
-                    launch.encode(&mut pass);
+                let resolved = self.device.create_buffer(&wgpu::BufferDescriptor {
+                    label: Some("timestamps"),
+                    size: (count as u64 * 8).next_multiple_of(256),
+                    usage: wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC,
+                    mapped_at_creation: false,
+                });
+                let mut encoder = self.device.create_command_encoder(&Default::default());
+                for (first, launches) in (0..).step_by(2).zip(chunk) {
+                    let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
+                        label: launches.first().map(|launch| launch.path),
+                        timestamp_writes: Some(wgpu::ComputePassTimestampWrites {
+                            query_set: &queries,
+                            beginning_of_pass_write_index: Some(first),
+                            end_of_pass_write_index: Some(first + 1),
+                        }),
+                    });
+                    for launch in launches {
+                        launch.encode(&mut pass);
+                    }
                 }
-            }
-            encoder.resolve_query_set(&queries, 0..count, &resolved, 0);
-            self.submit_commands([encoder.finish()]);
-            let words: Vec<u32> = self.download(&GpuTensor {
-                buffer: CountedBuffer::new(resolved, &self.usage),
-                offset: 0,
-                desc: TensorDesc::u32(&[count as usize * 2]),
-            })?;
+                encoder.resolve_query_set(&queries, 0..count, &resolved, 0);
+                self.submit_commands([encoder.finish()]);
+                GpuTensor {
+                    buffer: CountedBuffer::new(resolved, &self.usage),
+                    offset: 0,
+                    desc: TensorDesc::u32(&[count as usize * 2]),
+                }
+            };
+            self.blaming(|| in_words(&chunk.concat()), run)
+        });
+        stamped.collect()
+    }
+}
+
+impl Gpu {
+    /// Runs `work` with a timestamp round every launch, and returns their times too: none when the adapter has no
+    /// timestamps.
+    ///
+    /// # Errors
+    /// When the times cannot be read.
+    pub async fn profiled<T>(&self, work: impl AsyncFnOnce() -> T) -> Result<(T, Vec<KernelTime>), GpuError> {
+        let profile = || self.profile.lock().expect("no panic while held");
+        *profile() = self.caps.timestamps.then(Profile::default);
+        let result = work().await;
+        let stamped = profile().take().unwrap_or_default();
+        let mut origin = None;
+        let mut times = Vec::new();
+        for submission in stamped {
+            times.extend(self.times(submission, &mut origin).await?);
+        }
+        Ok((result, times))
+    }
+
+    /// The times of launches, counting from `origin` on the GPU's clock; from the first launch where it is not set.
+    pub(super) async fn times(
+        &self,
+        StampedLaunches { launches, stamps }: StampedLaunches,
+        origin: &mut Option<u64>,
+    ) -> Result<impl Iterator<Item = KernelTime>, GpuError> {
+        let spans = self.spans(&stamps, origin).await?;
+        Ok(launches.into_iter().zip(spans).map(|((node, kernel), [begin, end])| KernelTime {
+            node,
+            kernel,
+            begin,
+            seconds: end - begin,
+        }))
+    }
+
+    /// When what has these stamps began and ended, in seconds of the GPU's clock after `origin`; after the first began
+    /// where it is not set.
+    pub(super) async fn spans(
+        &self,
+        stamps: &[GpuTensor],
+        origin: &mut Option<u64>,
+    ) -> Result<Vec<[f64; 2]>, GpuError> {
+        let period = self.queue.get_timestamp_period() as f64 * 1e-9;
+        let mut spans = Vec::new();
+        for stamps in stamps {
+            let words: Vec<u32> = self.download(stamps).await?;
             let ticks: Vec<u64> =
                 words.chunks_exact(2).map(|pair| u64::from(pair[0]) | u64::from(pair[1]) << 32).collect();
             // Differences of integers: a GPU's clock exceeds what f64 resolves to the nanosecond.
@@ -206,7 +252,7 @@ impl Gpu {
             let seconds = |tick: u64| tick.wrapping_sub(origin) as i64 as f64 * period;
             spans.extend(ticks.chunks_exact(2).map(|pair| [seconds(pair[0]), seconds(pair[1])]));
         }
-        Ok(Some(spans))
+        Ok(spans)
     }
 }
 

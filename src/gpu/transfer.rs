@@ -5,7 +5,8 @@
 
 use std::collections::VecDeque;
 
-use super::buffer::GpuTensor;
+use super::buffer::{GpuTensor, InFlight};
+use super::completion::Completion;
 use super::device::Gpu;
 use super::error::GpuError;
 use crate::tensor::TensorDesc;
@@ -21,99 +22,126 @@ impl Gpu {
     ///
     /// # Errors
     /// When the tensor cannot be allocated.
-    pub fn upload<T: bytemuck::Pod>(&self, desc: &TensorDesc, data: &[T]) -> Result<GpuTensor, GpuError> {
+    pub async fn upload<T: bytemuck::Pod>(
+        &self,
+        desc: &TensorDesc,
+        data: &[T],
+    ) -> Result<GpuTensor, GpuError> {
         let tensor = self.unfilled(desc)?;
-        self.write(&tensor, data)?;
+        self.write(&tensor, data).await?;
         Ok(tensor)
     }
 
-    /// Overwrites a tensor.
+    /// Overwrites a tensor. Waits for the device where it has not copied yet what was written before.
     ///
     /// # Errors
     /// When `data` has another length.
-    pub fn write<T: bytemuck::Pod>(&self, tensor: &GpuTensor, data: &[T]) -> Result<(), GpuError> {
+    pub async fn write<T: bytemuck::Pod>(&self, tensor: &GpuTensor, data: &[T]) -> Result<(), GpuError> {
         let bytes: &[u8] = bytemuck::cast_slice(data);
-        if bytes.len() as u64 != tensor.desc.bytes() {
-            return Err(GpuError::Execution(format!(
-                "upload of {} bytes into a tensor of {}",
-                bytes.len(),
-                tensor.desc
-            )));
-        }
         if (bytes.len() as u64) < PIECE {
-            // Goes along with the next submission.
-            let write = || self.queue.write_buffer(&tensor.buffer, tensor.offset, bytes);
-            return self.blaming(|| format!("writing {:?}", tensor.desc), write);
+            return self.write_at_once(tensor, bytes);
         }
-        let mut ring = self.staging.up.lock().expect("no panic while held");
+        check_length(tensor, bytes)?;
         for (ix, piece) in bytes.chunks(PIECE as usize).enumerate() {
-            let buffer = match ring.len() < PIECES {
-                true => self.staging_buffer(wgpu::BufferUsages::MAP_WRITE | wgpu::BufferUsages::COPY_SRC)?,
-                // On failure the buffer is gone, and the next upload makes another.
-                false => {
-                    let (buffer, submission) = ring.pop_front().expect("it holds some");
-                    self.wait_until(Some(submission))?;
-                    buffer
-                }
-            };
+            let buffer = self.buffer_to_write_to().await?;
             let size = piece.len() as u64;
             let mut view = buffer.slice(..size).get_mapped_range_mut().map_err(failed)?;
             view.copy_from_slice(piece);
             drop(view);
             buffer.unmap();
             let start = tensor.offset + ix as u64 * PIECE;
+            let mapped = Completion::new();
             let copy = || {
                 let mut encoder = self.device.create_command_encoder(&Default::default());
                 encoder.copy_buffer_to_buffer(&buffer, 0, &tensor.buffer, start, size);
                 let submission = self.submit_commands([encoder.finish()]);
-                buffer.map_async(wgpu::MapMode::Write, .., |_| {});
+                buffer.map_async(wgpu::MapMode::Write, .., mapped.callback());
                 submission
             };
             let submission = self.blaming(|| format!("writing {:?}", tensor.desc), copy)?;
-            ring.push_back((buffer, submission));
+            let mut ring = self.staging.up.lock().expect("no panic while held");
+            ring.push_back(InFlight { buffer, submission, mapped });
         }
         Ok(())
+    }
+
+    /// As [`Gpu::write`], along with the next submission. The driver keeps a copy until then: for small tensors.
+    ///
+    /// # Errors
+    /// When `data` has another length.
+    pub(crate) fn write_at_once<T: bytemuck::Pod>(
+        &self,
+        tensor: &GpuTensor,
+        data: &[T],
+    ) -> Result<(), GpuError> {
+        let bytes: &[u8] = bytemuck::cast_slice(data);
+        check_length(tensor, bytes)?;
+        let write = || self.queue.write_buffer(&tensor.buffer, tensor.offset, bytes);
+        self.blaming(|| format!("writing {:?}", tensor.desc), write)
+    }
+
+    /// A mapped buffer of [`PIECE`]: a new one while there are few, else the one that was written to first.
+    async fn buffer_to_write_to(&self) -> Result<wgpu::Buffer, GpuError> {
+        let oldest = {
+            let mut ring = self.staging.up.lock().expect("no panic while held");
+            if ring.len() < PIECES { None } else { ring.pop_front() }
+        };
+        match oldest {
+            None => self.staging_buffer(wgpu::BufferUsages::MAP_WRITE | wgpu::BufferUsages::COPY_SRC),
+            // On failure the buffer is gone, and the next upload makes another.
+            Some(InFlight { buffer, submission, mapped }) => {
+                self.until(Some(submission), mapped).await?;
+                Ok(buffer)
+            }
+        }
     }
 
     /// Downloads a tensor as 32-bit elements; those of an f16 tensor hold two of its own each.
     ///
     /// # Errors
     /// When the device is lost or an earlier command failed.
-    pub fn download<T: bytemuck::Pod>(&self, tensor: &GpuTensor) -> Result<Vec<T>, GpuError> {
+    pub async fn download<T: bytemuck::Pod>(&self, tensor: &GpuTensor) -> Result<Vec<T>, GpuError> {
         let bytes = tensor.desc.bytes();
         let mut values = Vec::with_capacity(bytes as usize / size_of::<T>());
-        let mut free = self.staging.down.lock().expect("no panic while held");
         let mut flying = VecDeque::new();
         let mut start = 0;
         loop {
             while start < bytes && flying.len() < PIECES {
-                let buffer = match free.pop() {
-                    Some(buffer) => buffer,
-                    None => {
-                        self.staging_buffer(wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST)?
-                    }
-                };
                 let size = PIECE.min(bytes - start);
-                let copy = || {
-                    let mut encoder = self.device.create_command_encoder(&Default::default());
-                    encoder.copy_buffer_to_buffer(&tensor.buffer, tensor.offset + start, &buffer, 0, size);
-                    let submission = self.submit_commands([encoder.finish()]);
-                    buffer.map_async(wgpu::MapMode::Read, ..size, |_| {});
-                    submission
-                };
-                let submission = self.blaming(|| format!("reading {:?}", tensor.desc), copy)?;
-                flying.push_back((buffer, submission, size));
+                flying.push_back((self.read_piece(tensor, start, size)?, size));
                 start += size;
             }
-            let Some((buffer, submission, size)) = flying.pop_front() else { break };
-            self.wait_until(Some(submission))?;
+            let Some((InFlight { buffer, submission, mapped }, size)) = flying.pop_front() else { break };
+            self.until(Some(submission), mapped).await?;
             let view = buffer.slice(..size).get_mapped_range().map_err(failed)?;
             values.extend_from_slice(bytemuck::cast_slice(&view));
             drop(view);
             buffer.unmap();
-            free.push(buffer);
+            let mut free = self.staging.down.lock().expect("no panic while held");
+            if free.len() < PIECES {
+                free.push(buffer);
+            }
         }
         Ok(values)
+    }
+
+    /// Begins to copy `size` bytes of a tensor, from byte `start` on, to the host.
+    fn read_piece(&self, tensor: &GpuTensor, start: u64, size: u64) -> Result<InFlight, GpuError> {
+        let free = self.staging.down.lock().expect("no panic while held").pop();
+        let buffer = match free {
+            Some(buffer) => buffer,
+            None => self.staging_buffer(wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST)?,
+        };
+        let mapped = Completion::new();
+        let copy = || {
+            let mut encoder = self.device.create_command_encoder(&Default::default());
+            encoder.copy_buffer_to_buffer(&tensor.buffer, tensor.offset + start, &buffer, 0, size);
+            let submission = self.submit_commands([encoder.finish()]);
+            buffer.map_async(wgpu::MapMode::Read, ..size, mapped.callback());
+            submission
+        };
+        let submission = self.blaming(|| format!("reading {:?}", tensor.desc), copy)?;
+        Ok(InFlight { buffer, submission, mapped })
     }
 
     /// Copies a tensor into another, from element `offset` of it on.
@@ -144,6 +172,15 @@ impl Gpu {
         };
         self.blaming(|| format!("{PIECE} bytes for transfers"), || self.device.create_buffer(&descriptor))
     }
+}
+
+/// Whether a tensor takes so many bytes.
+fn check_length(tensor: &GpuTensor, bytes: &[u8]) -> Result<(), GpuError> {
+    if bytes.len() as u64 == tensor.desc.bytes() {
+        return Ok(());
+    }
+    let reason = format!("upload of {} bytes into a tensor of {}", bytes.len(), tensor.desc);
+    Err(GpuError::Execution(reason))
 }
 
 fn failed(error: impl ToString) -> GpuError {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::plan::{LoweredNode, lower_nodes, shared_scratch};
 use super::{Graph, GraphError, MemoryPlan, Tuning, ValueKind};
-use crate::gpu::{Gpu, GpuError, GpuTensor, KernelTime, Slot};
+use crate::gpu::{Gpu, GpuError, GpuTensor, KernelTime, Lowered, Slot};
 use crate::ops::{self, Operator, ValueId};
 use crate::tensor::TensorDesc;
 
@@ -62,7 +62,7 @@ impl Executor {
             };
             let tensor = backing.view(place.offset, value.desc.clone());
             if let ValueKind::Constant(words) = &value.kind {
-                gpu.write(&tensor, words.as_slice())?;
+                gpu.write_at_once(&tensor, words.as_slice())?;
             }
             tensors.push(tensor);
         }
@@ -111,16 +111,16 @@ impl Executor {
     ///
     /// # Errors
     /// When the length differs.
-    pub fn write<T: bytemuck::Pod>(&self, value: ValueId, data: &[T]) -> Result<(), GraphError> {
-        Ok(self.gpu.write(&self.tensors[value.0], data)?)
+    pub async fn write<T: bytemuck::Pod>(&self, value: ValueId, data: &[T]) -> Result<(), GraphError> {
+        Ok(self.gpu.write(&self.tensors[value.0], data).await?)
     }
 
     /// Reads a value after the work submitted so far, as [`Gpu::download`] does.
     ///
     /// # Errors
     /// When a command failed.
-    pub fn read<T: bytemuck::Pod>(&self, value: ValueId) -> Result<Vec<T>, GraphError> {
-        Ok(self.gpu.download(&self.tensors[value.0])?)
+    pub async fn read<T: bytemuck::Pod>(&self, value: ValueId) -> Result<Vec<T>, GraphError> {
+        Ok(self.gpu.download(&self.tensors[value.0]).await?)
     }
 
     /// The kernel variant of each node.
@@ -153,8 +153,8 @@ impl Executor {
     ///
     /// # Errors
     /// When a command failed.
-    pub fn profile(&self) -> Result<Option<Vec<KernelTime>>, GraphError> {
-        Ok(self.gpu.submit_timed(&self.launches)?)
+    pub async fn profile(&self) -> Result<Option<Vec<KernelTime>>, GraphError> {
+        Ok(self.gpu.submit_timed(&self.launches).await?)
     }
 }
 
@@ -166,7 +166,7 @@ impl Executor {
 pub fn run_op(gpu: &Gpu, op: &dyn Operator, inputs: &[&GpuTensor]) -> Result<Vec<GpuTensor>, GraphError> {
     let descs: Vec<TensorDesc> = inputs.iter().map(|t| t.desc.clone()).collect();
     let variant = op.variants(&descs, &gpu.caps)[0];
-    run_op_variant(gpu, op, inputs, variant, |_| Ok(()))
+    SingleRun::new(gpu, op, inputs, variant)?.submit()
 }
 
 /// As [`run_op`], for an operator with one output.
@@ -182,47 +182,71 @@ pub fn run_op1(gpu: &Gpu, op: &dyn Operator, inputs: &[&GpuTensor]) -> Result<Gp
 ///
 /// # Errors
 /// Shapes that the operator refuses, or a failing device.
-pub fn run_op_variant(
+pub async fn run_op_variant(
     gpu: &Gpu,
     op: &dyn Operator,
     inputs: &[&GpuTensor],
     variant: &str,
-    before: impl Fn(&GpuTensor) -> Result<(), GpuError>,
+    before: impl AsyncFn(&GpuTensor) -> Result<(), GpuError>,
 ) -> Result<Vec<GpuTensor>, GraphError> {
-    let descs: Vec<TensorDesc> = inputs.iter().map(|t| t.desc.clone()).collect();
-    let out_descs =
-        ops::infer(op, &descs).map_err(|source| GraphError::Op { node: op.name().to_owned(), source })?;
-    let mut outputs = Vec::new();
-    for (ix, desc) in out_descs.iter().enumerate() {
-        match op.in_place().iter().find(|(output, _)| *output == ix) {
-            Some(&(_, input)) => outputs.push(inputs[input].clone()),
-            None => {
-                let tensor = gpu.unfilled(desc)?;
-                before(&tensor)?;
-                outputs.push(tensor);
-            }
-        }
+    let run = SingleRun::new(gpu, op, inputs, variant)?;
+    let in_place = op.in_place();
+    let is_new = |ix: &usize| in_place.iter().all(|(output, _)| output != ix);
+    let outputs = run.outputs.iter().enumerate().filter(|(ix, _)| is_new(ix)).map(|(_, tensor)| tensor);
+    for tensor in outputs.chain(&run.scratch) {
+        before(tensor).await?;
     }
-    let lowered = op.lower(&descs, &out_descs, &gpu.caps, variant);
-    let scratch: Vec<GpuTensor> = lowered
-        .scratch
-        .iter()
-        .map(|&bytes| {
-            let tensor = gpu.unfilled(&TensorDesc::u32(&[bytes.div_ceil(4) as usize]))?;
-            before(&tensor)?;
-            Ok(tensor)
-        })
-        .collect::<Result<_, GpuError>>()?;
-    let resolve = |slot: Slot| match slot {
-        Slot::Input(ix) => inputs[ix],
-        Slot::Output(ix) => &outputs[ix],
-        Slot::Scratch(ix) => &scratch[ix],
-    };
-    let launches = lowered
-        .dispatches
-        .iter()
-        .map(|dispatch| gpu.prepare(op.name(), dispatch, &resolve))
-        .collect::<Result<Vec<_>, _>>()?;
-    gpu.submit(&launches)?;
-    Ok(outputs)
+    run.submit()
+}
+
+/// A run of one operator whose tensors are allocated.
+struct SingleRun<'a> {
+    gpu: &'a Gpu,
+    op: &'a dyn Operator,
+    inputs: &'a [&'a GpuTensor],
+    outputs: Vec<GpuTensor>,
+    scratch: Vec<GpuTensor>,
+    lowered: Lowered,
+}
+
+impl<'a> SingleRun<'a> {
+    fn new(
+        gpu: &'a Gpu,
+        op: &'a dyn Operator,
+        inputs: &'a [&'a GpuTensor],
+        variant: &str,
+    ) -> Result<Self, GraphError> {
+        let descs: Vec<TensorDesc> = inputs.iter().map(|t| t.desc.clone()).collect();
+        let out_descs =
+            ops::infer(op, &descs).map_err(|source| GraphError::Op { node: op.name().to_owned(), source })?;
+        let mut outputs = Vec::new();
+        for (ix, desc) in out_descs.iter().enumerate() {
+            outputs.push(match op.in_place().iter().find(|(output, _)| *output == ix) {
+                Some(&(_, input)) => inputs[input].clone(),
+                None => gpu.unfilled(desc)?,
+            });
+        }
+        let lowered = op.lower(&descs, &out_descs, &gpu.caps, variant);
+        let words = |bytes: u64| TensorDesc::u32(&[bytes.div_ceil(4) as usize]);
+        let scratch = lowered.scratch.iter().map(|&bytes| gpu.unfilled(&words(bytes)));
+        let scratch = scratch.collect::<Result<_, GpuError>>()?;
+        Ok(Self { gpu, op, inputs, outputs, scratch, lowered })
+    }
+
+    /// Runs it without waiting, and gives its outputs.
+    fn submit(self) -> Result<Vec<GpuTensor>, GraphError> {
+        let resolve = |slot: Slot| match slot {
+            Slot::Input(ix) => self.inputs[ix],
+            Slot::Output(ix) => &self.outputs[ix],
+            Slot::Scratch(ix) => &self.scratch[ix],
+        };
+        let launches = self
+            .lowered
+            .dispatches
+            .iter()
+            .map(|dispatch| self.gpu.prepare(self.op.name(), dispatch, &resolve))
+            .collect::<Result<Vec<_>, _>>()?;
+        self.gpu.submit(&launches)?;
+        Ok(self.outputs)
+    }
 }

@@ -116,7 +116,7 @@ pub struct Measured {
 ///
 /// # Errors
 /// A user's kernel that cannot be read, shapes that do not fit the device, or a device that fails.
-pub fn measure(
+pub async fn measure(
     gpu: &Gpu,
     subject: &Subject,
     plan: &Plan,
@@ -124,14 +124,14 @@ pub fn measure(
     settings: &Settings,
     watchdog: &Watchdog,
 ) -> Result<Measured, LabError> {
-    let mut bench = Bench::new(gpu, subject, settings, watchdog)?;
+    let mut bench = Bench::new(gpu, subject, settings, watchdog).await?;
     for variant in &plan.variants {
-        bench.enter(variant);
+        bench.enter(variant).await;
     }
     if let (Some(shader), Some(place)) = (&settings.shader, plan.place) {
-        bench.enter_user(shader, place)?;
+        bench.enter_user(shader, place).await?;
     }
-    bench.measured(peak, settings)
+    bench.measured(peak, settings).await
 }
 
 /// Durations of some variants.
@@ -146,7 +146,7 @@ pub(crate) struct Race {
 ///
 /// # Errors
 /// Shapes that do not fit the device, or a device that fails.
-pub(crate) fn race_variants(
+pub(crate) async fn race_variants(
     gpu: &Gpu,
     subject: &Subject,
     variants: &[&'static str],
@@ -155,13 +155,13 @@ pub(crate) fn race_variants(
     watchdog: &Watchdog,
 ) -> Result<Race, LabError> {
     let settings = Settings { budget, limit_s: Some(limit_s), ..Settings::default() };
-    let mut bench = Bench::new(gpu, subject, &settings, watchdog)?;
+    let mut bench = Bench::new(gpu, subject, &settings, watchdog).await?;
     for variant in variants {
-        bench.enter(variant);
+        bench.enter(variant).await;
     }
     let Bench { entries, failures, .. } = bench;
     let (names, contenders): (Vec<_>, Vec<_>) = entries.into_iter().map(|e| (e.variant, e.contender)).unzip();
-    let samples = race(gpu, &contenders, budget)?;
+    let samples = race(gpu, &contenders, budget).await?;
     Ok(Race { samples: names.into_iter().zip(samples).collect(), failures })
 }
 
@@ -196,7 +196,7 @@ struct Bench<'a> {
 }
 
 impl<'a> Bench<'a> {
-    fn new(
+    async fn new(
         gpu: &'a Gpu,
         subject: &'a Subject,
         settings: &'a Settings,
@@ -215,7 +215,7 @@ impl<'a> Bench<'a> {
         };
         let first = Copy::new(gpu, subject, &descs, &out_descs)?;
         for (tensor, words) in first.inputs.iter().zip(&words) {
-            gpu.write(tensor, words)?;
+            gpu.write(tensor, words).await?;
         }
         let mut all = vec![first];
         for _ in 1..copies {
@@ -225,7 +225,7 @@ impl<'a> Bench<'a> {
             }
             all.push(copy);
         }
-        gpu.wait()?;
+        gpu.wait().await?;
         let (entries, failures) = (Vec::new(), Vec::new());
         Ok(Self {
             gpu,
@@ -260,27 +260,27 @@ impl<'a> Bench<'a> {
     }
 
     /// Checks one of our variants and lets it take part if it is right.
-    fn enter(&mut self, variant: &'static str) {
+    async fn enter(&mut self, variant: &'static str) {
         self.expect(LIMIT_S, variant, None);
-        match self.entry(variant) {
+        match self.entry(variant).await {
             Ok(entry) => self.entries.push(entry),
             Err(error) => self.fail(variant, None, &error),
         }
     }
 
-    fn entry(&self, variant: &'static str) -> Result<Entry, LabError> {
+    async fn entry(&self, variant: &'static str) -> Result<Entry, LabError> {
         let lowered = self.lower(variant);
         if let Some(folder) = &self.settings.dump {
             dump_all(&lowered, None, folder)?;
         }
         let begun = Instant::now();
-        let error = self.check(variant)?;
+        let error = self.check(variant).await?;
         let seconds = begun.elapsed().as_secs_f64();
         Ok(Entry { variant, shader: None, contender: self.contender(&lowered)?, error, seconds })
     }
 
     /// Checks the user's kernel in its place and lets it take part if it is right.
-    fn enter_user(&mut self, own: &UserShader, place: Place) -> Result<(), LabError> {
+    async fn enter_user(&mut self, own: &UserShader, place: Place) -> Result<(), LabError> {
         // Without ours there is nothing to compare with, and the failure of ours is reported.
         let Some(ours) = self.entries.iter().find(|entry| entry.variant == place.variant) else {
             return Ok(());
@@ -289,7 +289,7 @@ impl<'a> Bench<'a> {
         let label = format!("{} for {}", replacement.file, place.path);
         log::info!("{label}");
         self.expect(f64::max(OWN_LIMIT_S, PATIENCE * ours.seconds), place.variant, Some(&label));
-        let outcome = self.entry_of_user(&replacement, place);
+        let outcome = self.entry_of_user(&replacement, place).await;
         self.gpu.restore_shader(place.path);
         match outcome {
             Ok(entry) => self.entries.push(Entry { shader: Some(label), ..entry }),
@@ -300,16 +300,16 @@ impl<'a> Bench<'a> {
 
     /// A kernel that runs without bounds checks in the end has shown with them that it is right: against the reference
     /// and, where that covers parts of the outputs alone, in all outputs against ours.
-    fn entry_of_user(&self, replacement: &Replacement, place: Place) -> Result<Entry, LabError> {
+    async fn entry_of_user(&self, replacement: &Replacement, place: Place) -> Result<Entry, LabError> {
         let Place { variant, path } = place;
         let ours = match self.check {
             Check::Whole(_) => None,
-            _ => Some(self.results(variant)?),
+            _ => Some(self.results(variant).await?),
         };
         self.gpu.substitute(path, replacement.clone(), false);
-        self.check(variant)?;
+        self.check(variant).await?;
         if let Some(ours) = ours {
-            let theirs = self.results(variant)?;
+            let theirs = self.results(variant).await?;
             let all = Comparison::of_outputs(self.subject.op.as_ref(), &self.descs, &theirs, &ours);
             // Both may be off.
             all.unwrap_or_default()
@@ -317,7 +317,7 @@ impl<'a> Bench<'a> {
                 .into_error("all outputs, compared with those of our kernel".to_owned(), 0)?;
         }
         self.gpu.substitute(path, replacement.clone(), true);
-        let error = self.check(variant)?;
+        let error = self.check(variant).await?;
         let lowered = self.lower(variant);
         if let Some(folder) = &self.settings.dump {
             dump_all(&lowered, Some((path, replacement)), &folder.join("own"))?;
@@ -326,16 +326,16 @@ impl<'a> Bench<'a> {
     }
 
     /// Runs a variant on poisoned outputs and compares.
-    fn check(&self, variant: &str) -> Result<Error, LabError> {
+    async fn check(&self, variant: &str) -> Result<Error, LabError> {
         let outputs: usize = self.out_descs.iter().map(TensorDesc::len).sum();
         match &self.check {
             Check::Whole(want) => {
-                let got = self.results(variant)?;
+                let got = self.results(variant).await?;
                 let all = Comparison::of_outputs(self.subject.op.as_ref(), &self.descs, &got, want);
                 all.unwrap_or_default().into_error("all outputs".to_owned(), outputs)
             }
             Check::Sampled(want) => {
-                let got = self.results(variant)?;
+                let got = self.results(variant).await?;
                 let precision = self.subject.op.precision(&self.descs);
                 let comparison = Comparison::of_sample(&got[0], want, precision);
                 comparison.into_error("a sample of the outputs".to_owned(), outputs)
@@ -347,7 +347,7 @@ impl<'a> Bench<'a> {
                     if !subject.op.variants(&descs, &self.gpu.caps).contains(&variant) {
                         continue;
                     }
-                    let got = run_once(self.gpu, subject, &inputs_of(subject), variant)?;
+                    let got = run_once(self.gpu, subject, &inputs_of(subject), variant).await?;
                     let one = Comparison::of_outputs(subject.op.as_ref(), &descs, &got, want);
                     all = all.into_iter().chain(one).reduce(Comparison::and);
                 }
@@ -356,15 +356,15 @@ impl<'a> Bench<'a> {
         }
     }
 
-    fn results(&self, variant: &str) -> Result<Vec<HostTensor>, LabError> {
+    async fn results(&self, variant: &str) -> Result<Vec<HostTensor>, LabError> {
         let copy = &self.copies[0];
         // Operators that update in place have changed their inputs.
         for (tensor, words) in copy.inputs.iter().zip(&self.words) {
             if !self.subject.op.in_place().is_empty() {
-                self.gpu.write(tensor, words)?;
+                self.gpu.write(tensor, words).await?;
             }
         }
-        run_on(self.gpu, self.subject, copy, &self.lower(variant))
+        run_on(self.gpu, self.subject, copy, &self.lower(variant)).await
     }
 
     /// The variant on every copy of the data; temporaries are shared, as they are in a network.
@@ -373,7 +373,7 @@ impl<'a> Bench<'a> {
         self.copies.iter().map(|copy| Ok(prepare(self.gpu, self.subject, copy, lowered, &scratch)?)).collect()
     }
 
-    fn measured(self, peak: &Peak, settings: &Settings) -> Result<Measured, LabError> {
+    async fn measured(self, peak: &Peak, settings: &Settings) -> Result<Measured, LabError> {
         let cost = self.subject.op.cost(&self.descs, &self.out_descs);
         let copy_bytes: u64 = self.descs.iter().chain(&self.out_descs).map(TensorDesc::bytes).sum();
         let copies = self.copies.len();
@@ -390,7 +390,7 @@ impl<'a> Bench<'a> {
             true => Budget { seconds: 0.0, samples: 1 },
             false => settings.budget,
         };
-        let samples = race(self.gpu, &contenders, budget)?;
+        let samples = race(self.gpu, &contenders, budget).await?;
         let dtype = self.subject.dtype();
         let rows = entries.into_iter().zip(samples).map(|((variant, shader, error), samples)| {
             let ms = Milliseconds::of(&samples);
@@ -464,7 +464,12 @@ fn prepare(
 }
 
 /// Results of one run on poisoned outputs and temporaries.
-fn run_on(gpu: &Gpu, subject: &Subject, copy: &Copy, lowered: &Lowered) -> Result<Vec<HostTensor>, LabError> {
+async fn run_on(
+    gpu: &Gpu,
+    subject: &Subject,
+    copy: &Copy,
+    lowered: &Lowered,
+) -> Result<Vec<HostTensor>, LabError> {
     let scratch = scratch_of(gpu, lowered)?;
     let fresh = copy
         .outputs
@@ -472,19 +477,20 @@ fn run_on(gpu: &Gpu, subject: &Subject, copy: &Copy, lowered: &Lowered) -> Resul
         .enumerate()
         .filter(|(ix, _)| subject.op.in_place().iter().all(|(output, _)| output != ix));
     for tensor in fresh.map(|(_, tensor)| tensor).chain(&scratch) {
-        gpu.write(tensor, &vec![POISON; tensor.desc.words()])?;
+        gpu.write(tensor, &vec![POISON; tensor.desc.words()]).await?;
     }
     let launches = prepare(gpu, subject, copy, lowered, &scratch)?;
     gpu.submit(&launches)?;
-    let results = copy.outputs.iter().map(|tensor| {
-        let words: Vec<u32> = gpu.download(tensor)?;
-        Ok(HostTensor::from_words(tensor.desc.clone(), &words))
-    });
-    results.collect()
+    let mut results = Vec::new();
+    for tensor in &copy.outputs {
+        let words: Vec<u32> = gpu.download(tensor).await?;
+        results.push(HostTensor::from_words(tensor.desc.clone(), &words));
+    }
+    Ok(results)
 }
 
 /// As [`run_on`], on tensors made for it.
-fn run_once(
+async fn run_once(
     gpu: &Gpu,
     subject: &Subject,
     words: &[Vec<u32>],
@@ -494,10 +500,10 @@ fn run_once(
     let out_descs = ops::infer(subject.op.as_ref(), &descs).map_err(|e| LabError::Refused(e.to_string()))?;
     let copy = Copy::new(gpu, subject, &descs, &out_descs)?;
     for (tensor, words) in copy.inputs.iter().zip(words) {
-        gpu.write(tensor, words)?;
+        gpu.write(tensor, words).await?;
     }
     let lowered = subject.op.lower(&descs, &out_descs, &gpu.caps, variant);
-    run_on(gpu, subject, &copy, &lowered)
+    run_on(gpu, subject, &copy, &lowered).await
 }
 
 /// Writes every kernel of a variant with its translations.

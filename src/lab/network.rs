@@ -132,11 +132,11 @@ impl Built {
         Ok(Self { compared: vec![training.loss, training.gradient_squares], graph: training.graph, feeds })
     }
 
-    fn executor(&self, gpu: &Arc<Gpu>, tuning: &Arc<Tuning>) -> Result<Executor, LabError> {
+    async fn executor(&self, gpu: &Arc<Gpu>, tuning: &Arc<Tuning>) -> Result<Executor, LabError> {
         let options = ExecutorOptions { tuning: Arc::clone(tuning), ..ExecutorOptions::default() };
         let executor = Executor::new(gpu, self.graph.clone(), options)?;
         for (&value, tensor) in &self.feeds {
-            executor.write(value, &tensor.to_words())?;
+            executor.write(value, &tensor.to_words()).await?;
         }
         Ok(executor)
     }
@@ -169,15 +169,15 @@ const ALLOWED: f64 = 1e-4;
 /// The same with activations in f16.
 const ALLOWED_F16: f64 = 2e-2;
 
-fn check(gpu: &Arc<Gpu>, model: &Model, bench: &NetworkBench) -> Result<Error, LabError> {
+async fn check(gpu: &Arc<Gpu>, model: &Model, bench: &NetworkBench) -> Result<Error, LabError> {
     let small = Built::new(model, bench, CHECK_SHAPE, 1)?;
-    let executor = small.executor(gpu, &bench.tuning)?;
+    let executor = small.executor(gpu, &bench.tuning).await?;
     executor.run()?;
     let want = small.graph.evaluate_reference(&small.feeds)?;
     let f16 = bench.dtype == DType::F16;
     let mut all: Option<Comparison> = None;
     for &value in &small.compared {
-        let got: Vec<f32> = executor.read(value)?;
+        let got: Vec<f32> = executor.read(value).await?;
         let want = &want[value.0].data;
         let norm = (want.iter().map(|v| v * v).sum::<f64>() / want.len() as f64).sqrt();
         // Root mean squares: an error of a single logit may be several times theirs.
@@ -199,26 +199,26 @@ fn check(gpu: &Arc<Gpu>, model: &Model, bench: &NetworkBench) -> Result<Error, L
 ///
 /// # Errors
 /// A network that gives wrong results, does not fit the device, or a device that fails.
-pub fn measure_network(
+pub async fn measure_network(
     gpu: &Arc<Gpu>,
     model: &Model,
     bench: &NetworkBench,
     peak: &Peak,
 ) -> Result<NetworkResult, LabError> {
-    let error = check(gpu, model, bench)?;
+    let error = check(gpu, model, bench).await?;
     let shape = bench.shape.unwrap_or(model.description.input.shape);
     let built = Built::new(model, bench, shape, bench.batch)?;
-    let executor = built.executor(gpu, &bench.tuning)?;
-    gpu.wait()?;
+    let executor = built.executor(gpu, &bench.tuning).await?;
+    gpu.wait().await?;
     let (mut seconds, mut host) = (Vec::new(), Vec::new());
     executor.run()?;
-    gpu.wait()?;
+    gpu.wait().await?;
     let submissions = gpu.submissions();
     while seconds.len() < bench.budget.samples || seconds.iter().sum::<f64>() < bench.budget.seconds {
         let begun = Instant::now();
         executor.run()?;
         host.push(begun.elapsed().as_secs_f64());
-        gpu.wait()?;
+        gpu.wait().await?;
         seconds.push(begun.elapsed().as_secs_f64());
     }
     let submissions = (gpu.submissions() - submissions) / seconds.len() as u64;
@@ -248,7 +248,7 @@ pub fn measure_network(
     };
     let mut result = NetworkResult { total, kernels: Vec::new(), nodes: Vec::new(), launches: Vec::new() };
     if bench.profile {
-        result.profile(&executor, peak)?;
+        result.profile(&executor, peak).await?;
     }
     Ok(result)
 }
@@ -265,10 +265,10 @@ fn costs(graph: &Graph) -> Vec<(DType, Cost)> {
 
 impl NetworkResult {
     /// Times every launch; the median of three runs counts.
-    fn profile(&mut self, executor: &Executor, peak: &Peak) -> Result<(), LabError> {
+    async fn profile(&mut self, executor: &Executor, peak: &Peak) -> Result<(), LabError> {
         let mut runs = Vec::new();
         for _ in 0..3 {
-            let Some(times) = executor.profile()? else { return Ok(()) };
+            let Some(times) = executor.profile().await? else { return Ok(()) };
             runs.push(times);
         }
         let seconds: Vec<f64> = (0..runs[0].len())

@@ -83,15 +83,24 @@ fn matrix_form(caps: &Caps) -> Option<KernelKey> {
 ///
 /// # Errors
 /// A failing device, or a micro-kernel whose results are wrong.
-pub fn measure(gpu: &Gpu) -> Result<Peak, LabError> {
-    let best = |rates: Result<Vec<f64>, LabError>| rates.map(|r| r.into_iter().fold(0.0, f64::max));
-    let fma = |f16| best(fma_forms(f16).iter().map(|key| fma_rate(gpu, key, f16)).collect());
+pub async fn measure(gpu: &Gpu) -> Result<Peak, LabError> {
+    let fma = async |f16| -> Result<f64, LabError> {
+        let mut best: f64 = 0.0;
+        for key in fma_forms(f16) {
+            best = best.max(fma_rate(gpu, &key, f16).await?);
+        }
+        Ok(best)
+    };
+    let mut copy: f64 = 0.0;
+    for key in copy_forms() {
+        copy = copy.max(copy_rate(gpu, &key).await?);
+    }
     Ok(Peak {
-        fma_gflops: fma(false)? * 1e-9,
-        copy_gbps: best(copy_forms().iter().map(|key| copy_rate(gpu, key)).collect())? * 1e-9,
-        fma_f16_gflops: if gpu.caps.f16 { Some(fma(true)? * 1e-9) } else { None },
+        fma_gflops: fma(false).await? * 1e-9,
+        copy_gbps: copy * 1e-9,
+        fma_f16_gflops: if gpu.caps.f16 { Some(fma(true).await? * 1e-9) } else { None },
         matrix_f16_gflops: match matrix_form(&gpu.caps) {
-            Some(key) => Some(matrix_rate(gpu, &key)? * 1e-9),
+            Some(key) => Some(matrix_rate(gpu, &key).await? * 1e-9),
             None => None,
         },
     })
@@ -105,7 +114,7 @@ fn budget() -> Budget {
 }
 
 /// Shortest time of a launch on each of several sets of tensors, in seconds.
-fn shortest(gpu: &Gpu, dispatch: &Dispatch, sets: &[[GpuTensor; 3]]) -> Result<f64, GpuError> {
+async fn shortest(gpu: &Gpu, dispatch: &Dispatch, sets: &[[GpuTensor; 3]]) -> Result<f64, GpuError> {
     let contender = sets
         .iter()
         .map(|tensors| {
@@ -116,7 +125,7 @@ fn shortest(gpu: &Gpu, dispatch: &Dispatch, sets: &[[GpuTensor; 3]]) -> Result<f
             Ok(vec![gpu.prepare("peak", dispatch, &resolve)?])
         })
         .collect::<Result<Vec<_>, GpuError>>()?;
-    let samples = race(gpu, &[contender], budget())?.swap_remove(0);
+    let samples = race(gpu, &[contender], budget()).await?.swap_remove(0);
     Ok(samples.into_iter().fold(f64::INFINITY, f64::min).max(1e-9))
 }
 
@@ -147,12 +156,12 @@ fn invocations(gpu: &Gpu) -> usize {
     }
 }
 
-fn fma_rate(gpu: &Gpu, key: &KernelKey, f16: bool) -> Result<f64, LabError> {
+async fn fma_rate(gpu: &Gpu, key: &KernelKey, f16: bool) -> Result<f64, LabError> {
     let n = invocations(gpu);
     let chains = if key.defines.contains(&("WIDE", 1)) { 16 } else { 8 };
     let values = uniform(n);
     let desc = TensorDesc::f32(&[n, 4]);
-    let (x, y) = (gpu.upload(&desc, &values)?, gpu.empty(&desc)?);
+    let (x, y) = (gpu.upload(&desc, &values).await?, gpu.empty(&desc)?);
     let tensors = [[x.clone(), x, y]];
     let launch = |rounds: usize| {
         Dispatch::new(key.clone())
@@ -163,13 +172,13 @@ fn fma_rate(gpu: &Gpu, key: &KernelKey, f16: bool) -> Result<f64, LabError> {
     };
     let flops = |rounds: usize| (2 * 4 * chains * 4 * rounds * n) as f64;
     let mut rounds = 4;
-    let mut seconds = shortest(gpu, &launch(rounds), &tensors)?;
+    let mut seconds = shortest(gpu, &launch(rounds), &tensors).await?;
     let wanted = (SAMPLE_SECONDS / seconds * rounds as f64) as usize;
     if wanted > rounds {
         rounds = wanted.min(1 << 16);
-        seconds = shortest(gpu, &launch(rounds), &tensors)?;
+        seconds = shortest(gpu, &launch(rounds), &tensors).await?;
     }
-    let got: Vec<f32> = gpu.download(&tensors[0][2])?;
+    let got: Vec<f32> = gpu.download(&tensors[0][2]).await?;
     for at in (0..got.len()).step_by(got.len() / 64 + 1) {
         let want = fma_result(values[at], chains, rounds);
         if !close(got[at].into(), want, if f16 { 0.05 } else { 1e-4 }) {
@@ -189,7 +198,7 @@ fn fma_result(x: f32, chains: usize, rounds: usize) -> f64 {
     (0..chains).map(|k| fixed + (x + k as f64 / 16.0 - fixed) * left).sum()
 }
 
-fn copy_rate(gpu: &Gpu, key: &KernelKey) -> Result<f64, LabError> {
+async fn copy_rate(gpu: &Gpu, key: &KernelKey) -> Result<f64, LabError> {
     // Half of what the adapter binds, at most 64 MiB, four times over: past the caches of all but the largest.
     let bytes = (gpu.caps.max_binding / 2).min(64 << 20) / 64 * 64;
     let n = bytes as usize / 16;
@@ -197,7 +206,7 @@ fn copy_rate(gpu: &Gpu, key: &KernelKey) -> Result<f64, LabError> {
     let desc = TensorDesc::f32(&[n, 4]);
     let mut sets = Vec::new();
     for _ in 0..2 {
-        let x = gpu.upload(&desc, &values)?;
+        let x = gpu.upload(&desc, &values).await?;
         sets.push([x.clone(), x, gpu.empty(&desc)?]);
     }
     let four = key.defines.contains(&("FOUR", 1));
@@ -206,15 +215,15 @@ fn copy_rate(gpu: &Gpu, key: &KernelKey) -> Result<f64, LabError> {
         .bind("y", Slot::Output(0))
         .params(Params::new().u32("n", n).u32("stride", n / 4))
         .flat(if four { n / 4 } else { n }, FLAT);
-    let seconds = shortest(gpu, &dispatch, &sets)?;
-    let got: Vec<f32> = gpu.download(&sets[0][2])?;
+    let seconds = shortest(gpu, &dispatch, &sets).await?;
+    let got: Vec<f32> = gpu.download(&sets[0][2]).await?;
     if let Some((got, want)) = got.iter().zip(&values).find(|(got, want)| got != want) {
         return Err(wrong(key, f64::from(*got), f64::from(*want)));
     }
     Ok(2.0 * bytes as f64 / seconds)
 }
 
-fn matrix_rate(gpu: &Gpu, key: &KernelKey) -> Result<f64, LabError> {
+async fn matrix_rate(gpu: &Gpu, key: &KernelKey) -> Result<f64, LabError> {
     let tile = if key.defines.contains(&("TILE16", 1)) { 16 } else { 8 };
     let area = tile * tile;
     let groups = invocations(gpu) / 128;
@@ -224,11 +233,11 @@ fn matrix_rate(gpu: &Gpu, key: &KernelKey) -> Result<f64, LabError> {
         (0..n).map(|_| f16::from_f32(f32::from(rng.random_range(1..32u8)) / 64.0)).collect()
     };
     let (left, right) = (random(4 * area), random(area));
-    let upload = |values: &[f16]| -> Result<GpuTensor, GpuError> {
+    let upload = async |values: &[f16]| -> Result<GpuTensor, GpuError> {
         let words: &[u32] = bytemuck::cast_slice(values);
-        gpu.upload(&TensorDesc::u32(&[words.len()]), words)
+        gpu.upload(&TensorDesc::u32(&[words.len()]), words).await
     };
-    let inputs = [upload(&left)?, upload(&right)?];
+    let inputs = [upload(&left).await?, upload(&right).await?];
     let desc = TensorDesc::f32(&[groups, 4, area]);
     let launch = |rounds: usize| {
         Dispatch::new(key.clone())
@@ -239,7 +248,7 @@ fn matrix_rate(gpu: &Gpu, key: &KernelKey) -> Result<f64, LabError> {
             .flat(groups, 1)
     };
     // The output accumulates, so the check takes a single run of few rounds.
-    let run = |rounds: usize| -> Result<[GpuTensor; 3], GpuError> {
+    let run = async |rounds: usize| -> Result<[GpuTensor; 3], GpuError> {
         let [left, right] = inputs.clone();
         let tensors = [left, right, gpu.empty(&desc)?];
         let resolve = |slot: Slot| match slot {
@@ -247,12 +256,12 @@ fn matrix_rate(gpu: &Gpu, key: &KernelKey) -> Result<f64, LabError> {
             _ => &tensors[2],
         };
         gpu.submit(&[gpu.prepare("peak", &launch(rounds), &resolve)?])?;
-        gpu.wait()?;
+        gpu.wait().await?;
         Ok(tensors)
     };
     let rounds = 4;
-    let tensors = run(rounds)?;
-    let got: Vec<f32> = gpu.download(&tensors[2])?;
+    let tensors = run(rounds).await?;
+    let got: Vec<f32> = gpu.download(&tensors[2]).await?;
     for (at, &got) in
         got.iter().enumerate().take(4 * area).chain(got.iter().enumerate().skip(groups / 2 * 4 * area))
     {
@@ -265,11 +274,11 @@ fn matrix_rate(gpu: &Gpu, key: &KernelKey) -> Result<f64, LabError> {
         }
     }
     let mut rounds = rounds;
-    let mut seconds = shortest(gpu, &launch(rounds), std::slice::from_ref(&tensors))?;
+    let mut seconds = shortest(gpu, &launch(rounds), std::slice::from_ref(&tensors)).await?;
     let wanted = (SAMPLE_SECONDS / seconds * rounds as f64) as usize;
     if wanted > rounds {
         rounds = wanted.min(1 << 16);
-        seconds = shortest(gpu, &launch(rounds), std::slice::from_ref(&tensors))?;
+        seconds = shortest(gpu, &launch(rounds), std::slice::from_ref(&tensors)).await?;
     }
     Ok((2 * 4 * area * tile * rounds * groups) as f64 / seconds)
 }

@@ -58,7 +58,7 @@ impl N4Measurement {
 ///
 /// # Errors
 /// A field that is wrong, options out of range, or a device that fails.
-pub fn measure_n4(
+pub async fn measure_n4(
     gpu: &Arc<Gpu>,
     shape: [usize; 3],
     options: &N4Options,
@@ -68,9 +68,9 @@ pub fn measure_n4(
     let Head { values, brain, field } = head(shape);
     let desc = TensorDesc::f32(&shape);
     // Warm-up, and the result to check.
-    let volume = gpu.upload(&desc, &values)?;
+    let volume = gpu.upload(&desc, &values).await?;
     let log_field: Vec<f32> =
-        gpu.download(&n4(gpu, &volume, RegionTensors::default(), options)?.log_field)?;
+        gpu.download(&n4(gpu, &volume, RegionTensors::default(), options).await?.log_field).await?;
     drop(volume);
     // The image's mean intensity cannot be told from the field's.
     let mean = |of: &[f32]| brain.iter().map(|&ix| f64::from(of[ix])).sum::<f64>() / brain.len() as f64;
@@ -79,7 +79,7 @@ pub fn measure_n4(
         brain.iter().map(|&ix| (ix, f64::from(log_field[ix]) - got_mean, f64::from(field[ix]) - want_mean));
     let checked = "logarithm of the field in the brain, against the one put into the image".to_owned();
     let error = Comparison::within(pairs, FIELD_ERROR).into_error(checked, values.len())?;
-    gpu.wait()?;
+    gpu.wait().await?;
     gpu.reset_peak_bytes();
     let submissions = gpu.submissions();
     let mut seconds: Vec<f64> = Vec::new();
@@ -87,16 +87,16 @@ pub fn measure_n4(
     while seconds.len() < budget.samples || seconds.iter().sum::<f64>() < budget.seconds {
         let begun = Instant::now();
         let mut ends = [0.0; 4];
-        let volume = gpu.upload(&desc, &values)?;
-        gpu.wait()?;
+        let volume = gpu.upload(&desc, &values).await?;
+        gpu.wait().await?;
         ends[0] = begun.elapsed().as_secs_f64();
-        let log_field = n4(gpu, &volume, RegionTensors::default(), options)?.log_field;
-        gpu.wait()?;
+        let log_field = n4(gpu, &volume, RegionTensors::default(), options).await?.log_field;
+        gpu.wait().await?;
         ends[1] = begun.elapsed().as_secs_f64();
         divide_in_place(gpu, &volume, &log_field)?;
-        gpu.wait()?;
+        gpu.wait().await?;
         ends[2] = begun.elapsed().as_secs_f64();
-        let corrected: Vec<f32> = gpu.download(&volume)?;
+        let corrected: Vec<f32> = gpu.download(&volume).await?;
         ends[3] = begun.elapsed().as_secs_f64();
         drop(corrected);
         seconds.push(ends[3]);
@@ -105,13 +105,17 @@ pub fn measure_n4(
             samples.push(end - begin);
         }
     }
+    let peak_buffer_bytes = gpu.peak_bytes();
+    let submissions = (gpu.submissions() - submissions) / seconds.len() as u64;
     let mut launches = Vec::new();
     if profile {
-        let volume = gpu.upload(&desc, &values)?;
-        let (done, times) = gpu.profiled(|| -> Result<_, LabError> {
-            let log_field = n4(gpu, &volume, RegionTensors::default(), options)?.log_field;
-            Ok(divide_in_place(gpu, &volume, &log_field)?)
-        });
+        let volume = gpu.upload(&desc, &values).await?;
+        let (done, times) = gpu
+            .profiled(async || -> Result<_, LabError> {
+                let log_field = n4(gpu, &volume, RegionTensors::default(), options).await?.log_field;
+                Ok(divide_in_place(gpu, &volume, &log_field)?)
+            })
+            .await?;
         done?;
         launches = times;
     }
@@ -125,8 +129,8 @@ pub fn measure_n4(
         gflop: None,
         gflops: None,
         roofline_fraction: None,
-        peak_buffer_bytes: gpu.peak_bytes(),
-        submissions: (gpu.submissions() - submissions) / seconds.len() as u64,
+        peak_buffer_bytes,
+        submissions,
         stages: stages.map(|(name, s)| Stage { name: name.to_owned(), ms: Milliseconds::of(&s) }).to_vec(),
         host_ms: None,
         error,

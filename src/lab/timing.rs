@@ -52,14 +52,18 @@ pub(crate) type Contender = Vec<Vec<Prepared>>;
 ///
 /// # Errors
 /// When a command failed.
-pub(crate) fn race(gpu: &Gpu, contenders: &[Contender], budget: Budget) -> Result<Vec<Vec<f64>>, GpuError> {
+pub(crate) async fn race(
+    gpu: &Gpu,
+    contenders: &[Contender],
+    budget: Budget,
+) -> Result<Vec<Vec<f64>>, GpuError> {
     let mut runners = Vec::with_capacity(contenders.len());
     for copies in contenders {
         let mut runner = Runner { gpu, copies, next: 0, repeats: 1 };
         // The first run pays for allocation and compilation, and wakes the device up.
-        let mut once = runner.sample()?;
+        let mut once = runner.sample().await?;
         if once < budget.seconds {
-            once = runner.sample()?;
+            once = runner.sample().await?;
         }
         runner.repeats = ((SHORTEST_SAMPLE / once.max(1e-9)).ceil() as usize).clamp(1, 256);
         runners.push(runner);
@@ -75,7 +79,7 @@ pub(crate) fn race(gpu: &Gpu, contenders: &[Contender], budget: Budget) -> Resul
         let mut idle = true;
         for (runner, samples) in runners.iter_mut().zip(&mut samples) {
             if wants_more(samples, runner.repeats) {
-                samples.push(runner.sample()?);
+                samples.push(runner.sample().await?);
                 idle = false;
             }
         }
@@ -94,18 +98,18 @@ struct Runner<'a> {
 
 impl Runner<'_> {
     /// Seconds of one run.
-    fn sample(&mut self) -> Result<f64, GpuError> {
+    async fn sample(&mut self) -> Result<f64, GpuError> {
         let mut launches = Vec::new();
         for _ in 0..self.repeats {
             launches.extend(&self.copies[self.next % self.copies.len()]);
             self.next += 1;
         }
-        let total = match self.gpu.submit_passes(std::slice::from_ref(&launches))? {
+        let total = match self.gpu.submit_passes(std::slice::from_ref(&launches)).await? {
             Some(spans) => spans[0][1] - spans[0][0],
             None => {
                 let begun = Instant::now();
                 self.gpu.submit(launches)?;
-                self.gpu.wait()?;
+                self.gpu.wait().await?;
                 begun.elapsed().as_secs_f64()
             }
         };

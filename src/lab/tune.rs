@@ -104,7 +104,7 @@ pub struct Tuned {
 ///
 /// # Errors
 /// A model that does not build, or a device that fails.
-pub fn tune(
+pub async fn tune(
     gpu: &Gpu,
     model: &Model,
     options: &TuneOptions,
@@ -117,7 +117,7 @@ pub fn tune(
     for (ix, Choice { subject, variants, runs }) in choices.iter().enumerate() {
         let name = subject.op.name();
         progress(Progress::Begin { number: ix + 1, of: choices.len(), operator: name, variants });
-        let race = race_variants(gpu, subject, variants, options.budget, options.limit_s, watchdog)?;
+        let race = race_variants(gpu, subject, variants, options.budget, options.limit_s, watchdog).await?;
         race.failures.iter().for_each(|failure| progress(Progress::Rejected(failure)));
         tuned.failures.extend(race.failures);
         let timings: BTreeMap<String, Milliseconds> = race

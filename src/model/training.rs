@@ -168,18 +168,18 @@ impl TrainingGraph {
     ///
     /// # Errors
     /// A parameter that is missing or of another size.
-    pub fn load(&self, executor: &Executor, tensors: &Tensors) -> Result<(), ModelError> {
+    pub async fn load(&self, executor: &Executor, tensors: &Tensors) -> Result<(), ModelError> {
         for (name, &value) in &self.persistent {
             let n = executor.graph.desc(value).len();
             let found = tensors.get(name).or_else(|| tensors.get(name.strip_prefix("ema.")?));
             match found {
-                Some((_, values)) if values.len() == n => executor.write(value, values)?,
+                Some((_, values)) if values.len() == n => executor.write(value, values).await?,
                 Some((shape, _)) => {
                     let reason =
                         format!("has shape {shape:?}, the network needs {}", executor.graph.desc(value));
                     return Err(ModelError::Layer { layer: name.clone(), reason });
                 }
-                None if name.starts_with("adam.") => executor.write(value, &vec![0.0f32; n])?,
+                None if name.starts_with("adam.") => executor.write(value, &vec![0.0f32; n]).await?,
                 None => {
                     let reason = "is missing from the weights to start from".to_owned();
                     return Err(ModelError::Layer { layer: name.clone(), reason });
@@ -193,10 +193,11 @@ impl TrainingGraph {
     ///
     /// # Errors
     /// When the device fails.
-    pub fn save(&self, executor: &Executor) -> Result<Tensors, ModelError> {
+    pub async fn save(&self, executor: &Executor) -> Result<Tensors, ModelError> {
         let mut tensors = Tensors::new();
         for (name, &value) in &self.persistent {
-            tensors.insert(name.clone(), (executor.graph.desc(value).shape.clone(), executor.read(value)?));
+            let values = executor.read(value).await?;
+            tensors.insert(name.clone(), (executor.graph.desc(value).shape.clone(), values));
         }
         Ok(tensors)
     }

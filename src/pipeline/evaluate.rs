@@ -44,7 +44,7 @@ pub struct HeadFailure {
 ///
 /// # Errors
 /// When the model does not compile.
-pub fn evaluate(
+pub async fn evaluate(
     gpu: &Arc<Gpu>,
     model: &Model,
     dtype: DType,
@@ -53,13 +53,14 @@ pub fn evaluate(
     options: &StripOptions,
     progress: &mut dyn FnMut(&Result<HeadScore, HeadFailure>),
 ) -> Result<Vec<Result<HeadScore, HeadFailure>>, PipelineError> {
-    let mut stripper = Stripper::tuned(gpu, model, dtype, tuning)?;
+    let mut stripper = Stripper::tuned(gpu, model, dtype, tuning).await?;
     let contrast = table.extra_columns.iter().position(|name| name == "contrast");
     let mut scores = Vec::new();
     for pair in &table.pairs {
         let Some(mask) = &pair.mask else { continue };
         let contrast = contrast.and_then(|ix| pair.extra.get(ix).cloned());
         let score = score(&mut stripper, &pair.image, mask, options)
+            .await
             .map(|score| HeadScore { contrast, ..score })
             .map_err(|error| HeadFailure { image: pair.image.clone(), error });
         progress(&score);
@@ -68,7 +69,7 @@ pub fn evaluate(
     Ok(scores)
 }
 
-fn score(
+async fn score(
     stripper: &mut Stripper,
     image_path: &Path,
     mask_path: &Path,
@@ -80,7 +81,7 @@ fn score(
     companion::check_mask(mask_path, image.info())?;
     let volume = image.frame_f32(0)?;
     volume.check_content().map_err(|problem| problem.at(image_path))?;
-    let stripped = stripper.strip(&volume, options)?;
+    let stripped = stripper.strip(&volume, options).await?;
     let seconds = begun.elapsed().as_secs_f64();
     let reference = companion::read_mask(mask_path, &image, None)?;
     let agreement = compare(&stripped.mask, &reference.voxels, image.shape(), volume.voxel_size().into())

@@ -12,6 +12,7 @@ pub mod report;
 pub mod resample;
 pub mod strip;
 pub mod synth;
+mod threads;
 pub mod train;
 pub mod tuning_cache;
 pub mod window;

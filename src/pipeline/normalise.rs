@@ -81,23 +81,23 @@ pub fn normalise_tensor(gpu: &Gpu, volume: &GpuTensor, method: &Method) -> Resul
 ///
 /// # Errors
 /// Quantiles outside `[0, 1]`, or a failing device.
-pub fn normalise(gpu: &Gpu, volume: &Volume, method: &Method) -> Result<Vec<f32>, GraphError> {
+pub async fn normalise(gpu: &Gpu, volume: &Volume, method: &Method) -> Result<Vec<f32>, GraphError> {
     let slabs = slabs(gpu, volume.shape);
     let (statistics, apply) = method.operators();
     if let [planes] = slabs.as_slice() {
-        let placed = upload(gpu, volume, planes)?;
-        return Ok(gpu.download(&normalise_tensor(gpu, &placed.tensor, method)?)?);
+        let placed = upload(gpu, volume, planes).await?;
+        return Ok(gpu.download(&normalise_tensor(gpu, &placed.tensor, method)?).await?);
     }
     let data = volume.data.iter().map(|&v| f64::from(v)).collect();
     let values = HostTensor::new(TensorDesc::f32(&[volume.data.len()]), data);
     let statistics = statistics.reference(&[&values]).swap_remove(0);
     drop(values);
-    let statistics = gpu.upload(&statistics.desc, &statistics.to_words())?;
+    let statistics = gpu.upload(&statistics.desc, &statistics.to_words()).await?;
     let mut normalised = Vec::with_capacity(volume.data.len());
     for planes in &slabs {
-        let placed = upload(gpu, volume, planes)?;
+        let placed = upload(gpu, volume, planes).await?;
         let done = run_op1(gpu, apply.as_ref(), &[&placed.tensor, &statistics])?;
-        normalised.append(&mut gpu.download(&done)?);
+        normalised.append(&mut gpu.download(&done).await?);
     }
     Ok(normalised)
 }

@@ -1,6 +1,5 @@
 //! From a probability on the native grid to the brain mask.
 
-use super::place::slabs::slabs;
 use crate::gpu::{Gpu, GpuTensor};
 use crate::graph::{GraphError, run_op1};
 use crate::ops::Operator;
@@ -16,17 +15,17 @@ pub const THRESHOLD: f32 = 0.5;
 ///
 /// # Errors
 /// A tensor that is not a volume, or a failing device.
-pub fn brain_mask(gpu: &Gpu, probability: GpuTensor) -> Result<GpuTensor, GraphError> {
+pub async fn brain_mask(gpu: &Gpu, probability: GpuTensor) -> Result<GpuTensor, GraphError> {
     let mask = run_op1(gpu, &Threshold::above(THRESHOLD), &[&probability])?;
     drop(probability);
-    cleaned(gpu, mask)
+    cleaned(gpu, mask).await
 }
 
 /// The largest component of a mask, holes filled.
-fn cleaned(gpu: &Gpu, mut mask: GpuTensor) -> Result<GpuTensor, GraphError> {
+async fn cleaned(gpu: &Gpu, mut mask: GpuTensor) -> Result<GpuTensor, GraphError> {
     for step in [&LargestComponent as &dyn Operator, &FillHoles] {
         // What the step before took is free once the device is idle.
-        gpu.wait()?;
+        gpu.wait().await?;
         mask = run_op1(gpu, step, &[&mask])?;
     }
     Ok(mask)
@@ -79,39 +78,38 @@ enum Voxels {
 const WHOLE: &str = "a mask has as many voxels as its grid";
 
 impl BrainMask {
-    /// Where a probability exceeds [`THRESHOLD`]; `probability` gives it on the slabs of the grid, one after the other.
+    /// That of a grid of which nothing is known yet: [`BrainMask::add`] follows.
+    pub fn on(grid: &Grid) -> Self {
+        Self { grid: *grid, voxels: Voxels::InMemory(Vec::new()) }
+    }
+
+    /// Takes the next slab of the grid: brain is where its probability exceeds [`THRESHOLD`].
     ///
     /// # Errors
     /// A failing device.
-    pub fn of<E: From<GraphError>>(
-        gpu: &Gpu,
-        grid: &Grid,
-        mut probability: impl FnMut(&Grid) -> Result<GpuTensor, E>,
-    ) -> Result<Self, E> {
-        let slabs = slabs(gpu, grid.shape);
-        let mut values = Vec::new();
-        for planes in &slabs {
-            let slab = probability(&grid.planes(planes))?;
-            let slab = run_op1(gpu, &Threshold::above(THRESHOLD), &[&slab])?;
-            if slabs.len() == 1 {
-                return Ok(Self { grid: *grid, voxels: Voxels::Bound(slab) });
+    pub async fn add(&mut self, gpu: &Gpu, probability: GpuTensor) -> Result<(), GraphError> {
+        let slab = run_op1(gpu, &Threshold::above(THRESHOLD), &[&probability])?;
+        drop(probability);
+        match &mut self.voxels {
+            Voxels::InMemory(values) if slab.desc.len() < self.grid.shape.iter().product() => {
+                values.extend(bytes(gpu, &slab).await?);
             }
-            values.extend(bytes(gpu, &slab)?);
+            voxels => *voxels = Voxels::Bound(slab),
         }
-        Ok(Self { grid: *grid, voxels: Voxels::InMemory(values) })
+        Ok(())
     }
 
     /// Its largest component, holes filled.
     ///
     /// # Errors
     /// A failing device.
-    pub fn cleaned(self, gpu: &Gpu) -> Result<Self, GraphError> {
+    pub async fn cleaned(self, gpu: &Gpu) -> Result<Self, GraphError> {
         let Self { grid, voxels } = self;
         let voxels = match voxels {
             Voxels::Bound(mask) => {
                 // The probability is free once the device is idle.
-                gpu.wait()?;
-                Voxels::Bound(cleaned(gpu, mask)?)
+                gpu.wait().await?;
+                Voxels::Bound(cleaned(gpu, mask).await?)
             }
             Voxels::InMemory(mask) => {
                 let largest = components::largest(&mask, grid.shape).expect(WHOLE);
@@ -144,9 +142,9 @@ impl BrainMask {
     ///
     /// # Errors
     /// A failing device.
-    pub fn distance_mm(&self, gpu: &Gpu) -> Result<Vec<f32>, GraphError> {
+    pub async fn distance_mm(&self, gpu: &Gpu) -> Result<Vec<f32>, GraphError> {
         match &self.voxels {
-            Voxels::Bound(mask) => Ok(gpu.download(&distance(gpu, mask, self.voxel_zyx())?)?),
+            Voxels::Bound(mask) => Ok(gpu.download(&distance(gpu, mask, self.voxel_zyx())?).await?),
             Voxels::InMemory(mask) => {
                 Ok(signed(mask, self.grid.shape, self.grid.voxel_size().to_array()).expect(WHOLE))
             }
@@ -157,9 +155,9 @@ impl BrainMask {
     ///
     /// # Errors
     /// A failing device.
-    pub fn values(&self, gpu: &Gpu) -> Result<Vec<u8>, GraphError> {
+    pub async fn values(&self, gpu: &Gpu) -> Result<Vec<u8>, GraphError> {
         match &self.voxels {
-            Voxels::Bound(mask) => Ok(bytes(gpu, mask)?.collect()),
+            Voxels::Bound(mask) => Ok(bytes(gpu, mask).await?.collect()),
             Voxels::InMemory(mask) => Ok(mask.clone()),
         }
     }
@@ -168,9 +166,9 @@ impl BrainMask {
     ///
     /// # Errors
     /// A failing device.
-    pub fn labels(&self, gpu: &Gpu) -> Result<Vec<u32>, GraphError> {
+    pub async fn labels(&self, gpu: &Gpu) -> Result<Vec<u32>, GraphError> {
         match &self.voxels {
-            Voxels::Bound(mask) => Ok(gpu.download(mask)?),
+            Voxels::Bound(mask) => Ok(gpu.download(mask).await?),
             Voxels::InMemory(mask) => Ok(mask.iter().map(|&v| u32::from(v)).collect()),
         }
     }
@@ -183,7 +181,7 @@ impl BrainMask {
 }
 
 /// The values of a mask on the device.
-fn bytes(gpu: &Gpu, mask: &GpuTensor) -> Result<impl Iterator<Item = u8>, GraphError> {
-    let words: Vec<u32> = gpu.download(mask)?;
+async fn bytes(gpu: &Gpu, mask: &GpuTensor) -> Result<impl Iterator<Item = u8>, GraphError> {
+    let words: Vec<u32> = gpu.download(mask).await?;
     Ok(words.into_iter().map(|word| word as u8))
 }

@@ -82,7 +82,7 @@ impl From<Edge> for End {
 ///
 /// # Errors
 /// A failing device.
-pub fn resample(
+pub async fn resample(
     gpu: &Gpu,
     mut volume: Volume,
     grid: &Grid,
@@ -107,19 +107,19 @@ pub fn resample(
         for ix in needed.clone() {
             let source = &sources[ix];
             let planes = source.start.saturating_sub(halo)..(source.end + halo).min(volume.shape[2]);
-            let mut placed = upload(gpu, &volume, &planes)?;
+            let mut placed = upload(gpu, &volume, &planes).await?;
             if once {
                 volume.data = Vec::new();
             }
             if sampler.filtered {
-                placed = placed.filtered_for(gpu, &target)?;
+                placed = placed.filtered_for(gpu, &target).await?;
             }
             let mut op = placed.resample_op(&target, AxisOrder::Zyx, sampler.interpolation);
             op.edge = sampler.edge;
             op.outside = sampler.outside;
             let sampled = run_op1(gpu, &op, &[&placed.tensor])?;
             drop(placed);
-            let sampled: Vec<f32> = gpu.download(&sampled)?;
+            let sampled: Vec<f32> = gpu.download(&sampled).await?;
             if ix == needed.start {
                 merged = sampled;
             } else {

@@ -13,7 +13,7 @@ use super::bias::{
 use super::normalise::normalise_tensor;
 use super::place::head::{Head, SCALP_MM, SEARCH_MM};
 use super::place::placed::PlacedVolume;
-use super::place::slabs::upload_bindable;
+use super::place::slabs::{slabs, upload_bindable};
 use super::place::view::View;
 use super::plausibility::{Answer, Signals};
 use super::postprocess::BrainMask;
@@ -123,8 +123,8 @@ struct Stopwatch<'a> {
 }
 
 impl Stopwatch<'_> {
-    fn lap(&mut self, stage: &'static str) -> Result<(), PipelineError> {
-        self.gpu.wait()?;
+    async fn lap(&mut self, stage: &'static str) -> Result<(), PipelineError> {
+        self.gpu.wait().await?;
         self.seconds.push((stage, self.begun.elapsed().as_secs_f64()));
         self.begun = Instant::now();
         Ok(())
@@ -136,15 +136,15 @@ impl Stripper {
     ///
     /// # Errors
     /// Weights that do not fit the network, or a device with too little memory.
-    pub fn new(gpu: &Arc<Gpu>, model: &Model) -> Result<Self, PipelineError> {
-        Self::tuned(gpu, model, DType::F32, &Arc::default())
+    pub async fn new(gpu: &Arc<Gpu>, model: &Model) -> Result<Self, PipelineError> {
+        Self::tuned(gpu, model, DType::F32, &Arc::default()).await
     }
 
     /// As [`Stripper::new`], with the network's activations in `dtype` and the kernel variants that measured fastest.
     ///
     /// # Errors
     /// As [`Stripper::new`], and half precision on an adapter without it.
-    pub fn tuned(
+    pub async fn tuned(
         gpu: &Arc<Gpu>,
         model: &Model,
         dtype: DType,
@@ -157,7 +157,7 @@ impl Stripper {
         let executor = Executor::new(gpu, network.graph, options)?;
         for (name, (_, values)) in &tensors {
             if let Some(value) = executor.graph.find(name) {
-                executor.write(value, values)?;
+                executor.write(value, values).await?;
             }
         }
         Ok(Self {
@@ -181,15 +181,19 @@ impl Stripper {
     ///
     /// # Errors
     /// No brain found, a bias field that cannot be fitted, or a failing device.
-    pub fn strip(&mut self, volume: &Volume, options: &StripOptions) -> Result<Stripped, PipelineError> {
+    pub async fn strip(
+        &mut self,
+        volume: &Volume,
+        options: &StripOptions,
+    ) -> Result<Stripped, PipelineError> {
         // A network marks something even in a constant image.
         let Ok(window) = Window::of(volume) else { return Err(PipelineError::NoBrain) };
         check_field_of_view(volume)?;
         let gpu = Arc::clone(&self.gpu);
         let gpu = &*gpu;
         let mut watch = Stopwatch { gpu, begun: Instant::now(), seconds: Vec::new() };
-        let (placed, halvings) = upload_bindable(gpu, volume, &window)?;
-        watch.lap("upload")?;
+        let (placed, halvings) = upload_bindable(gpu, volume, &window).await?;
+        watch.lap("upload").await?;
         let mut warnings = Vec::new();
         if halvings > 0 {
             warnings.push(format!(
@@ -205,14 +209,16 @@ impl Stripper {
         let two_pass = options.n4 == N4Choice::TwoPass;
         let mut fit = None;
         if let Some(n4_options) = n4_options {
-            let inner_head = match two_pass {
-                true => Head::find(gpu, &placed.averaged_over(gpu, DVec3::splat(SEARCH_MM))?)?
-                    .map(|head| head.mask_on(gpu, &placed.grid(), placed.axes, SCALP_MM))
-                    .transpose()?,
+            let head = match two_pass {
+                true => Head::find(gpu, &placed.averaged_over(gpu, DVec3::splat(SEARCH_MM)).await?).await?,
                 false => None,
             };
+            let inner_head = match head {
+                Some(head) => Some(head.mask_on(gpu, &placed.grid(), placed.axes, SCALP_MM).await?),
+                None => None,
+            };
             let region = RegionTensors { mask: inner_head.as_ref(), confidence: None };
-            match n4(&self.gpu, &placed.tensor, region, &n4_options) {
+            match n4(&self.gpu, &placed.tensor, region, &n4_options).await {
                 Ok(result) => {
                     divide_in_place(gpu, &placed.tensor, &result.log_field)?;
                     let padding = n4_options.padding.map(|ends| ends.map(|voxels| voxels << halvings));
@@ -226,45 +232,50 @@ impl Stripper {
                 }
                 Err(error) => return Err(error.into()),
             }
-            watch.lap("n4")?;
+            watch.lap("n4").await?;
         }
 
-        let (logits, answer) = self.logits(&placed, &mut watch)?;
+        let (logits, answer) = self.logits(&placed, &mut watch).await?;
         // Volumes on the device are freed as soon as nobody needs them.
         drop(placed);
         let native = Grid::of(volume);
         let mut probability = options.probability.then(Vec::new);
-        let brain = BrainMask::of(gpu, &native, |planes| -> Result<GpuTensor, PipelineError> {
-            let slab = self.probability_on(&logits, planes)?;
+        let mut brain = BrainMask::on(&native);
+        for planes in slabs(gpu, native.shape) {
+            let slab = self.probability_on(&logits, &native.planes(&planes))?;
             if let Some(probability) = &mut probability {
-                probability.append(&mut gpu.download(&slab)?);
+                probability.append(&mut gpu.download(&slab).await?);
             }
-            Ok(slab)
-        })?;
+            brain.add(gpu, slab).await?;
+        }
         drop(logits);
-        watch.lap("to native grid")?;
-        let brain = brain.cleaned(gpu)?;
-        let labels = options.fits_in_brain().then(|| brain.labels(gpu)).transpose()?;
+        watch.lap("to native grid").await?;
+        let brain = brain.cleaned(gpu).await?;
+        let labels = match options.fits_in_brain() {
+            true => Some(brain.labels(gpu).await?),
+            false => None,
+        };
         let border_mm = options.border_mm;
-        let found = border_mm < 0.0 && brain.values(gpu)?.contains(&1);
+        let found = border_mm < 0.0 && brain.values(gpu).await?.contains(&1);
         let brain = brain.with_border(gpu, border_mm)?;
-        let mask = brain.values(gpu)?;
+        let mask = brain.values(gpu).await?;
         if !mask.contains(&1) {
             return Err(if found { PipelineError::Border { border_mm } } else { PipelineError::NoBrain });
         }
-        watch.lap("mask")?;
-        let distance_mm = options.distance.then(|| brain.distance_mm(gpu)).transpose()?;
-        drop(brain);
+        watch.lap("mask").await?;
+        let mut distance_mm = None;
         if options.distance {
-            watch.lap("distance")?;
+            distance_mm = Some(brain.distance_mm(gpu).await?);
+            watch.lap("distance").await?;
         }
+        drop(brain);
         if let Some(labels) = labels {
             let second = N4Options { keep_nonpositive: false, ..N4Options::article() }
                 .shrunken_to(TWO_PASS_MM, zyx(volume.voxel_size()));
             let region = FitRegion { mask: Some(&labels), ..FitRegion::default() };
-            let done = correct_bias(&self.gpu, window.through(volume), region, &second, false)?;
+            let done = correct_bias(&self.gpu, window.through(volume), region, &second, false).await?;
             fit = Some((done.fit, second.padding));
-            watch.lap("n4 in the brain")?;
+            watch.lap("n4 in the brain").await?;
         }
         let (mut bias, mut corrected) = (None, None);
         if let (true, Some((fit, padding))) = (options.corrected, fit) {
@@ -272,9 +283,9 @@ impl Stripper {
             if !volume.data.iter().all(|v| v.is_finite()) {
                 volume.to_mut().replace_non_finite();
             }
-            let (values, log_field) = divide_by_fit(gpu, &volume, &fit, padding, true)?;
+            let (values, log_field) = divide_by_fit(gpu, &volume, &fit, padding, true).await?;
             (corrected, bias) = (Some(values), exponentials(log_field));
-            watch.lap("divide by the field")?;
+            watch.lap("divide by the field").await?;
         }
         let voxels = mask.iter().filter(|&&v| v != 0).count();
         let brain_ml = voxels as f64 * volume.voxel_volume_ml();
@@ -309,20 +320,20 @@ impl Stripper {
     }
 
     /// What the network says of a volume, on its own grid: on the device, and for the judgement of the result.
-    fn logits(
+    async fn logits(
         &mut self,
         volume: &PlacedVolume,
         watch: &mut Stopwatch<'_>,
     ) -> Result<(PlacedVolume, Answer), PipelineError> {
         let gpu = Arc::clone(&self.gpu);
-        let mut view = View::new(&gpu, volume, &self.description.input)?;
-        watch.lap("resample")?;
-        let mut first = self.ask(&view)?;
+        let mut view = View::new(&gpu, volume, &self.description.input).await?;
+        watch.lap("resample").await?;
+        let mut first = self.ask(&view).await?;
         let mut cut = view.suspects(&first.seen, |ix| first.logits[ix] > 0.0);
         // Asked again with the volume going on beyond the faces that seem to cut the brain, until it reaches all of them.
         while cut.any() {
             let further = view.clone().beyond(cut);
-            let beyond = self.ask(&further)?;
+            let beyond = self.ask(&further).await?;
             let reached = cut.and(further.reached(|ix| beyond.logits[ix] > 0.0));
             if reached == cut {
                 (view, first) = (further, beyond);
@@ -330,18 +341,19 @@ impl Stripper {
             }
             cut = reached;
         }
-        let (logits, answer) = self.with_mirror_image(&view, first)?;
-        watch.lap("network")?;
+        let (logits, answer) = self.with_mirror_image(&view, first).await?;
+        watch.lap("network").await?;
         Ok((PlacedVolume { tensor: logits, affine: answer.grid.affine, axes: AxisOrder::Xyz }, answer))
     }
 
     /// The network's logits for a view of a volume.
-    fn ask(&mut self, view: &View) -> Result<FirstPass, PipelineError> {
+    async fn ask(&mut self, view: &View) -> Result<FirstPass, PipelineError> {
         let gpu = Arc::clone(&self.gpu);
         let seen = view.sampled(&gpu, &view.grid())?;
         let input = normalise_tensor(&gpu, &seen, &self.description.input.intensity.into())?;
         let tensor = self.pass(&input)?;
-        Ok(FirstPass { seen: gpu.download(&seen)?, logits: gpu.download(&tensor)?, input, tensor })
+        let (seen, logits) = (gpu.download(&seen).await?, gpu.download(&tensor).await?);
+        Ok(FirstPass { seen, logits, input, tensor })
     }
 
     /// Logits `[D, H, W]` for a normalised image on the network's grid, in a tensor of their own.
@@ -354,7 +366,7 @@ impl Stripper {
     }
 
     /// The first pass, averaged with the logits of the mirror image, mirrored back, where the model asks for it.
-    fn with_mirror_image(
+    async fn with_mirror_image(
         &mut self,
         view: &View,
         first: FirstPass,
@@ -378,8 +390,12 @@ impl Stripper {
         };
         let mirrored = run(&flip, &[&self.pass(&run(&flip, &[&input])?)?])?;
         let mean = run(&Scale { factor: 0.5 }, &[&run(&Add, &[&tensor, &mirrored])?])?;
-        let answer =
-            Answer { grid, seen, logits: gpu.download(&mean)?, mirrored: Some(gpu.download(&mirrored)?) };
+        let answer = Answer {
+            grid,
+            seen,
+            logits: gpu.download(&mean).await?,
+            mirrored: Some(gpu.download(&mirrored).await?),
+        };
         Ok((mean, answer))
     }
 

@@ -6,6 +6,11 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use trephine::gpu::{Gpu, GpuOptions};
 
+/// Waits for a future: the one place where tests do.
+pub fn wait<T>(future: impl Future<Output = T>) -> T {
+    pollster::block_on(future)
+}
+
 /// The device that tests run on, `None` when there is none and `REQUIRE_GPU` is not set.
 /// `TREPHINE_DEVICE` picks an adapter by number or name.
 pub fn gpu() -> Option<Arc<Gpu>> {
@@ -16,7 +21,7 @@ pub fn gpu() -> Option<Arc<Gpu>> {
             checked: true,
             ..GpuOptions::default()
         };
-        match Gpu::open(&options) {
+        match wait(Gpu::open(&options)) {
             Ok(gpu) => Some(Arc::new(gpu)),
             Err(error) if std::env::var_os("REQUIRE_GPU").is_some() => panic!("{error}"),
             Err(error) => {
@@ -32,7 +37,7 @@ pub fn gpu() -> Option<Arc<Gpu>> {
 pub fn limited(gpu: &Gpu, max_binding: u64) -> Gpu {
     let device = Some(gpu.summary.index.to_string());
     let options = GpuOptions { device, checked: true, max_binding: Some(max_binding) };
-    Gpu::open(&options).expect("the adapter opened before")
+    wait(Gpu::open(&options)).expect("the adapter opened before")
 }
 
 /// A random generator for a test, from its name.

@@ -22,7 +22,7 @@ pub fn program(cache: &Path, arguments: &[&str]) -> Command {
 
 /// Whether there is an adapter; without one the test is skipped, or fails where `REQUIRE_GPU` is set.
 pub fn has_gpu() -> bool {
-    let found = !trephine::gpu::list_adapters().is_empty();
+    let found = !pollster::block_on(trephine::gpu::list_adapters()).is_empty();
     assert!(found || std::env::var_os("REQUIRE_GPU").is_none(), "no adapter, and REQUIRE_GPU is set");
     if !found {
         eprintln!("SKIPPED: no adapter");

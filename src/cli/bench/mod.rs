@@ -11,22 +11,22 @@ use std::time::{Duration, SystemTime};
 use anyhow::{anyhow, bail};
 use clap::{Args, ValueEnum};
 use serde_json::json;
+use trephine::gpu::Gpu;
+use trephine::lab::subject::{self, Direction, Subject};
+use trephine::lab::timing::Budget;
+use trephine::lab::{
+    Failure, KernelShare, LIMIT_S, Measured, NetworkBench, NetworkDirection, Plan, Report, Settings,
+    UserShader, Variants, Watchdog, compare, distinct, measure, measure_n4, measure_network, peak,
+    resample_subjects, write_html,
+};
+use trephine::model::Model;
+use trephine::ops::{self, OPS};
+use trephine::pipeline::bias::N4Options;
 
 use super::files::check_folder;
 use super::n4::Preset;
 use super::terminal::Terminal;
 use super::{ElementType, Outcome, Session, TuningOptions, triple, usage};
-use crate::gpu::Gpu;
-use crate::lab::subject::{self, Direction, Subject};
-use crate::lab::timing::Budget;
-use crate::lab::{
-    Failure, KernelShare, LIMIT_S, Measured, NetworkBench, NetworkDirection, Plan, Report, Settings,
-    UserShader, Variants, Watchdog, compare, distinct, measure, measure_n4, measure_network, peak,
-    resample_subjects, write_html,
-};
-use crate::model::Model;
-use crate::ops::{self, OPS};
-use crate::pipeline::bias::N4Options;
 
 /// Check and time kernels, networks and pipelines
 ///
@@ -189,14 +189,14 @@ impl<'a> Run<'a> {
 }
 
 impl Options {
-    pub fn run(self, session: &Session) -> anyhow::Result<Outcome> {
+    pub async fn run(self, session: &Session) -> anyhow::Result<Outcome> {
         self.check_options()?;
         let target = self.target(session)?;
         self.check_files()?;
         let old = self.compare.as_deref().map(Report::read).transpose()?;
-        let gpu = session.gpu()?;
+        let gpu = session.gpu().await?;
         gpu.require(self.dtype.into())?;
-        if !gpu.caps.timestamps {
+        if !gpu.caps().timestamps {
             if self.trace.is_some() {
                 bail!(
                     "{} has no timestamps, so there is nothing to trace; take another --device",
@@ -212,15 +212,15 @@ impl Options {
             _ => Vec::new(),
         };
         let run = Run::new(session, gpu, self.limit.unwrap_or(LIMIT_S));
-        let roofline = peak::measure(&run.gpu)?;
+        let roofline = peak::measure(&run.gpu).await?;
         session.terminal.result(&table::peak(&roofline))?;
         let mut report = Report::new(&run.gpu, roofline);
         run.keep(&report);
         match target {
-            Target::Operators(_) if self.watch => self.watch(&run, &planned, &report)?,
-            Target::Operators(_) => self.operators(&run, &planned, &mut report)?,
-            Target::Network(direction, model) => self.network(&run, &model, direction, &mut report)?,
-            Target::N4(shape) => self.n4(&run, shape, &mut report)?,
+            Target::Operators(_) if self.watch => self.watch(&run, &planned, &report).await?,
+            Target::Operators(_) => self.operators(&run, &planned, &mut report).await?,
+            Target::Network(direction, model) => self.network(&run, &model, direction, &mut report).await?,
+            Target::N4(shape) => self.n4(&run, shape, &mut report).await?,
         }
         if let Some(path) = &self.csv {
             report.write_csv(path)?;
@@ -247,7 +247,7 @@ impl Options {
         let settings = self.settings();
         let mut planned = Vec::new();
         for subject in subjects {
-            match Plan::new(&gpu.caps, subject, &settings) {
+            match Plan::new(gpu.caps(), subject, &settings) {
                 Ok(plan) => planned.push((subject.clone(), plan)),
                 Err(error) if self.op.is_some() => return Err(usage(error.to_string())),
                 Err(_) => {}
@@ -259,7 +259,7 @@ impl Options {
         Ok(planned)
     }
 
-    fn network(
+    async fn network(
         &self,
         run: &Run<'_>,
         model: &Model,
@@ -277,7 +277,7 @@ impl Options {
             budget: self.budget(),
             profile: self.profiles(),
         };
-        match measure_network(gpu, model, &bench, &report.peak) {
+        match measure_network(gpu, model, &bench, &report.peak).await {
             Ok(result) => {
                 session.terminal.result(&table::total(&result.total))?;
                 if bench.profile {
@@ -295,13 +295,13 @@ impl Options {
         Ok(())
     }
 
-    fn n4(&self, run: &Run<'_>, shape: [usize; 3], report: &mut Report) -> anyhow::Result<()> {
+    async fn n4(&self, run: &Run<'_>, shape: [usize; 3], report: &mut Report) -> anyhow::Result<()> {
         let Run { session, gpu, .. } = run;
         run.watchdog.expect(self.limit.unwrap_or(LIMIT_S), "n4", "whole", "auto", None);
         let preset = self.preset.unwrap_or(Preset::Article).settings();
         let shrink = self.shrink.map_or(preset.shrink, |factor| [factor; 3]);
         let options = N4Options { shrink, ..preset };
-        match measure_n4(gpu, shape, &options, self.budget(), self.profiles()) {
+        match measure_n4(gpu, shape, &options, self.budget(), self.profiles()).await {
             Ok(result) => {
                 session.terminal.result(&table::total(&result.total))?;
                 if self.profiles() {
@@ -496,11 +496,11 @@ impl Options {
     }
 
     /// Measures subjects one after the other and prints each as it is done.
-    fn operators(&self, run: &Run<'_>, planned: &[Planned], report: &mut Report) -> anyhow::Result<()> {
+    async fn operators(&self, run: &Run<'_>, planned: &[Planned], report: &mut Report) -> anyhow::Result<()> {
         let settings = self.settings();
         run.session.terminal.result(&table::header())?;
         for (subject, plan) in planned {
-            match measure(&run.gpu, subject, plan, &report.peak, &settings, &run.watchdog) {
+            match measure(&run.gpu, subject, plan, &report.peak, &settings, &run.watchdog).await {
                 Ok(Measured { rows, failures }) => {
                     for row in &rows {
                         run.session.terminal.result(&table::row(row))?;
@@ -520,14 +520,14 @@ impl Options {
 
     /// Measures again whenever the user's kernel changes. Ends only when the process is interrupted or stdout is
     /// closed.
-    fn watch(&self, run: &Run<'_>, planned: &[Planned], empty: &Report) -> anyhow::Result<()> {
+    async fn watch(&self, run: &Run<'_>, planned: &[Planned], empty: &Report) -> anyhow::Result<()> {
         const EVERY: Duration = Duration::from_millis(200);
         let file = self.shader.as_ref().ok_or_else(|| anyhow!("--watch needs --shader"))?;
         // Editors may replace the file: it is away for a moment then.
         let saved = || std::fs::metadata(file).and_then(|m| m.modified()).ok();
         loop {
             let seen: Option<SystemTime> = saved();
-            if let Err(error) = self.operators(run, planned, &mut empty.clone()) {
+            if let Err(error) = self.operators(run, planned, &mut empty.clone()).await {
                 if error.is::<std::io::Error>() || error.is::<super::UsageError>() {
                     return Err(error);
                 }

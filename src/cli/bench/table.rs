@@ -1,7 +1,7 @@
 //! Results as text.
 
-use crate::lab::peak::Peak;
-use crate::lab::{Change, Failure, KernelShare, NodeShare, Row, Stage, Total};
+use trephine::lab::peak::Peak;
+use trephine::lab::{Change, Failure, KernelShare, NodeShare, Row, Stage, Total};
 
 /// The roofline on one line.
 pub(super) fn peak(peak: &Peak) -> String {

@@ -4,9 +4,10 @@
 mod jobs;
 mod rows;
 
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Instant;
 
 pub use jobs::{Batch, Job, Outputs};
@@ -15,13 +16,15 @@ pub use rows::{Provenance, Row, Status, report_csv};
 use super::input::{Input, append};
 use super::report::qc;
 use super::strip::{StripOptions, Stripped, Stripper};
+use super::threads::{ReadAhead, WriteBehind};
 use super::{PipelineError, write_whole};
 use crate::volume::image::{self, FrameChoice};
 use crate::volume::unfinished::Together;
 use crate::volume::{Volume, VolumeError};
 
 /// What is done with every head.
-pub struct BatchOptions<'a> {
+#[derive(Clone)]
+pub struct BatchOptions {
     /// Which volumes of a series.
     pub frames: FrameChoice,
     /// How they are stripped.
@@ -34,7 +37,7 @@ pub struct BatchOptions<'a> {
     /// A report that is renewed after every head, so that a batch that is cut short leaves it.
     pub report: Option<(PathBuf, Provenance)>,
     /// Set from elsewhere, it ends the batch when the heads that are begun are done.
-    pub stop: &'a AtomicBool,
+    pub stop: Arc<AtomicBool>,
 }
 
 /// How a batch ended.
@@ -46,30 +49,25 @@ pub struct Finished {
     pub left: Vec<PathBuf>,
 }
 
-/// Strips all heads. One thread reads ahead, this one strips, one writes and calls `done` with each row. `open` is
-/// called when the first head is read, so that a bad file shows before any work on the device.
+/// Strips all heads. One thread reads ahead, one writes and calls `done` with each row; what is awaited here strips.
+/// `open` is called when the first head is read, so that a bad file shows before any work on the device.
 ///
 /// # Errors
 /// When `open` fails or the report cannot be written.
-pub fn run<E: From<PipelineError> + Send>(
+pub async fn run<E: From<PipelineError>>(
     jobs: Vec<Job>,
-    options: &BatchOptions<'_>,
-    open: impl FnOnce() -> Result<Stripper, E>,
-    done: impl FnMut(&Row) + Send,
+    options: &BatchOptions,
+    open: impl AsyncFnOnce() -> Result<Stripper, E>,
+    done: impl FnMut(&Row) + Send + 'static,
 ) -> Result<Finished, E> {
     let inputs: Vec<PathBuf> = jobs.iter().map(|job| job.input.clone()).collect();
-    let rows = std::thread::scope(|scope| {
-        // One head waits on either side: memory for four at most.
-        let (to_strip, loaded) = sync_channel(1);
-        let (to_write, stripped) = sync_channel(1);
-        scope.spawn(move || read_all(jobs, options, &to_strip));
-        let writer = scope.spawn(move || write_all(&stripped, options, done));
-        let result = strip_all(loaded, &to_write, options, open);
-        drop(to_write);
-        let rows = writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-        result?;
-        Ok::<_, E>(rows)
-    })?;
+    // One head waits on either side: memory for four at most.
+    let reader = ReadAhead::start(1, read_all(jobs, options.clone()));
+    let written_with = options.clone();
+    let writer = WriteBehind::start(1, move |heads| write_all(heads, &written_with, done));
+    let result = strip_all(reader, &writer, options, open).await;
+    let rows = writer.finish().await.unwrap_or_else(|panic| resume_unwind(panic))?;
+    result?;
     let left = inputs.into_iter().skip(rows.len()).collect();
     Ok(Finished { rows, left })
 }
@@ -99,10 +97,11 @@ enum Head {
     Failed(Row),
 }
 
-fn read_all(jobs: Vec<Job>, options: &BatchOptions<'_>, to_strip: &SyncSender<Loaded>) {
-    for job in jobs {
+/// Reads the heads until somebody stops the batch.
+fn read_all(jobs: Vec<Job>, options: BatchOptions) -> impl Iterator<Item = Loaded> {
+    jobs.into_iter().map_while(move |job| {
         if options.stop.load(Ordering::Relaxed) {
-            return;
+            return None;
         }
         let begun = Instant::now();
         let input = job.outputs.clone().and_then(|outputs| {
@@ -114,11 +113,8 @@ fn read_all(jobs: Vec<Job>, options: &BatchOptions<'_>, to_strip: &SyncSender<Lo
             Ok(input)
         });
         let seconds = begun.elapsed().as_secs_f64();
-        // Nobody listens any more when the device failed.
-        if to_strip.send(Loaded { job, input, seconds }).is_err() {
-            return;
-        }
-    }
+        Some(Loaded { job, input, seconds })
+    })
 }
 
 /// Refuses a fill value that the voxels cannot store, and tells of one that is stored as another.
@@ -134,15 +130,16 @@ fn check_fill(input: &Input, brain: &Path, fill: Option<f32>) -> Result<Option<S
     Ok(odd.then(|| format!("outside the brain is {stored}: the voxels cannot store {wanted}")))
 }
 
-fn strip_all<E>(
-    loaded: Receiver<Loaded>,
-    to_write: &SyncSender<Head>,
-    options: &BatchOptions<'_>,
-    open: impl FnOnce() -> Result<Stripper, E>,
+async fn strip_all<E, R: Send + 'static>(
+    mut reader: ReadAhead<Loaded>,
+    writer: &WriteBehind<Head, R>,
+    options: &BatchOptions,
+    open: impl AsyncFnOnce() -> Result<Stripper, E>,
 ) -> Result<(), E> {
     let mut open = Some(open);
     let mut stripper = None;
-    for Loaded { job, input, seconds } in loaded {
+    while let Some(loaded) = reader.next().await.unwrap_or_else(|panic| resume_unwind(panic)) {
+        let Loaded { job, input, seconds } = loaded;
         // The one at work when the batch was stopped is done; those read ahead are left.
         if options.stop.load(Ordering::Relaxed) {
             break;
@@ -155,11 +152,11 @@ fn strip_all<E>(
                 row.warnings.extend_from_slice(&input.warnings);
                 if let Some(open) = open.take() {
                     let begun = Instant::now();
-                    stripper = Some(open()?);
+                    stripper = Some(open().await?);
                     row.add_seconds("start", begun.elapsed().as_secs_f64());
                 }
                 let stripper = stripper.as_mut().expect("opened for the first head");
-                match strip(stripper, &input, &options.strip, &mut row) {
+                match strip(stripper, &input, &options.strip, &mut row).await {
                     Ok(results) => Head::Stripped(Box::new((input, outputs, results)), row),
                     Err(error) => {
                         let text = error.about(&row.path);
@@ -168,7 +165,7 @@ fn strip_all<E>(
                 }
             }
         };
-        if to_write.send(head).is_err() {
+        if !writer.send(head).await {
             break;
         }
     }
@@ -176,7 +173,7 @@ fn strip_all<E>(
 }
 
 /// Strips all held volumes. Of a series, a volume without a brain fails alone and its mask is empty.
-fn strip(
+async fn strip(
     stripper: &mut Stripper,
     input: &Input,
     options: &StripOptions,
@@ -192,7 +189,7 @@ fn strip(
             continue;
         }
         let volume = input.volume(frame)?;
-        match stripper.strip(&volume, options) {
+        match stripper.strip(&volume, options).await {
             Ok(stripped) => {
                 let prefix = if frames > 1 { format!("volume {frame}: ") } else { String::new() };
                 row.warnings.extend(stripped.warnings.iter().map(|text| format!("{prefix}{text}")));
@@ -245,8 +242,8 @@ impl Results {
 }
 
 fn write_all(
-    stripped: &Receiver<Head>,
-    options: &BatchOptions<'_>,
+    stripped: &mut dyn Iterator<Item = Head>,
+    options: &BatchOptions,
     mut done: impl FnMut(&Row),
 ) -> Result<Vec<Row>, PipelineError> {
     let mut rows: Vec<Row> = Vec::new();
@@ -284,7 +281,7 @@ fn write(
     outputs: &Outputs,
     results: &Results,
     warnings: &[String],
-    options: &BatchOptions<'_>,
+    options: &BatchOptions,
 ) -> Result<(), PipelineError> {
     if let (true, Some(folder)) = (options.create_folders, outputs.mask.as_deref().and_then(Path::parent)) {
         std::fs::create_dir_all(folder)

@@ -36,37 +36,40 @@ pub struct Corrected {
 ///
 /// # Errors
 /// As [`n4`].
-pub fn correct_bias(
+pub async fn correct_bias(
     gpu: &Arc<Gpu>,
-    volume: Cow<Volume>,
-    region: FitRegion,
+    volume: Cow<'_, Volume>,
+    region: FitRegion<'_>,
     options: &N4Options,
     want_field: bool,
 ) -> Result<Corrected, PipelineError> {
     let head = match region.head_less_mm {
-        Some(_) => Head::in_volume(gpu, &volume)?,
+        Some(_) => Head::in_volume(gpu, &volume).await?,
         None => None,
     };
     let head_found = head.is_some();
     if slabs(gpu, volume.shape).len() > 1 {
-        let fit = fit_in_slabs(gpu, &volume, region, head.as_ref(), options)?;
-        let (values, log_field) = divide_by_fit(gpu, &volume, &fit, options.padding, want_field)?;
+        let fit = fit_in_slabs(gpu, &volume, region, head.as_ref(), options).await?;
+        let (values, log_field) = divide_by_fit(gpu, &volume, &fit, options.padding, want_field).await?;
         return Ok(Corrected { values, log_field, fit, head_found });
     }
-    let placed = PlacedVolume::upload(gpu, &volume)?;
+    let placed = PlacedVolume::upload(gpu, &volume).await?;
     // Volumes are freed as soon as nobody needs them; those on the device once it is idle.
     drop(volume);
     let N4Result { fit, log_field } = {
-        let [mask, confidence] = region.on_device(gpu, &placed.grid(), head.as_ref(), None)?;
+        let [mask, confidence] = region.on_device(gpu, &placed.grid(), head.as_ref(), None).await?;
         drop(head);
         let region = RegionTensors { mask: mask.as_ref(), confidence: confidence.as_ref() };
-        n4(gpu, &placed.tensor, region, options)?
+        n4(gpu, &placed.tensor, region, options).await?
     };
-    gpu.wait()?;
+    gpu.wait().await?;
     divide_in_place(gpu, &placed.tensor, &log_field)?;
-    let values = gpu.download(&placed.tensor)?;
+    let values = gpu.download(&placed.tensor).await?;
     drop(placed);
-    let log_field = want_field.then(|| gpu.download(&log_field)).transpose()?;
+    let log_field = match want_field {
+        true => Some(gpu.download(&log_field).await?),
+        false => None,
+    };
     Ok(Corrected { values, log_field, fit, head_found })
 }
 
@@ -74,7 +77,7 @@ pub fn correct_bias(
 ///
 /// # Errors
 /// A failing device.
-pub fn divide_by_fit(
+pub async fn divide_by_fit(
     gpu: &Gpu,
     volume: &Volume,
     fit: &N4Fit,
@@ -86,12 +89,12 @@ pub fn divide_by_fit(
     for planes in slabs(gpu, volume.shape) {
         let mut around = padding;
         around[0] = [around[0][0] + planes.start, around[0][1] + z - planes.end];
-        let log_field = evaluate(gpu, &fit.lattice, [planes.len(), y, x], around)?;
-        let slab = upload(gpu, volume, &planes)?.tensor;
+        let log_field = evaluate(gpu, &fit.lattice, [planes.len(), y, x], around).await?;
+        let slab = upload(gpu, volume, &planes).await?.tensor;
         divide_in_place(gpu, &slab, &log_field)?;
-        values.append(&mut gpu.download(&slab)?);
+        values.append(&mut gpu.download(&slab).await?);
         if let Some(field) = &mut field {
-            field.append(&mut gpu.download(&log_field)?);
+            field.append(&mut gpu.download(&log_field).await?);
         }
     }
     Ok((values, field))
@@ -101,22 +104,26 @@ pub fn divide_by_fit(
 ///
 /// # Errors
 /// A failing device.
-pub fn divide_by_field(gpu: &Gpu, volume: &Volume, log_field: &[f32]) -> Result<Vec<f32>, PipelineError> {
+pub async fn divide_by_field(
+    gpu: &Gpu,
+    volume: &Volume,
+    log_field: &[f32],
+) -> Result<Vec<f32>, PipelineError> {
     let mut values = Vec::new();
     for planes in slabs(gpu, volume.shape) {
-        let slab = upload(gpu, volume, &planes)?.tensor;
-        let log_field = gpu.upload(&slab.desc, values_of(log_field, volume.shape, &planes))?;
+        let slab = upload(gpu, volume, &planes).await?.tensor;
+        let log_field = gpu.upload(&slab.desc, values_of(log_field, volume.shape, &planes)).await?;
         divide_in_place(gpu, &slab, &log_field)?;
-        values.append(&mut gpu.download(&slab)?);
+        values.append(&mut gpu.download(&slab).await?);
     }
     Ok(values)
 }
 
 /// Estimates the field of a volume that exceeds a binding: of each slab only the planes go to the device that shrinking keeps.
-fn fit_in_slabs(
+async fn fit_in_slabs(
     gpu: &Arc<Gpu>,
     volume: &Volume,
-    region: FitRegion,
+    region: FitRegion<'_>,
     head: Option<&Head>,
     options: &N4Options,
 ) -> Result<N4Fit, PipelineError> {
@@ -134,7 +141,7 @@ fn fit_in_slabs(
         }
         .into());
     }
-    let v = gpu.upload(&desc, &vec![OUTSIDE; desc.len()])?;
+    let v = gpu.upload(&desc, &vec![OUTSIDE; desc.len()]).await?;
     let weight = gpu.empty(&desc)?;
     let in_plane = LogShrink {
         factor: [1, shrink.factor[1], shrink.factor[2]],
@@ -150,23 +157,23 @@ fn fit_in_slabs(
     for group in kept.chunks(at_once) {
         let planes: Vec<usize> = group.iter().filter_map(|&k| plane(k)).collect();
         let slab = TensorDesc::f32(&[planes.len(), ny, nx]);
-        let picked = gpu.upload(&slab, &pick(&volume.data, [nx, ny], Some(&planes)))?;
+        let picked = gpu.upload(&slab, &pick(&volume.data, [nx, ny], Some(&planes))).await?;
         let step = DMat4::from_translation(DVec3::Z * planes[0] as f64)
             * DMat4::from_scale(DVec3::new(1.0, 1.0, shrink.factor[0] as f64));
         let grid = Grid { shape: [nx, ny, planes.len()], affine: volume.affine * step };
-        let [mask, confidence] = region.on_device(gpu, &grid, head, Some(&planes))?;
+        let [mask, confidence] = region.on_device(gpu, &grid, head, Some(&planes)).await?;
         let inputs: Vec<&GpuTensor> =
             [Some(&picked), mask.as_ref(), confidence.as_ref()].into_iter().flatten().collect();
         if mask.is_some() {
-            in_region += voxels_with_nonpositive(gpu, &in_plane, &inputs)?;
+            in_region += voxels_with_nonpositive(gpu, &in_plane, &inputs).await?;
         }
         let shrunken = run_op(gpu, &in_plane, &inputs)?;
         for (from, to) in shrunken.iter().zip([&v, &weight]) {
             gpu.copy(from, to, group[0] * shape[1] * shape[2])?;
         }
-        gpu.wait()?;
+        gpu.wait().await?;
     }
-    let mut fit = fit_shrunken(gpu, v, weight, region.confidence.is_some(), options)?;
+    let mut fit = fit_shrunken(gpu, v, weight, region.confidence.is_some(), options).await?;
     fit.left_out = in_region.saturating_sub(fit.voxels);
     Ok(fit)
 }

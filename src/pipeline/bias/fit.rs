@@ -61,10 +61,10 @@ pub struct N4Result {
 /// # Errors
 /// Options out of range, shapes that do not fit, a region that is (nearly) empty or constant, a failing
 /// device.
-pub fn n4(
+pub async fn n4(
     gpu: &Arc<Gpu>,
     volume: &GpuTensor,
-    region: RegionTensors,
+    region: RegionTensors<'_>,
     options: &N4Options,
 ) -> Result<N4Result, N4Error> {
     options.validate()?;
@@ -88,27 +88,27 @@ pub fn n4(
     let [v, weight]: [GpuTensor; 2] =
         run_op(gpu, &options.log_shrink(), &inputs)?.try_into().expect("n4_log_shrink has two outputs");
     let in_region = match region.mask {
-        Some(_) => voxels_with_nonpositive(gpu, &options.log_shrink(), &inputs)?,
+        Some(_) => voxels_with_nonpositive(gpu, &options.log_shrink(), &inputs).await?,
         None => 0,
     };
-    let mut fit = fit_shrunken(gpu, v, weight, region.confidence.is_some(), options)?;
+    let mut fit = fit_shrunken(gpu, v, weight, region.confidence.is_some(), options).await?;
     fit.left_out = in_region.saturating_sub(fit.voxels);
     // The working volumes are free once the device is idle; the field may take their place.
-    gpu.wait()?;
+    gpu.wait().await?;
     let native = [0, 1, 2].map(|axis| volume.desc.shape[axis]);
-    let log_field = evaluate(gpu, &fit.lattice, native, options.padding)?;
+    let log_field = evaluate(gpu, &fit.lattice, native, options.padding).await?;
     Ok(N4Result { fit, log_field })
 }
 
 /// How many voxels `shrink` would keep of these inputs (see [`LogShrink`]) if those that are not positive counted.
-pub(super) fn voxels_with_nonpositive(
+pub(super) async fn voxels_with_nonpositive(
     gpu: &Gpu,
     shrink: &LogShrink,
     inputs: &[&GpuTensor],
 ) -> Result<usize, N4Error> {
     let all = LogShrink { keep_nonpositive: true, ..*shrink };
     let v = run_op(gpu, &all, inputs)?.swap_remove(0);
-    let status: Vec<f32> = gpu.download(&run_op1(gpu, &MaskedRange, &[&v])?)?;
+    let status: Vec<f32> = gpu.download(&run_op1(gpu, &MaskedRange, &[&v])?).await?;
     Ok(status[VOXELS] as usize)
 }
 
@@ -120,27 +120,27 @@ pub(super) fn voxels_with_nonpositive(
 ///
 /// # Errors
 /// Fewer than four control points along an axis, or a failing device.
-pub fn evaluate(
+pub async fn evaluate(
     gpu: &Gpu,
     lattice: &HostTensor,
     shape: [usize; 3],
     padding: [[usize; 2]; 3],
 ) -> Result<GpuTensor, N4Error> {
-    let mut values = upload(gpu, lattice)?;
+    let mut values = upload(gpu, lattice).await?;
     // x first: the largest step comes last, with neighbouring addresses for neighbouring invocations.
     for axis in [2, 1, 0] {
         let spans = lattice.desc.shape[axis].saturating_sub(3).max(1);
         let margin @ [before, after] = padding[axis];
         let all = BasisPower::Evaluate.weights(before + shape[axis] + after, spans);
         let rows = all.data[4 * before..4 * (before + shape[axis])].to_vec();
-        let basis = upload(gpu, &HostTensor::new(TensorDesc::f32(&[shape[axis], 4]), rows))?;
+        let basis = upload(gpu, &HostTensor::new(TensorDesc::f32(&[shape[axis], 4]), rows)).await?;
         values = run_op1(gpu, &Evaluate { axis, margin }, &[&values, &basis])?;
     }
     Ok(values)
 }
 
 /// Runs all levels on what [`LogShrink`] gave; `weighted` says whether the voxels that count do so differently.
-pub(super) fn fit_shrunken(
+pub(super) async fn fit_shrunken(
     gpu: &Arc<Gpu>,
     v: GpuTensor,
     weight: GpuTensor,
@@ -148,7 +148,7 @@ pub(super) fn fit_shrunken(
     options: &N4Options,
 ) -> Result<N4Fit, N4Error> {
     let status = run_op1(gpu, &MaskedRange, &[&v])?;
-    let start: Vec<f32> = gpu.download(&status)?;
+    let start: Vec<f32> = gpu.download(&status).await?;
     let voxels = start[VOXELS] as usize;
     if voxels < MIN_VOXELS {
         return Err(N4Error::TooFewVoxels { voxels, shrink: options.shrink });
@@ -164,7 +164,7 @@ pub(super) fn fit_shrunken(
         if ix > 0 {
             lattice = refine(&lattice);
         }
-        let (refined, level) = run_level(gpu, &volumes, &lattice, most, options)?;
+        let (refined, level) = run_level(gpu, &volumes, &lattice, most, options).await?;
         lattice = refined;
         levels.push(level);
         log::debug!("N4 level {ix}: {level:?}");
@@ -185,7 +185,7 @@ struct Volumes {
 }
 
 /// Fits one level, starting from `lattice`: at most `most` iterations.
-fn run_level(
+async fn run_level(
     gpu: &Arc<Gpu>,
     volumes: &Volumes,
     lattice: &HostTensor,
@@ -198,13 +198,13 @@ fn run_level(
 
     let mut omega = volumes.weight.clone();
     for (axis, &spans) in spans.iter().enumerate() {
-        let weights = upload(gpu, &basis(BasisPower::Omega, axis))?;
+        let weights = upload(gpu, &basis(BasisPower::Omega, axis)).await?;
         omega = run_op1(gpu, &Contract { axis, spans }, &[&omega, &weights])?;
     }
     // The range is what the level before left.
-    let mut fresh: Vec<f32> = gpu.download(&volumes.status)?;
+    let mut fresh: Vec<f32> = gpu.download(&volumes.status).await?;
     fresh[CONVERGENCE..=ITERATIONS].copy_from_slice(&[f32::MAX, 0.0, 0.0]);
-    gpu.write(&volumes.status, &fresh)?;
+    gpu.write(&volumes.status, &fresh).await?;
 
     let mut graph = Graph::new();
     let mut shared = HashMap::new();
@@ -216,7 +216,7 @@ fn run_level(
     let v = state(&mut graph, "v", &volumes.v);
     let weight = volumes.weighted.then(|| state(&mut graph, "weight", &volumes.weight));
     let status = state(&mut graph, "status", &volumes.status);
-    let points = state(&mut graph, "lattice", &upload(gpu, lattice)?);
+    let points = state(&mut graph, "lattice", &upload(gpu, lattice).await?);
     let omega = state(&mut graph, "omega", &omega);
     let delta_basis: Vec<_> =
         (0..3).map(|axis| graph.constant("delta basis", &basis(BasisPower::Delta, axis))).collect();
@@ -252,14 +252,14 @@ fn run_level(
         executor.run_times(next)?;
         submitted += next;
         if options.tolerance > 0.0 && submitted < most {
-            let now: Vec<f32> = executor.read(status)?;
+            let now: Vec<f32> = executor.read(status).await?;
             if now[DONE] > 0.5 {
                 break;
             }
         }
     }
-    let end: Vec<f32> = executor.read(status)?;
-    let words: Vec<u32> = executor.read(updated)?;
+    let end: Vec<f32> = executor.read(status).await?;
+    let words: Vec<u32> = executor.read(updated).await?;
     let level = N4Level { iterations: end[ITERATIONS] as usize, convergence: end[CONVERGENCE] };
     Ok((HostTensor::from_words(lattice.desc.clone(), &words), level))
 }
@@ -292,8 +292,8 @@ fn refine(lattice: &HostTensor) -> HostTensor {
     coarse
 }
 
-fn upload(gpu: &Gpu, tensor: &HostTensor) -> Result<GpuTensor, N4Error> {
-    Ok(gpu.upload(&tensor.desc, &tensor.to_words())?)
+async fn upload(gpu: &Gpu, tensor: &HostTensor) -> Result<GpuTensor, N4Error> {
+    Ok(gpu.upload(&tensor.desc, &tensor.to_words()).await?)
 }
 
 #[cfg(test)]

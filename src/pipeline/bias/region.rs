@@ -22,7 +22,7 @@ pub struct FitRegion<'a> {
 impl FitRegion<'_> {
     /// Mask and confidence on a grid that holds these planes of the volume, or all of them; a head that was found goes
     /// before a mask.
-    pub(super) fn on_device(
+    pub(super) async fn on_device(
         &self,
         gpu: &Gpu,
         grid: &Grid,
@@ -32,12 +32,17 @@ impl FitRegion<'_> {
         let [x, y, z] = grid.shape;
         let shape = [z, y, x];
         let mask = match (head, self.head_less_mm, self.mask) {
-            (Some(head), Some(less_mm), _) => Some(head.mask_on(gpu, grid, AxisOrder::Zyx, less_mm)?),
-            (_, _, Some(mask)) => Some(gpu.upload(&TensorDesc::u32(&shape), &pick(mask, [x, y], planes))?),
+            (Some(head), Some(less_mm), _) => Some(head.mask_on(gpu, grid, AxisOrder::Zyx, less_mm).await?),
+            (_, _, Some(mask)) => {
+                Some(gpu.upload(&TensorDesc::u32(&shape), &pick(mask, [x, y], planes)).await?)
+            }
             _ => None,
         };
-        let upload = |values| gpu.upload(&TensorDesc::f32(&shape), &pick(values, [x, y], planes));
-        Ok([mask, self.confidence.map(upload).transpose()?])
+        let confidence = match self.confidence {
+            Some(values) => Some(gpu.upload(&TensorDesc::f32(&shape), &pick(values, [x, y], planes)).await?),
+            None => None,
+        };
+        Ok([mask, confidence])
     }
 }
 

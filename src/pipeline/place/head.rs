@@ -53,10 +53,10 @@ impl Head {
     ///
     /// # Errors
     /// A failing device.
-    pub fn in_volume(gpu: &Gpu, volume: &Volume) -> Result<Option<Self>, GraphError> {
+    pub async fn in_volume(gpu: &Gpu, volume: &Volume) -> Result<Option<Self>, GraphError> {
         let Ok(window) = Window::of(volume) else { return Ok(None) };
-        let (placed, _) = upload_bindable(gpu, volume, &window)?;
-        Self::find(gpu, &placed.averaged_over(gpu, DVec3::splat(SEARCH_MM))?)
+        let (placed, _) = upload_bindable(gpu, volume, &window).await?;
+        Self::find(gpu, &placed.averaged_over(gpu, DVec3::splat(SEARCH_MM)).await?).await
     }
 
     /// Looks for the head; `None` when the image shows no contrast.
@@ -66,14 +66,14 @@ impl Head {
     ///
     /// # Errors
     /// A failing device.
-    pub fn find(gpu: &Gpu, averaged: &PlacedVolume) -> Result<Option<Self>, GraphError> {
+    pub async fn find(gpu: &Gpu, averaged: &PlacedVolume) -> Result<Option<Self>, GraphError> {
         let WorldBox { low, high } = WorldBox::of(&averaged.grid());
         // At multiples of the spacing in the world, so that one head stored on another grid is sampled at the same places.
         let (first, last) = ((low / SEARCH_MM).floor(), (high / SEARCH_MM).ceil());
         let shape = (last - first).to_array().map(|n| (n as usize + 1).clamp(1, 512));
         let grid = Grid::centred(shape, DVec3::splat(SEARCH_MM), (first + last) / 2.0 * SEARCH_MM);
         let coarse = averaged.interpolated(gpu, &grid, AxisOrder::Zyx, Interpolation::Linear)?;
-        let values: Vec<f32> = gpu.download(&coarse.tensor)?;
+        let values: Vec<f32> = gpu.download(&coarse.tensor).await?;
         let Some([least, threshold]) = otsu_of(&values) else { return Ok(None) };
         let above: Vec<u8> = values.iter().map(|&v| u8::from(v > threshold)).collect();
         let inside = components::largest(&above, shape).expect("a mask has as many voxels as its grid");
@@ -112,7 +112,7 @@ impl Head {
     ///
     /// # Errors
     /// A failing device.
-    pub fn mask_on(
+    pub async fn mask_on(
         &self,
         gpu: &Gpu,
         grid: &Grid,
@@ -121,7 +121,7 @@ impl Head {
     ) -> Result<GpuTensor, GraphError> {
         let [x, y, z] = self.grid.shape;
         let size = [SEARCH_MM; 3];
-        let samples = gpu.upload(&TensorDesc::f32(&[z, y, x]), &self.values)?;
+        let samples = gpu.upload(&TensorDesc::f32(&[z, y, x]), &self.values).await?;
         let level = self.least + 0.5 * (self.threshold - self.least);
         let above = run_op1(gpu, &Threshold::above(level), &[&samples])?;
         let largest = run_op1(gpu, &LargestComponent, &[&above])?;

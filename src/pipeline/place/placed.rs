@@ -26,9 +26,9 @@ impl PlacedVolume {
     ///
     /// # Errors
     /// When it does not fit the device.
-    pub fn upload(gpu: &Gpu, volume: &Volume) -> Result<Self, GraphError> {
+    pub async fn upload(gpu: &Gpu, volume: &Volume) -> Result<Self, GraphError> {
         let [x, y, z] = volume.shape;
-        let tensor = gpu.upload(&TensorDesc::f32(&[z, y, x]), &volume.data)?;
+        let tensor = gpu.upload(&TensorDesc::f32(&[z, y, x]), &volume.data).await?;
         Ok(Self { tensor, affine: volume.affine, axes: AxisOrder::Zyx })
     }
 
@@ -36,7 +36,7 @@ impl PlacedVolume {
     ///
     /// # Errors
     /// When it does not fit the device.
-    pub fn upload_through(gpu: &Gpu, volume: &Volume, window: &Window) -> Result<Self, GraphError> {
+    pub async fn upload_through(gpu: &Gpu, volume: &Volume, window: &Window) -> Result<Self, GraphError> {
         // Some at a time: a whole copy would cost as much memory as the volume.
         const AT_ONCE: usize = 1 << 20;
         let [x, y, z] = volume.shape;
@@ -47,7 +47,7 @@ impl PlacedVolume {
             seen.clear();
             seen.extend((start..voxels.min(start + AT_ONCE)).map(|ix| window.see(volume, ix)));
             let place = tensor.view((start * size_of::<f32>()) as u64, TensorDesc::f32(&[seen.len()]));
-            gpu.write(&place, &seen)?;
+            gpu.write(&place, &seen).await?;
         }
         Ok(Self { tensor, affine: volume.affine, axes: AxisOrder::Zyx })
     }
@@ -67,11 +67,11 @@ impl PlacedVolume {
     ///
     /// # Errors
     /// When the device fails.
-    pub fn filtered_for(&self, gpu: &Gpu, grid: &Grid) -> Result<Self, GraphError> {
+    pub async fn filtered_for(&self, gpu: &Gpu, grid: &Grid) -> Result<Self, GraphError> {
         let matrix = index_matrix(grid_matrix(self.affine, grid.affine), self.axes, self.axes);
         let mut tensor = self.tensor.clone();
         for (filter, weights) in prefilters(&matrix) {
-            let weights = gpu.upload(&TensorDesc::f32(&[weights.len()]), &weights)?;
+            let weights = gpu.upload(&TensorDesc::f32(&[weights.len()]), &weights).await?;
             tensor = run_op1(gpu, &filter, &[&tensor, &weights])?;
         }
         Ok(Self { tensor, ..*self })
@@ -81,8 +81,8 @@ impl PlacedVolume {
     ///
     /// # Errors
     /// When the device fails.
-    pub fn averaged_over(&self, gpu: &Gpu, edges_mm: DVec3) -> Result<Self, GraphError> {
-        self.filtered_for(gpu, &Grid::centred([1; 3], edges_mm, DVec3::ZERO))
+    pub async fn averaged_over(&self, gpu: &Gpu, edges_mm: DVec3) -> Result<Self, GraphError> {
+        self.filtered_for(gpu, &Grid::centred([1; 3], edges_mm, DVec3::ZERO)).await
     }
 
     /// Interpolates on another grid without filtering; samples outside are 0.
@@ -118,10 +118,10 @@ impl PlacedVolume {
     ///
     /// # Errors
     /// When the device fails.
-    pub fn prepared_for(&self, gpu: &Gpu, spec: &GridSpec) -> Result<Self, GraphError> {
+    pub async fn prepared_for(&self, gpu: &Gpu, spec: &GridSpec) -> Result<Self, GraphError> {
         match spec.sampling {
             Sampling::Nearest => Ok(self.clone()),
-            Sampling::Area => self.averaged_over(gpu, DVec3::from_array(spec.voxel_mm)),
+            Sampling::Area => self.averaged_over(gpu, DVec3::from_array(spec.voxel_mm)).await,
         }
     }
 }

@@ -34,14 +34,14 @@ pub(in crate::pipeline) fn with_halo(gpu: &Gpu, [x, y, z]: [usize; 3], halo: usi
 ///
 /// # Errors
 /// A failing device.
-pub(in crate::pipeline) fn upload(
+pub(in crate::pipeline) async fn upload(
     gpu: &Gpu,
     volume: &Volume,
     planes: &Range<usize>,
 ) -> Result<PlacedVolume, GraphError> {
     let [x, y, _] = volume.shape;
     let desc = TensorDesc::f32(&[planes.len(), y, x]);
-    let tensor = gpu.upload(&desc, values_of(&volume.data, volume.shape, planes))?;
+    let tensor = gpu.upload(&desc, values_of(&volume.data, volume.shape, planes)).await?;
     let affine = Grid::of(volume).planes(planes).affine;
     Ok(PlacedVolume { tensor, affine, axes: AxisOrder::Zyx })
 }
@@ -70,18 +70,18 @@ pub fn bindable<'a>(gpu: &Gpu, volume: &'a Volume) -> (Cow<'a, Volume>, u32) {
 ///
 /// # Errors
 /// A failing device.
-pub fn upload_bindable(
+pub async fn upload_bindable(
     gpu: &Gpu,
     volume: &Volume,
     window: &Window,
 ) -> Result<(PlacedVolume, u32), GraphError> {
     if slabs(gpu, volume.shape).len() == 1 {
-        return Ok((PlacedVolume::upload_through(gpu, volume, window)?, 0));
+        return Ok((PlacedVolume::upload_through(gpu, volume, window).await?, 0));
     }
     // What lies outside the window must not enter a mean.
     let half = volume.halved(|ix| window.see(volume, ix));
     let (bound, halvings) = bindable(gpu, &half);
-    Ok((PlacedVolume::upload(gpu, &bound)?, halvings + 1))
+    Ok((PlacedVolume::upload(gpu, &bound).await?, halvings + 1))
 }
 
 /// The values of these planes of so many voxels along x and y, one after the other; all values without planes.

@@ -56,13 +56,13 @@ impl View {
     ///
     /// # Errors
     /// When the device fails.
-    pub fn new(gpu: &Gpu, volume: &PlacedVolume, spec: &GridSpec) -> Result<Self, GraphError> {
-        let volume = volume.prepared_for(gpu, spec)?;
+    pub async fn new(gpu: &Gpu, volume: &PlacedVolume, spec: &GridSpec) -> Result<Self, GraphError> {
+        let volume = volume.prepared_for(gpu, spec).await?;
         let head = match spec.centre {
             Centre::WorldOrigin => None,
             // A volume without contrast counts as head throughout.
             Centre::Head { .. } => {
-                let found = Head::find(gpu, &volume)?;
+                let found = Head::find(gpu, &volume).await?;
                 Some(found.map_or_else(|| WorldBox::of(&volume.grid()), |head| head.bounds()))
             }
         };
@@ -73,8 +73,8 @@ impl View {
     ///
     /// # Errors
     /// When the device fails.
-    pub fn of_companion(&self, gpu: &Gpu, volume: &PlacedVolume) -> Result<Self, GraphError> {
-        Ok(Self { volume: volume.prepared_for(gpu, &self.spec)?, ..self.clone() })
+    pub async fn of_companion(&self, gpu: &Gpu, volume: &PlacedVolume) -> Result<Self, GraphError> {
+        Ok(Self { volume: volume.prepared_for(gpu, &self.spec).await?, ..self.clone() })
     }
 
     /// The network's grid.

@@ -42,7 +42,7 @@ impl SyntheticHead {
     ///
     /// # Errors
     /// When the device fails.
-    pub fn make(
+    pub async fn make(
         gpu: &Gpu,
         map: &LabelMap,
         synthesis: &Synthesis,
@@ -85,23 +85,24 @@ impl SyntheticHead {
         };
         let g = ELASTIC_POINTS;
         let rows: Vec<f32> = table.rows.into_flattened();
-        let placed_map = map.upload(gpu)?;
-        let displacement = gpu.upload(&TensorDesc::f32(&[3, g, g, g]), &anatomy.displacement(&map.grid))?;
-        let texture = gpu.upload(&TensorDesc::f32(&[1, points, points, points]), &texture)?;
-        let rows = gpu.upload(&TensorDesc::f32(&[map.classes.len(), 4]), &rows)?;
-        let lesions = gpu.upload(&TensorDesc::f32(&[lesions.len() / 8, 8]), &lesions)?;
-        let words = gpu.upload(&TensorDesc::u32(&[2]), &[rng.random::<u32>(), rng.random::<u32>()])?;
+        let placed_map = map.upload(gpu).await?;
+        let displacement =
+            gpu.upload(&TensorDesc::f32(&[3, g, g, g]), &anatomy.displacement(&map.grid)).await?;
+        let texture = gpu.upload(&TensorDesc::f32(&[1, points, points, points]), &texture).await?;
+        let rows = gpu.upload(&TensorDesc::f32(&[map.classes.len(), 4]), &rows).await?;
+        let lesions = gpu.upload(&TensorDesc::f32(&[lesions.len() / 8, 8]), &lesions).await?;
+        let words = gpu.upload(&TensorDesc::u32(&[2]), &[rng.random::<u32>(), rng.random::<u32>()]).await?;
         let painted =
             run_op(gpu, &op, &[&placed_map.tensor, &displacement, &texture, &rows, &lesions, &words])?;
         let [image, brain]: [_; 2] = painted.try_into().expect("label_paint has two outputs");
         let place = |tensor| PlacedVolume { tensor, affine: scan.painted.affine, axes: AxisOrder::Zyx };
         let mut brain = place(brain);
         if !scan.cuts.is_empty() {
-            brain.tensor = cut(gpu, &brain, ScanFaults::NONE, &scan.cuts, 0.0, [0, 0])?;
+            brain.tensor = cut(gpu, &brain, ScanFaults::NONE, &scan.cuts, 0.0, [0, 0]).await?;
         }
-        let seen = scan.resolution.apply(gpu, &place(image))?;
-        let spoilt = scan.signal.apply(gpu, &seen, &scan.cuts, scan.units)?;
-        let data = gpu.download(&spoilt)?;
+        let seen = scan.resolution.apply(gpu, &place(image)).await?;
+        let spoilt = scan.signal.apply(gpu, &seen, &scan.cuts, scan.units).await?;
+        let data = gpu.download(&spoilt).await?;
         let image = Volume { shape: seen.shape_xyz(), affine: seen.affine, data };
         Ok(Self { image, brain, contrast, units: scan.units })
     }
@@ -110,10 +111,10 @@ impl SyntheticHead {
     ///
     /// # Errors
     /// When the device fails.
-    pub fn mask(&self, gpu: &Gpu) -> Result<Vec<u8>, PipelineError> {
+    pub async fn mask(&self, gpu: &Gpu) -> Result<Vec<u8>, PipelineError> {
         let grid = crate::volume::Grid::of(&self.image);
-        let averaged = self.brain.filtered_for(gpu, &grid)?;
+        let averaged = self.brain.filtered_for(gpu, &grid).await?;
         let parts = averaged.interpolated(gpu, &grid, AxisOrder::Zyx, Interpolation::Linear)?;
-        Ok(gpu.download::<f32>(&parts.tensor)?.into_iter().map(|part| u8::from(part > 0.5)).collect())
+        Ok(gpu.download::<f32>(&parts.tensor).await?.into_iter().map(|part| u8::from(part > 0.5)).collect())
     }
 }

@@ -188,9 +188,9 @@ impl LabelMap {
     ///
     /// # Errors
     /// When it does not fit.
-    pub(super) fn upload(&self, gpu: &Gpu) -> Result<PlacedVolume, PipelineError> {
+    pub(super) async fn upload(&self, gpu: &Gpu) -> Result<PlacedVolume, PipelineError> {
         let [x, y, z] = self.grid.shape;
-        let tensor = gpu.upload(&TensorDesc::u32(&[z, y, x]), &self.words)?;
+        let tensor = gpu.upload(&TensorDesc::u32(&[z, y, x]), &self.words).await?;
         Ok(PlacedVolume { tensor, affine: self.grid.affine, axes: crate::ops::resample::AxisOrder::Zyx })
     }
 }

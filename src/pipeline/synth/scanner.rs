@@ -88,8 +88,8 @@ impl Faults {
     ///
     /// # Errors
     /// When the device fails.
-    pub fn spoil(&self, gpu: &Gpu, volume: &PlacedVolume) -> Result<GpuTensor, PipelineError> {
-        cut(gpu, volume, self.signal.faults.clone(), &[], 0.0, self.signal.seed)
+    pub async fn spoil(&self, gpu: &Gpu, volume: &PlacedVolume) -> Result<GpuTensor, PipelineError> {
+        cut(gpu, volume, self.signal.faults.clone(), &[], 0.0, self.signal.seed).await
     }
 }
 
@@ -133,23 +133,21 @@ impl Resolution {
     ///
     /// # Errors
     /// When the device fails.
-    pub fn apply(&self, gpu: &Gpu, volume: &PlacedVolume) -> Result<PlacedVolume, PipelineError> {
+    pub async fn apply(&self, gpu: &Gpu, volume: &PlacedVolume) -> Result<PlacedVolume, PipelineError> {
         let edges = volume.grid().voxel_size().to_array();
-        let mut tensor = volume.tensor.clone();
-        let mut filter = |axis: usize, weights: &[f32]| -> Result<(), PipelineError> {
-            let weights = gpu.upload(&TensorDesc::f32(&[weights.len()]), weights)?;
-            let op = ConvolveAxis { axis: volume.axes.nifti_axis(axis) };
-            tensor = run_op1(gpu, &op, &[&tensor, &weights])?;
-            Ok(())
-        };
+        let mut filters = Vec::new();
         for (axis, edge) in edges.into_iter().enumerate() {
             // Below a fifth of a voxel the weights are one.
             if self.blur_mm > 0.2 * edge {
-                filter(axis, &gaussian_weights(self.blur_mm / edge))?;
+                filters.push((axis, gaussian_weights(self.blur_mm / edge)));
             }
         }
-        if let Some((axis, share)) = self.ringing {
-            filter(axis, &ringing_weights(share))?;
+        filters.extend(self.ringing.map(|(axis, share)| (axis, ringing_weights(share))));
+        let mut tensor = volume.tensor.clone();
+        for (axis, weights) in filters {
+            let weights = gpu.upload(&TensorDesc::f32(&[weights.len()]), &weights).await?;
+            let op = ConvolveAxis { axis: volume.axes.nifti_axis(axis) };
+            tensor = run_op1(gpu, &op, &[&tensor, &weights])?;
         }
         let filtered = PlacedVolume { tensor, ..volume.clone() };
         let grid = volume.grid();
@@ -157,7 +155,7 @@ impl Resolution {
         if scanned == grid {
             return Ok(filtered);
         }
-        let averaged = filtered.filtered_for(gpu, &scanned)?;
+        let averaged = filtered.filtered_for(gpu, &scanned).await?;
         Ok(averaged.interpolated(gpu, &scanned, volume.axes, Interpolation::Linear)?)
     }
 
@@ -224,25 +222,26 @@ impl Signal {
     ///
     /// # Errors
     /// When the device fails.
-    pub fn apply(
+    pub async fn apply(
         &self,
         gpu: &Gpu,
         volume: &PlacedVolume,
         cuts: &[Cut],
         units: Units,
     ) -> Result<GpuTensor, PipelineError> {
-        let curve = gpu.upload(&TensorDesc::f32(&[self.curve.len()]), &self.curve)?;
-        let bias = gpu.upload(&TensorDesc::f32(&[4, 4, 4]), &self.bias)?;
-        let seed = gpu.upload(&TensorDesc::u32(&[2]), &self.seed)?;
+        let curve = gpu.upload(&TensorDesc::f32(&[self.curve.len()]), &self.curve).await?;
+        let bias = gpu.upload(&TensorDesc::f32(&[4, 4, 4]), &self.bias).await?;
+        let seed = gpu.upload(&TensorDesc::u32(&[2]), &self.seed).await?;
         let op = IntensityAugment { noise: self.rician };
         let toned = run_op1(gpu, &op, &[&volume.tensor, &curve, &bias, &seed])?;
         let faults = ScanFaults { gain: units.gain, offset: units.background, ..self.faults.clone() };
         cut(gpu, &PlacedVolume { tensor: toned, ..volume.clone() }, faults, cuts, units.padding, self.seed)
+            .await
     }
 }
 
 /// `scan_faults` with these cuts of the world.
-pub(super) fn cut(
+pub(super) async fn cut(
     gpu: &Gpu,
     volume: &PlacedVolume,
     faults: ScanFaults,
@@ -264,8 +263,8 @@ pub(super) fn cut(
     if planes.is_empty() {
         planes = vec![0.0; 8];
     }
-    let planes = gpu.upload(&TensorDesc::f32(&[planes.len() / 8, 8]), &planes)?;
-    let seed = gpu.upload(&TensorDesc::u32(&[2]), &seed)?;
+    let planes = gpu.upload(&TensorDesc::f32(&[planes.len() / 8, 8]), &planes).await?;
+    let seed = gpu.upload(&TensorDesc::u32(&[2]), &seed).await?;
     Ok(run_op1(gpu, &faults, &[&volume.tensor, &planes, &seed])?)
 }
 

@@ -47,6 +47,31 @@ pub struct StoredHead {
     stored_brain_box: [[usize; 2]; 3],
 }
 
+/// A pair as its files hold it.
+pub struct HeadFiles {
+    pair: Pair,
+    image: Volume,
+    window: Window,
+    mask: Volume,
+}
+
+impl HeadFiles {
+    /// Reads a pair.
+    ///
+    /// # Errors
+    /// As [`Labelled::read`].
+    pub fn read(pair: &Pair) -> Result<Self, PipelineError> {
+        let Labelled { image, mask, .. } = Labelled::read(pair)?;
+        let window = Window::of(&image).map_err(|p| p.at(&pair.image))?;
+        Ok(Self { pair: pair.clone(), image, window, mask })
+    }
+
+    /// Where they lie.
+    pub fn pair(&self) -> &Pair {
+        &self.pair
+    }
+}
+
 /// Voxels of a stored image.
 enum Values {
     /// As the network's grid was sampled from the image.
@@ -67,16 +92,34 @@ impl StoredHead {
     ///
     /// # Errors
     /// As [`Labelled::read`], or a bias field that cannot be fitted.
-    pub fn read(gpu: &Arc<Gpu>, pair: &Pair, spec: &GridSpec, spatial: bool) -> Result<Self, PipelineError> {
-        let Labelled { image: volume, mask: mask_volume, .. } = Labelled::read(pair)?;
-        let placed_mask = PlacedVolume::upload(gpu, &bindable(gpu, &mask_volume).0)?;
-        let [view, mask_view] = views(gpu, &volume, &placed_mask, &pair.image, spec)?;
-        let sample = |view: &View, grid: &Grid| -> Result<Vec<f32>, PipelineError> {
-            Ok(gpu.download(&view.sampled(gpu, grid)?)?)
+    pub async fn read(
+        gpu: &Arc<Gpu>,
+        pair: &Pair,
+        spec: &GridSpec,
+        spatial: bool,
+    ) -> Result<Self, PipelineError> {
+        Self::of(gpu, HeadFiles::read(pair)?, spec, spatial).await
+    }
+
+    /// As [`StoredHead::read`], of files that are read already.
+    ///
+    /// # Errors
+    /// A bias field that cannot be fitted, or a failing device.
+    pub async fn of(
+        gpu: &Arc<Gpu>,
+        files: HeadFiles,
+        spec: &GridSpec,
+        spatial: bool,
+    ) -> Result<Self, PipelineError> {
+        let HeadFiles { pair, image: volume, window, mask: mask_volume } = files;
+        let placed_mask = PlacedVolume::upload(gpu, &bindable(gpu, &mask_volume).0).await?;
+        let [view, mask_view] = views(gpu, &volume, &window, &placed_mask, &pair.image, spec).await?;
+        let sample = async |view: &View, grid: &Grid| -> Result<Vec<f32>, PipelineError> {
+            Ok(gpu.download(&view.sampled(gpu, grid)?).await?)
         };
         let network_grid = view.grid();
         let store_grid = if spatial { store_grid(&network_grid) } else { network_grid };
-        let values = sample(&view, &store_grid)?;
+        let values = sample(&view, &store_grid).await?;
         let image_values = if spatial {
             // Scaled to the range where half precision is exact enough, whatever the scanner's units.
             let largest = values.iter().fold(f32::MIN_POSITIVE, |m, v| m.max(v.abs()));
@@ -85,10 +128,10 @@ impl StoredHead {
             Values::Exact(values)
         };
         let mask_values: Vec<u8> =
-            sample(&mask_view, &store_grid)?.iter().map(|v| (v * 255.0).round() as u8).collect();
+            sample(&mask_view, &store_grid).await?.iter().map(|v| (v * 255.0).round() as u8).collect();
         let brain_box = brain_box(&mask_values, &store_grid, &network_grid);
         let stored_brain_box = self::brain_box(&mask_values, &store_grid, &store_grid);
-        let image = pair.image.clone();
+        let image = pair.image;
         Ok(Self { image, network_grid, store_grid, image_values, mask_values, brain_box, stored_brain_box })
     }
 
@@ -102,7 +145,7 @@ impl StoredHead {
     }
 
     /// Image and mask on the device; `cuts` as in [`Draw`], where the image is background.
-    fn upload(&self, gpu: &Gpu, cuts: [[f64; 2]; 3]) -> Result<[PlacedVolume; 2], PipelineError> {
+    async fn upload(&self, gpu: &Gpu, cuts: [[f64; 2]; 3]) -> Result<[PlacedVolume; 2], PipelineError> {
         let desc = TensorDesc::f32(&self.store_grid.shape);
         let mut image = match &self.image_values {
             Values::Exact(values) => values.clone(),
@@ -126,7 +169,7 @@ impl StoredHead {
         }
         let mask: Vec<f32> = self.mask_values.iter().map(|&v| f32::from(v) / 255.0).collect();
         let place = |tensor| PlacedVolume { tensor, affine: self.store_grid.affine, axes: AxisOrder::Xyz };
-        Ok([place(gpu.upload(&desc, &image)?), place(gpu.upload(&desc, &mask)?)])
+        Ok([place(gpu.upload(&desc, &image).await?), place(gpu.upload(&desc, &mask).await?)])
     }
 
     /// Voxels of the store grid that remain along each axis; always the brain and a little round it.
@@ -145,8 +188,8 @@ impl StoredHead {
     ///
     /// # Errors
     /// When the device fails.
-    pub fn plain(&self, gpu: &Gpu, spec: &GridSpec) -> Result<[GpuTensor; 2], PipelineError> {
-        let [image, mask] = self.upload(gpu, [[0.0; 2]; 3])?;
+    pub async fn plain(&self, gpu: &Gpu, spec: &GridSpec) -> Result<[GpuTensor; 2], PipelineError> {
+        let [image, mask] = self.upload(gpu, [[0.0; 2]; 3]).await?;
         let [image, mask] = if self.store_grid == self.network_grid {
             [image, mask]
         } else {
@@ -162,7 +205,7 @@ impl StoredHead {
     ///
     /// # Errors
     /// When the device fails.
-    pub fn augmented(
+    pub async fn augmented(
         &self,
         gpu: &Gpu,
         spec: &GridSpec,
@@ -172,9 +215,9 @@ impl StoredHead {
         crop: Option<[usize; 3]>,
     ) -> Result<[GpuTensor; 2], PipelineError> {
         let whole = if augmentation.is_spatial() || augmentation.is_tonal() {
-            self.moved_and_toned(gpu, spec, augmentation, seed, sample)?
+            self.moved_and_toned(gpu, spec, augmentation, seed, sample).await?
         } else {
-            self.plain(gpu, spec)?
+            self.plain(gpu, spec).await?
         };
         let Some(crop) = crop else { return Ok(whole) };
         cut_out(gpu, &whole, crop, self.crop_offset(crop, seed, sample))
@@ -197,7 +240,7 @@ impl StoredHead {
         })
     }
 
-    fn moved_and_toned(
+    async fn moved_and_toned(
         &self,
         gpu: &Gpu,
         spec: &GridSpec,
@@ -208,53 +251,54 @@ impl StoredHead {
         let grid = &self.network_grid;
         let middle = DVec3::from_array(grid.shape.map(|n| (n as f64 - 1.0) / 2.0));
         let draw = Draw::new(augmentation, seed, sample, grid.affine.transform_point3(middle));
-        let [mut image, mask] = self.upload(gpu, draw.cuts)?;
+        let [mut image, mask] = self.upload(gpu, draw.cuts).await?;
         if let Some(faults) = &draw.faults {
-            image = faults.resolution.apply(gpu, &image)?;
+            image = faults.resolution.apply(gpu, &image).await?;
         }
         let moved = Grid { shape: grid.shape, affine: draw.transform * grid.affine };
-        let bring = |volume: &PlacedVolume| -> Result<GpuTensor, PipelineError> {
+        let bring = async |volume: &PlacedVolume| -> Result<GpuTensor, PipelineError> {
             let op = volume.resample_op(&moved, AxisOrder::Xyz, spec.sampling.into());
             let Some(mm) = &draw.elastic_mm else { return Ok(run_op1(gpu, &op, &[&volume.tensor])?) };
             let edges = volume.grid().voxel_size();
             let g = ELASTIC_POINTS;
             let voxels: Vec<f32> =
                 mm.iter().enumerate().map(|(ix, mm)| mm / edges[ix / g.pow(3)] as f32).collect();
-            let lattice = gpu.upload(&TensorDesc::f32(&[3, g, g, g]), &voxels)?;
+            let lattice = gpu.upload(&TensorDesc::f32(&[3, g, g, g]), &voxels).await?;
             Ok(run_op1(gpu, &ResampleDeformed(op), &[&volume.tensor, &lattice])?)
         };
-        let (mut x, y) = (bring(&image)?, bring(&mask)?);
+        let (mut x, y) = (bring(&image).await?, bring(&mask).await?);
         if augmentation.is_tonal() {
             // Tone curves are defined on tissue between 0 and 1, whatever scale the network wants.
             let tissue = Intensity::Percentile { low: 0.5, high: 99.5 };
             x = normalise_tensor(gpu, &x, &tissue.into())?;
-            let curve = gpu.upload(&TensorDesc::f32(&[draw.curve.len()]), &draw.curve)?;
-            let bias = gpu.upload(&TensorDesc::f32(&[4, 4, 4]), &draw.bias)?;
-            let seed = gpu.upload(&TensorDesc::u32(&[2]), &draw.seed)?;
+            let curve = gpu.upload(&TensorDesc::f32(&[draw.curve.len()]), &draw.curve).await?;
+            let bias = gpu.upload(&TensorDesc::f32(&[4, 4, 4]), &draw.bias).await?;
+            let seed = gpu.upload(&TensorDesc::u32(&[2]), &draw.seed).await?;
             let op = IntensityAugment { noise: draw.noise };
             x = run_op1(gpu, &op, &[&x, &curve, &bias, &seed])?;
             if let Some(faults) = &draw.faults {
                 let toned = PlacedVolume { tensor: x, affine: grid.affine, axes: AxisOrder::Xyz };
-                x = faults.spoil(gpu, &toned)?;
+                x = faults.spoil(gpu, &toned).await?;
             }
         }
         Ok([normalise_tensor(gpu, &x, &spec.intensity.into())?, y])
     }
 }
 
-/// What a network sees of an image, and the same of its mask, with faces that cut the brain mirrored in both.
+/// What a network sees of an image through its window, and the same of its mask, with faces that cut the brain mirrored in
+/// both.
 ///
 /// # Errors
-/// An image without contrast, a bias field that cannot be fitted.
-pub(super) fn views(
+/// A bias field that cannot be fitted, or a failing device.
+pub(super) async fn views(
     gpu: &Arc<Gpu>,
     image: &Volume,
+    window: &Window,
     mask: &PlacedVolume,
     file: &Path,
     spec: &GridSpec,
 ) -> Result<[View; 2], PipelineError> {
-    let window = Window::of(image).map_err(|p| p.at(file))?;
-    let (placed, halvings) = upload_bindable(gpu, image, &window)?;
+    let (placed, halvings) = upload_bindable(gpu, image, window).await?;
     if halvings > 0 {
         log::warn!(
             "{}: exceeds what the device binds at once; it is averaged over blocks of {block}x{block}x{block} voxels",
@@ -263,12 +307,12 @@ pub(super) fn views(
         );
     }
     if let Some(options) = model_n4(spec)? {
-        let field = n4(gpu, &placed.tensor, RegionTensors::default(), &options)?.log_field;
+        let field = n4(gpu, &placed.tensor, RegionTensors::default(), &options).await?.log_field;
         divide_in_place(gpu, &placed.tensor, &field)?;
     }
-    let view = View::new(gpu, &placed, spec)?;
-    let mask_view = view.of_companion(gpu, mask)?;
-    let brain: Vec<f32> = gpu.download(&mask_view.sampled(gpu, &view.grid())?)?;
+    let view = View::new(gpu, &placed, spec).await?;
+    let mask_view = view.of_companion(gpu, mask).await?;
+    let brain: Vec<f32> = gpu.download(&mask_view.sampled(gpu, &view.grid())?).await?;
     // Image and mask go on alike beyond a face that cuts the brain.
     let cut = view.reached(|ix| brain[ix] > 0.5);
     Ok([view.beyond(cut), mask_view.beyond(cut)])

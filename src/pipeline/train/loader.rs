@@ -1,35 +1,44 @@
-//! Heads read ahead of their use in a thread, and those kept in memory.
+//! Heads for training: their files read ahead of their use in a thread, and those kept in memory.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, mpsc};
-use std::thread::JoinHandle;
+use std::sync::{Arc, Mutex};
 
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
 use super::data::LabelledHead;
-use super::head::StoredHead;
+use super::head::{HeadFiles, StoredHead};
 use crate::gpu::Gpu;
 use crate::model::GridSpec;
 use crate::pipeline::PipelineError;
+use crate::pipeline::threads::ReadAhead;
 use crate::volume::pairs::Pair;
 
 type Read<T> = Result<T, PipelineError>;
 
-/// Reads ahead in a thread. Every item that was ordered comes out, or an error in its place.
-pub struct Loader<T> {
-    items: mpsc::Receiver<Read<T>>,
-    /// Items still to come.
-    left: usize,
-    thread: Option<JoinHandle<()>>,
+/// Heads in a given order. A thread reads their files ahead; they are brought to their store grid where they are
+/// awaited. Every head that was ordered comes out, or an error in its place.
+pub struct Loader {
+    gpu: Arc<Gpu>,
+    spec: GridSpec,
+    spatial: bool,
+    cache: HeadCache,
+    files: Reader<Found>,
+    ready: VecDeque<Read<Arc<StoredHead>>>,
 }
 
-/// Items read ahead of their use.
-const AHEAD: usize = 2;
+/// What the thread has of a head.
+enum Found {
+    Kept(Arc<StoredHead>),
+    Files(Box<HeadFiles>),
+}
 
-impl Loader<Arc<StoredHead>> {
+/// Heads read ahead of their use; a raw head takes several times the memory of a stored one.
+const AHEAD: usize = 1;
+
+impl Loader {
     /// Starts reading heads in this order.
     pub fn start(
         gpu: &Arc<Gpu>,
@@ -38,47 +47,76 @@ impl Loader<Arc<StoredHead>> {
         spatial: bool,
         cache: &HeadCache,
     ) -> Self {
-        let (gpu, spec, cache) = (Arc::clone(gpu), spec.clone(), cache.clone());
-        Self::of(order, move |head| cache.get_or_read(&gpu, head.pair(), &spec, spatial))
-    }
-}
-
-impl<T: Send + 'static> Loader<T> {
-    /// Starts reading what `order` names.
-    fn of<O: Send + 'static>(order: Vec<O>, mut read: impl FnMut(O) -> Read<T> + Send + 'static) -> Self {
-        let (sender, items) = mpsc::sync_channel(AHEAD);
-        let left = order.len();
-        let thread = std::thread::spawn(move || {
-            for name in order {
-                // The receiver is gone when training stops: nothing more to read.
-                if sender.send(read(name)).is_err() {
-                    return;
-                }
-            }
+        let kept = cache.clone();
+        let files = Reader::of(order, move |head: LabelledHead| match kept.get(head.pair(), spatial) {
+            Some(head) => Ok(Found::Kept(head)),
+            None => Ok(Found::Files(Box::new(HeadFiles::read(head.pair())?))),
         });
-        Self { items, left, thread: Some(thread) }
+        let (gpu, spec, cache) = (Arc::clone(gpu), spec.clone(), cache.clone());
+        Self { gpu, spec, spatial, cache, files, ready: VecDeque::new() }
+    }
+
+    /// The next head; `None` after the last.
+    pub async fn next(&mut self) -> Option<Read<Arc<StoredHead>>> {
+        match self.ready.pop_front() {
+            Some(head) => Some(head),
+            None => self.load().await,
+        }
+    }
+
+    /// Gets the next `heads` ready while the device is at something else.
+    pub async fn get_ready(&mut self, heads: usize) {
+        while self.ready.len() < heads
+            && let Some(head) = self.load().await
+        {
+            self.ready.push_back(head);
+        }
+    }
+
+    async fn load(&mut self) -> Option<Read<Arc<StoredHead>>> {
+        match self.files.next().await? {
+            Ok(Found::Kept(head)) => Some(Ok(head)),
+            Ok(Found::Files(files)) => {
+                Some(self.cache.get_or_store(&self.gpu, *files, &self.spec, self.spatial).await)
+            }
+            Err(error) => Some(Err(error)),
+        }
     }
 }
 
-impl<T> Iterator for Loader<T> {
-    type Item = Read<T>;
+/// What a thread reads, in order: every item, or an error in its place.
+struct Reader<T> {
+    items: ReadAhead<Read<T>>,
+    /// Items still to come.
+    left: usize,
+}
 
-    fn next(&mut self) -> Option<Self::Item> {
+impl<T: Send + 'static> Reader<T> {
+    /// Starts reading what `order` names.
+    fn of<O: Send + 'static>(order: Vec<O>, read: impl FnMut(O) -> Read<T> + Send + 'static) -> Self {
+        let left = order.len();
+        Self { items: ReadAhead::start(AHEAD, order.into_iter().map(read)), left }
+    }
+
+    async fn next(&mut self) -> Option<Read<T>> {
         if self.left == 0 {
             return None;
         }
-        if let Ok(item) = self.items.recv() {
-            self.left -= 1;
-            return Some(item);
-        }
+        let words = match self.items.next().await {
+            Ok(Some(item)) => {
+                self.left -= 1;
+                return Some(item);
+            }
+            Ok(None) => None,
+            Err(panic) => {
+                let owned = panic.downcast_ref::<String>().cloned();
+                owned.or_else(|| panic.downcast_ref::<&str>().map(|&words| words.to_owned()))
+            }
+        };
         self.left = 0;
-        let panic = self.thread.take().and_then(|thread| thread.join().err());
-        let words = panic.as_ref().and_then(|panic| {
-            panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied())
-        });
         Some(Err(PipelineError::Training(format!(
             "the thread that reads heads ended early ({}); go on with --resume, and report it if it happens again",
-            words.unwrap_or("without a word")
+            words.as_deref().unwrap_or("without a word")
         ))))
     }
 }
@@ -99,23 +137,41 @@ impl HeadCache {
         Self { heads: Arc::default(), most_bytes: mib.saturating_mul(1 << 20) }
     }
 
+    /// The head of a pair, if it is kept.
+    pub fn get(&self, pair: &Pair, spatial: bool) -> Option<Arc<StoredHead>> {
+        self.heads.lock().expect(HELD).get(&key(pair, spatial)).cloned()
+    }
+
     /// The head of a pair, from memory when it is kept.
     ///
     /// # Errors
     /// As [`StoredHead::read`].
-    pub fn get_or_read(
+    pub async fn get_or_read(
         &self,
         gpu: &Arc<Gpu>,
         pair: &Pair,
         spec: &GridSpec,
         spatial: bool,
     ) -> Result<Arc<StoredHead>, PipelineError> {
-        const HELD: &str = "nothing panics while the heads are locked";
-        let key = (pair.image.clone(), pair.mask.clone(), spatial);
-        if let Some(head) = self.heads.lock().expect(HELD).get(&key) {
-            return Ok(Arc::clone(head));
+        match self.get(pair, spatial) {
+            Some(head) => Ok(head),
+            None => self.get_or_store(gpu, HeadFiles::read(pair)?, spec, spatial).await,
         }
-        let head = Arc::new(StoredHead::read(gpu, pair, spec, spatial)?);
+    }
+
+    /// The head of files that are read already, from memory when it is kept since.
+    async fn get_or_store(
+        &self,
+        gpu: &Arc<Gpu>,
+        files: HeadFiles,
+        spec: &GridSpec,
+        spatial: bool,
+    ) -> Result<Arc<StoredHead>, PipelineError> {
+        if let Some(head) = self.get(files.pair(), spatial) {
+            return Ok(head);
+        }
+        let key = key(files.pair(), spatial);
+        let head = Arc::new(StoredHead::of(gpu, files, spec, spatial).await?);
         let mut kept = self.heads.lock().expect(HELD);
         let bytes: usize = kept.values().map(|h| h.bytes()).sum();
         if bytes + head.bytes() <= self.most_bytes {
@@ -123,6 +179,13 @@ impl HeadCache {
         }
         Ok(head)
     }
+}
+
+/// Why the heads can be locked.
+const HELD: &str = "nothing panics while the heads are locked";
+
+fn key(pair: &Pair, spatial: bool) -> HeadKey {
+    (pair.image.clone(), pair.mask.clone(), spatial)
 }
 
 /// The heads of an epoch: whole shuffled passes, as many as it takes.
@@ -153,10 +216,21 @@ pub(super) fn epoch_order(
 mod tests {
     use super::*;
 
+    /// All that a reader gives.
+    fn all(mut reader: Reader<usize>) -> Vec<Read<usize>> {
+        pollster::block_on(async {
+            let mut items = Vec::new();
+            while let Some(item) = reader.next().await {
+                items.push(item);
+            }
+            items
+        })
+    }
+
     #[test]
     fn a_reader_that_panics_is_an_error_and_never_a_short_list() {
         let read = |n: usize| if n == 3 { panic!("voxel {n} is a teapot") } else { Ok(n) };
-        let items: Vec<Read<usize>> = Loader::of((0..10).collect(), read).collect();
+        let items = all(Reader::of((0..10).collect(), read));
         assert_eq!(items.len(), 4);
         assert_eq!(items[..3].iter().flatten().copied().collect::<Vec<_>>(), [0, 1, 2]);
         let error = items[3].as_ref().unwrap_err().to_string();
@@ -166,7 +240,7 @@ mod tests {
     #[test]
     fn an_error_takes_the_place_of_its_item() {
         let read = |n: usize| if n == 1 { Err(PipelineError::NoBrain) } else { Ok(n) };
-        let items: Vec<Read<usize>> = Loader::of(vec![0, 1, 2], read).collect();
+        let items = all(Reader::of(vec![0, 1, 2], read));
         assert!(matches!(items[..], [Ok(0), Err(PipelineError::NoBrain), Ok(2)]));
     }
 }

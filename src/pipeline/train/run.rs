@@ -113,7 +113,7 @@ impl TrainRun<'_> {
     /// # Errors
     /// A configuration, heads or weights that do not go together, data that cannot be read, a device that fails, a loss
     /// that is not finite.
-    pub fn run(mut self, progress: &mut dyn FnMut(Progress)) -> Result<Model, PipelineError> {
+    pub async fn run(mut self, progress: &mut dyn FnMut(Progress)) -> Result<Model, PipelineError> {
         let fail = PipelineError::Training;
         self.config.check().map_err(fail)?;
         let (training, validation) =
@@ -171,7 +171,7 @@ impl TrainRun<'_> {
         let validator = Validator::new(self.gpu, &description, &graph, &executor, config.loss)?;
         match start {
             None => {
-                graph.load(&executor, &state.tensors)?;
+                graph.load(&executor, &state.tensors).await?;
                 if !self.folder.join(BEST).exists() {
                     state.best_dice = 0.0;
                     progress(Progress::Note(format!(
@@ -204,7 +204,7 @@ impl TrainRun<'_> {
                     }
                     _ => initialise(&description, config.seed)?,
                 };
-                graph.load(&executor, &tensors)?;
+                graph.load(&executor, &tensors).await?;
                 prepare_folder(&self.folder)?;
                 write_config(&self.folder, config)?;
                 split.write_table(&self.folder.join(HEADS))?;
@@ -226,23 +226,17 @@ impl TrainRun<'_> {
         let mut longest = Duration::ZERO;
         for epoch in state.epochs_done..config.epochs {
             let begun = Instant::now();
-            let mut row = self.epoch(
-                epoch,
-                steps,
-                &split.training,
-                synthetic.as_ref(),
-                &description,
-                &graph,
-                &executor,
-                &cache,
-                progress,
-            )?;
-            state.tensors = graph.save(&executor)?;
+            let heads = &split.training;
+            let synthetic = synthetic.as_ref();
+            let mut row = self
+                .epoch(epoch, steps, heads, synthetic, &description, &graph, &executor, &cache, progress)
+                .await?;
+            state.tensors = graph.save(&executor).await?;
             if config.compact_checkpoint {
                 state.tensors = compact::rounded(&state.tensors);
-                graph.load(&executor, &state.tensors)?;
+                graph.load(&executor, &state.tensors).await?;
             }
-            validator.validate(&split.validation, &description.input, &cache, &mut row)?;
+            validator.validate(&split.validation, &description.input, &cache, &mut row).await?;
             row.seconds = begun.elapsed().as_secs_f64();
             state.epochs_done = epoch + 1;
             state.rows.push(row.clone());
@@ -289,7 +283,7 @@ impl TrainRun<'_> {
     }
 
     #[expect(clippy::too_many_arguments, reason = "each is state of the run that `run` owns")]
-    fn epoch(
+    async fn epoch(
         &self,
         epoch: usize,
         steps: usize,
@@ -320,32 +314,34 @@ impl TrainRun<'_> {
             let step = (epoch * steps + step_in_epoch + 1) as u64;
             for slot in 0..config.batch {
                 let sample = (step - 1) * config.batch as u64 + slot as u64;
-                let spec = &description.input;
+                let (spec, seed, crop) = (&description.input, config.seed, config.crop);
                 let [x, y] = match map_of(sample) {
-                    Some((heads, map)) => heads.sample(gpu, map, spec, config.seed, sample, config.crop)?,
+                    Some((heads, map)) => heads.sample(gpu, map, spec, seed, sample, crop).await?,
                     None => {
-                        let head = loader.next().expect("a head is ordered for every sample that is real")?;
-                        head.augmented(gpu, spec, &config.augmentation, config.seed, sample, config.crop)?
+                        let head = loader.next().await;
+                        let head = head.expect("a head is ordered for every sample that is real")?;
+                        head.augmented(gpu, spec, &config.augmentation, seed, sample, crop).await?
                     }
                 };
                 gpu.copy(&x, executor.tensor(graph.input), slot * voxels)?;
                 gpu.copy(&y, executor.tensor(graph.target), slot * voxels)?;
             }
             row.learning_rate = config.learning_rate_at(step, total);
-            executor
-                .write(graph.step_state, &config.optimiser.adam().step_state(step, row.learning_rate, 1.0))?;
+            let step_state = config.optimiser.adam().step_state(step, row.learning_rate, 1.0);
+            executor.write(graph.step_state, &step_state).await?;
             if let Some(seed) = graph.dropout_seed {
-                executor.write(seed, &[config.seed as u32, step as u32])?;
+                executor.write(seed, &[config.seed as u32, step as u32]).await?;
             }
             executor.run()?;
-            let loss = executor.read::<f32>(graph.loss)?[0];
-            let squares = executor.read::<f32>(graph.gradient_squares)?[0];
+            loader.get_ready(config.batch).await;
+            let loss = executor.read::<f32>(graph.loss).await?[0];
+            let squares = executor.read::<f32>(graph.gradient_squares).await?[0];
             row.step = step;
             if loss.is_finite() && squares.is_finite() {
                 skipped_in_a_row = 0;
                 counted += 1;
                 row.loss += loss as f64;
-                let counts: Vec<f32> = executor.read(graph.counts)?;
+                let counts: Vec<f32> = executor.read(graph.counts).await?;
                 let dice: f64 = counts.chunks_exact(6).map(|c| metrics_of(c)[0]).sum();
                 row.dice += dice / config.batch as f64;
             } else {

@@ -12,6 +12,7 @@ use crate::model::GridSpec;
 use crate::pipeline::PipelineError;
 use crate::pipeline::normalise::normalise_tensor;
 use crate::pipeline::synth::{LabelMap, Synthesis, SyntheticHead};
+use crate::pipeline::window::Window;
 use crate::volume::Grid;
 
 /// Keeps these draws apart from others under the same seed.
@@ -46,7 +47,7 @@ impl SyntheticHeads {
     ///
     /// # Errors
     /// When the device fails.
-    pub fn sample(
+    pub async fn sample(
         &self,
         gpu: &Arc<Gpu>,
         map: &LabelMap,
@@ -58,8 +59,9 @@ impl SyntheticHeads {
         // Half a voxel of the network is as much as its averages show.
         let finest = spec.voxel_mm.into_iter().fold(f64::INFINITY, f64::min) / 2.0;
         let voxel_mm = finest.max(self.synthesis.store_mm);
-        let head = SyntheticHead::make(gpu, map, &self.synthesis, seed, sample, voxel_mm, None)?;
-        let [view, brain] = views(gpu, &head.image, &head.brain, &map.file, spec)?;
+        let head = SyntheticHead::make(gpu, map, &self.synthesis, seed, sample, voxel_mm, None).await?;
+        let window = Window::of(&head.image).map_err(|problem| problem.at(&map.file))?;
+        let [view, brain] = views(gpu, &head.image, &window, &head.brain, &map.file, spec).await?;
         let mut rng = Self::rng(seed.rotate_left(32), sample);
         let limit = self.synthesis.shift_mm;
         let shift = DVec3::from_array([0; 3].map(|_| (rng.random::<f64>() * 2.0 - 1.0) * limit));

@@ -58,7 +58,7 @@ impl<'a> Validator<'a> {
     }
 
     /// Puts the means over `heads` into a row.
-    pub(super) fn validate(
+    pub(super) async fn validate(
         &self,
         heads: &[LabelledHead],
         spec: &GridSpec,
@@ -66,15 +66,16 @@ impl<'a> Validator<'a> {
         row: &mut EpochRow,
     ) -> Result<(), PipelineError> {
         // Without a margin: what the network is judged by is what it sees in use.
-        let loader = Loader::start(self.gpu, heads.to_vec(), spec, false, cache);
-        for head in loader {
-            let [x, y] = head?.plain(self.gpu, spec)?;
+        let mut loader = Loader::start(self.gpu, heads.to_vec(), spec, false, cache);
+        while let Some(head) = loader.next().await {
+            let [x, y] = head?.plain(self.gpu, spec).await?;
             self.gpu.copy(&x, self.executor.tensor(self.input), 0)?;
             self.gpu.copy(&y, self.executor.tensor(self.target), 0)?;
             self.executor.run()?;
+            loader.get_ready(1).await;
             let n = heads.len() as f64;
-            row.validation_loss += self.executor.read::<f32>(self.loss)?[0] as f64 / n;
-            let [dice, iou, soft_iou] = metrics_of(&self.executor.read::<f32>(self.counts)?);
+            row.validation_loss += self.executor.read::<f32>(self.loss).await?[0] as f64 / n;
+            let [dice, iou, soft_iou] = metrics_of(&self.executor.read::<f32>(self.counts).await?);
             row.validation_dice += dice / n;
             row.validation_iou += iou / n;
             row.validation_soft_iou += soft_iou / n;
