@@ -93,6 +93,11 @@ impl View {
         Grid::centred(self.spec.shape, voxel, centre)
     }
 
+    /// The voxels that are sampled: the volume's own, or their averages where the network's are larger.
+    pub fn voxels(&self) -> Grid {
+        self.volume.grid()
+    }
+
     /// The volume on a grid in the order of the network's axes.
     ///
     /// # Errors

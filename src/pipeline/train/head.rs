@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use glam::DVec3;
+use glam::{DMat4, DVec3};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 use rand::{Rng, SeedableRng};
@@ -84,6 +84,8 @@ enum Values {
 const FINE_STORE_VOXELS: usize = 8 << 20;
 /// Voxels of the store grid round the brain that a cut field of view keeps.
 const SKIN: usize = 2;
+/// Steps of two grids differ by less where they are alike, in voxels.
+const ALIKE: f64 = 1e-4;
 /// How far the stored grid reaches beyond the network's, as a fraction of it.
 const MARGIN: f64 = 0.2;
 
@@ -118,7 +120,7 @@ impl StoredHead {
             Ok(gpu.download(&view.sampled(gpu, grid)?).await?)
         };
         let network_grid = view.grid();
-        let store_grid = if spatial { store_grid(&network_grid) } else { network_grid };
+        let store_grid = if spatial { store_grid(&network_grid, &view.voxels()) } else { network_grid };
         let values = sample(&view, &store_grid).await?;
         let image_values = if spatial {
             // Scaled to the range where half precision is exact enough, whatever the scanner's units.
@@ -361,8 +363,9 @@ fn brain_box(mask: &[u8], store: &Grid, network: &Grid) -> [[usize; 2]; 3] {
     })
 }
 
-/// The network's grid with a margin, at half its voxel size where that stays small.
-fn store_grid(network: &Grid) -> Grid {
+/// The network's grid with a margin, at half its voxel size where that stays small, and on the head's `voxels` where those
+/// are alike, so that they are kept as they are and not interpolated twice.
+fn store_grid(network: &Grid, voxels: &Grid) -> Grid {
     let voxel = DVec3::new(
         network.affine.x_axis.truncate().length(),
         network.affine.y_axis.truncate().length(),
@@ -371,9 +374,56 @@ fn store_grid(network: &Grid) -> Grid {
     let wide = network.shape.map(|n| (n as f64 * (1.0 + 2.0 * MARGIN)).ceil() as usize);
     let middle = DVec3::from_array(network.shape.map(|n| (n as f64 - 1.0) / 2.0));
     let centre = network.affine.transform_point3(middle);
-    if wide.iter().product::<usize>() * 8 <= FINE_STORE_VOXELS {
+    let grid = if wide.iter().product::<usize>() * 8 <= FINE_STORE_VOXELS {
         Grid::centred(wide.map(|n| 2 * n), voxel / 2.0, centre)
     } else {
         Grid::centred(wide, voxel, centre)
+    };
+    onto_voxels(grid, voxels)
+}
+
+/// `grid`, moved by half a voxel at most onto the centres of `voxels`, where these are as large and run along the same axes
+/// in any order and direction.
+fn onto_voxels(grid: Grid, voxels: &Grid) -> Grid {
+    let to_voxels = voxels.affine.inverse() * grid.affine;
+    let steps = [to_voxels.x_axis, to_voxels.y_axis, to_voxels.z_axis].map(|step| step.truncate());
+    if steps.iter().any(|step| step.distance(step.round()) > ALIKE || (step.length() - 1.0).abs() > ALIKE) {
+        return grid;
+    }
+    let origin = to_voxels.w_axis.truncate();
+    let shift = voxels.affine.transform_vector3(origin.round() - origin);
+    Grid { affine: DMat4::from_translation(shift) * grid.affine, ..grid }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_grid_lies_on_the_voxels_of_a_head_that_are_like_its_own() {
+        let network = Grid::centred([96, 112, 112], DVec3::splat(2.0), DVec3::new(3.3, -0.7, 11.9));
+        // Stored z, x, y, with y backwards.
+        let axes = |mm: f64, tilt: f64| Grid {
+            shape: [90, 120, 120],
+            affine: DMat4::from_cols_array_2d(&[
+                [tilt, 0.0, mm, 0.0],
+                [mm, 0.0, -tilt, 0.0],
+                [0.0, -mm, 0.0, 0.0],
+                [-118.4, 97.1, -60.2, 1.0],
+            ]),
+        };
+        let free = store_grid(&network, &axes(1.2, 0.0));
+        let gap = |grid: &Grid, voxels: &Grid| {
+            let corner = DVec3::from_array(grid.shape.map(|n| n as f64 - 1.0));
+            let at = (voxels.affine.inverse() * grid.affine).transform_point3(corner);
+            at.distance(at.round())
+        };
+        let snapped = store_grid(&network, &axes(2.0, 0.0));
+        assert!(gap(&snapped, &axes(2.0, 0.0)) < 1e-9 && gap(&free, &axes(2.0, 0.0)) > 0.1);
+        let moved = (snapped.affine.w_axis - free.affine.w_axis).truncate().abs();
+        assert!(snapped.shape == free.shape && moved.max_element() <= 1.0, "{moved}");
+        for other in [axes(2.0, 0.1), axes(1.0, 0.0), axes(2.01, 0.0)] {
+            assert_eq!(store_grid(&network, &other), free);
+        }
     }
 }
