@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use serde::Deserialize;
 use serde_json::json;
 use trephine::model::{
-    self as models, Centre, Description, Intensity, LayerKind, Model, ModelCard, Sampling,
+    self as models, Centre, Description, Intensity, LayerKind, Model, ModelCard, Sampling, Usual,
 };
 use trephine::pipeline::write_whole;
 
@@ -49,7 +49,7 @@ struct List {}
 /// Write a model in another precision, or with another name or card
 #[derive(Debug, Args)]
 #[command(
-    after_long_help = "Example:\n  trephine model convert run/best.safetensors mine.safetensors --half --card card.toml\n\ncard.toml may set: data, licence, attribution, command, figures."
+    after_long_help = "Example:\n  trephine model convert run/best.safetensors mine.safetensors --half --card card.toml\n\ncard.toml may set: data, licence, attribution, command, figures, and [usual] with unsure and mirrored_dice, beyond which masks are doubted (docs/plausibility.md)."
 )]
 struct Convert {
     /// A model file, or the name of a built-in model
@@ -78,6 +78,7 @@ pub(super) struct CardFile {
     attribution: Option<String>,
     command: Option<String>,
     figures: Option<String>,
+    usual: Option<Usual>,
 }
 
 impl CardFile {
@@ -99,6 +100,7 @@ impl CardFile {
                 *to = text;
             }
         }
+        card.usual = self.usual.or(card.usual);
     }
 }
 
@@ -197,6 +199,12 @@ fn describe(model: &Model, trained: usize, stored: usize) -> String {
         if !text.is_empty() {
             lines.push(format!("{key:12} {}", text.replace('\n', "\n             ")));
         }
+    }
+    if let Some(Usual { unsure, mirrored_dice }) = card.usual {
+        let percent = 100.0 * unsure;
+        lines.push(format!(
+            "usual        at most {percent:.0}% unsure, Dice with the mirrored pass at least {mirrored_dice}"
+        ));
     }
     lines.join("\n")
 }

@@ -18,7 +18,7 @@ pub use fold::fold_for_inference;
 pub use refine::spread_over_blocks;
 pub use training::{LossKind, OptimiserSpec, TrainingGraph, is_of_optimiser, weights_of};
 pub use unet::{article, residual_unet};
-pub use weights::{Model, ModelCard, Tensors, initialise};
+pub use weights::{Model, ModelCard, Tensors, Usual, initialise};
 
 /// What can go wrong with a network or its weights.
 #[derive(Debug, Error)]

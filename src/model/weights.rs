@@ -33,6 +33,20 @@ pub struct ModelCard {
     /// The model that training began with: its name and the SHA-256 of its file, and its own parent after it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub parent: String,
+    /// How sure it is of heads that it does right; absent where nobody has measured that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usual: Option<Usual>,
+}
+
+/// What a network's answers are like on heads whose masks it gets right: beyond these, a mask is doubted. Networks differ in
+/// it, most of all those for voxels of other sizes; `tools/calibrate_plausibility.py` measures what it is.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Usual {
+    /// Most voxels with a probability of 0.1 to 0.9, over those of the mask.
+    pub unsure: f64,
+    /// Least Dice of the masks of a head and of its mirror image.
+    pub mirrored_dice: f64,
 }
 
 impl ModelCard {

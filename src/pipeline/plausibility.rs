@@ -12,6 +12,7 @@ use std::ops::Range;
 use glam::{DMat4, DVec3};
 use serde::Serialize;
 
+use crate::model::Usual;
 use crate::volume::distance::signed;
 use crate::volume::orientation::AxisMap;
 use crate::volume::{Grid, Volume, components};
@@ -21,11 +22,6 @@ use crate::volume::{Grid, Volume, components};
 
 /// Skull-stripped brains of people from infancy to old age lie within these volumes, in mL.
 const BRAIN_ML: Range<f64> = 300.0..2500.0;
-/// Largest share of unsure voxels. T1w 0.13 to 0.19, other contrasts to 0.24, averaged heads to 0.29; 0.30 to 0.79 where
-/// a header lies by a quarter or half turn that leaves no right mask, in noise, ramps and blocks.
-const UNSURE: f64 = 0.28;
-/// Least agreement with the mirrored image. T1w from 0.975, other contrasts from 0.958, averaged heads from 0.917.
-const MIRRORED_DICE: f64 = 0.94;
 /// Least texture. Heads from 0.011, averaged ones from 0.005; up to 0.002 in spheres, bottles, boxes and CT.
 const TEXTURE: f64 = 0.0035;
 /// Width of the mask over its length. Heads 0.72 to 0.91; spheres and heads turned by a quarter from 1.05.
@@ -279,8 +275,8 @@ impl Signals {
         }
     }
 
-    /// What a person should look at.
-    pub fn doubts(&self) -> Vec<Doubt> {
+    /// What a person should look at. How sure a network is says something only beside what is `usual` for it.
+    pub fn doubts(&self, usual: Option<Usual>) -> Vec<Doubt> {
         let found = [
             (!BRAIN_ML.contains(&self.brain_ml)).then_some(Doubt::Volume { brain_ml: self.brain_ml }),
             (self.bare > BARE).then_some(Doubt::Stripped { share: self.bare }),
@@ -292,8 +288,10 @@ impl Signals {
                 width_to_length: self.width_to_length,
                 height_to_width: self.height_to_width,
             }),
-            (self.unsure > UNSURE).then_some(Doubt::Unsure { share: self.unsure }),
-            self.mirrored_dice.filter(|&dice| dice < MIRRORED_DICE).map(|dice| Doubt::Mirrored { dice }),
+            usual.filter(|usual| self.unsure > usual.unsure).map(|_| Doubt::Unsure { share: self.unsure }),
+            usual
+                .and_then(|usual| self.mirrored_dice.filter(|&dice| dice < usual.mirrored_dice))
+                .map(|dice| Doubt::Mirrored { dice }),
         ];
         found.into_iter().flatten().collect()
     }
@@ -437,12 +435,14 @@ mod tests {
         (answer, image)
     }
 
+    const USUAL: Usual = Usual { unsure: 0.3, mirrored_dice: 0.9 };
+
     /// Signals of a result without fault.
     fn sound() -> Signals {
         Signals {
             brain_ml: 1400.0,
-            unsure: UNSURE,
-            mirrored_dice: Some(MIRRORED_DICE),
+            unsure: USUAL.unsure,
+            mirrored_dice: Some(USUAL.mirrored_dice),
             cut_cm2: CUT_CM2,
             cut_face: Face::Bottom,
             texture: TEXTURE,
@@ -454,21 +454,24 @@ mod tests {
 
     /// The only doubt that signals raise.
     fn only(signals: &Signals) -> Doubt {
-        let doubts = signals.doubts();
+        let doubts = signals.doubts(Some(USUAL));
         assert_eq!(doubts.len(), 1, "{doubts:?}");
         doubts[0]
     }
 
     #[test]
     fn each_signal_raises_its_own_doubt_beyond_its_threshold() {
-        assert_eq!(sound().doubts(), []);
-        assert_eq!(Signals { mirrored_dice: None, ..sound() }.doubts(), []);
+        assert_eq!(sound().doubts(Some(USUAL)), []);
+        assert_eq!(Signals { mirrored_dice: None, ..sound() }.doubts(Some(USUAL)), []);
         for brain_ml in [299.9, 2500.0] {
             assert_eq!(only(&Signals { brain_ml, ..sound() }), Doubt::Volume { brain_ml });
         }
-        let (share, dice, cm2) = (UNSURE + 1e-6, MIRRORED_DICE - 1e-6, CUT_CM2 + 1e-6);
+        let (share, dice, cm2) = (USUAL.unsure + 1e-6, USUAL.mirrored_dice - 1e-6, CUT_CM2 + 1e-6);
         assert_eq!(only(&Signals { unsure: share, ..sound() }), Doubt::Unsure { share });
         assert_eq!(only(&Signals { mirrored_dice: Some(dice), ..sound() }), Doubt::Mirrored { dice });
+        // Nobody knows what is usual for such a network.
+        let unusual = Signals { unsure: share, mirrored_dice: Some(dice), ..sound() };
+        assert_eq!((unusual.doubts(Some(USUAL)).len(), unusual.doubts(None)), (2, vec![]));
         assert_eq!(only(&Signals { cut_cm2: cm2, ..sound() }), Doubt::Cut { face: Face::Bottom, cm2 });
         for (width_to_length, height_to_width) in [(0.59, 0.95), (1.0, 0.95), (0.8, 0.69), (0.8, 1.25)] {
             let got = only(&Signals { width_to_length, height_to_width, ..sound() });
@@ -485,7 +488,7 @@ mod tests {
         let signals = Signals::measure(&answer, &image, 1086.0);
         assert_eq!((signals.unsure, signals.cut_cm2, signals.mirrored_dice), (0.0, 0.0, None));
         assert!(signals.bare < 0.01, "{}", signals.bare);
-        assert_eq!(signals.doubts(), []);
+        assert_eq!(signals.doubts(Some(USUAL)), []);
     }
 
     #[test]
@@ -588,7 +591,10 @@ mod tests {
         let signals = Signals::measure(&answer, &image, 1086.0);
         assert_eq!((signals.bare, signals.cut_cm2), (0.0, 0.0));
         answer.logits.fill(-9.0);
-        assert_eq!(Signals::measure(&answer, &image, 0.0).doubts()[0], Doubt::Volume { brain_ml: 0.0 });
+        assert_eq!(
+            Signals::measure(&answer, &image, 0.0).doubts(Some(USUAL))[0],
+            Doubt::Volume { brain_ml: 0.0 }
+        );
     }
 
     #[test]

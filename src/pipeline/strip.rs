@@ -20,7 +20,7 @@ use super::postprocess::BrainMask;
 use super::window::Window;
 use crate::gpu::{Gpu, GpuTensor};
 use crate::graph::{Executor, ExecutorOptions, Tuning, run_op1};
-use crate::model::{Description, GridSpec, Mode, Model, build, fold_for_inference};
+use crate::model::{Description, GridSpec, Mode, Model, Usual, build, fold_for_inference};
 use crate::ops::activation::Activate;
 use crate::ops::elementwise::{Add, Scale};
 use crate::ops::resample::{AxisOrder, Edge, IDENTITY, Interpolation, Resample};
@@ -102,6 +102,7 @@ pub struct Stripper {
     executor: Executor,
     input: ValueId,
     logits: ValueId,
+    usual: Option<Usual>,
 }
 
 /// What the network says of a view of a volume as it is, on the device and on the host.
@@ -166,6 +167,7 @@ impl Stripper {
             executor,
             input: network.input,
             logits: network.logits,
+            usual: model.card.usual,
         })
     }
 
@@ -290,7 +292,7 @@ impl Stripper {
         let voxels = mask.iter().filter(|&&v| v != 0).count();
         let brain_ml = voxels as f64 * volume.voxel_volume_ml();
         let signals = Signals::measure(&answer, volume, brain_ml);
-        warnings.extend(signals.doubts().iter().map(ToString::to_string));
+        warnings.extend(signals.doubts(self.usual).iter().map(ToString::to_string));
         Ok(Stripped {
             mask,
             probability,
