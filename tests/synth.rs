@@ -49,24 +49,32 @@ fn label(ix: usize) -> u8 {
     }
 }
 
-/// A map of concentric ellipsoids with its family beside it.
-fn map(folder: &Folder) -> PathBuf {
-    let half = SHAPE.map(|n| -VOXEL_MM * (n as f64 - 1.0) / 2.0);
-    let nii = Nii {
+/// Labels of 8 bits in this place.
+fn nii(srow: [[f64; 4]; 3], data: Vec<u8>) -> Nii {
+    Nii {
         dim: SHAPE.map(|n| n as i64).into(),
         datatype: 2,
         bits: 8,
         pixdim: [1.0, VOXEL_MM, VOXEL_MM, VOXEL_MM, 1.0, 1.0, 1.0, 1.0],
-        srow: std::array::from_fn(|row| {
-            let mut line = [0.0, 0.0, 0.0, half[row]];
-            line[row] = VOXEL_MM;
-            line
-        }),
-        data: (0..SHAPE.iter().product()).map(label).collect(),
+        srow,
+        data,
         ..Nii::new()
-    };
+    }
+}
+
+/// The places of voxels along RAS axes, the origin in the middle.
+fn upright() -> [[f64; 4]; 3] {
+    std::array::from_fn(|row| {
+        let mut line = [0.0, 0.0, 0.0, -VOXEL_MM * (SHAPE[row] as f64 - 1.0) / 2.0];
+        line[row] = VOXEL_MM;
+        line
+    })
+}
+
+/// A map of concentric ellipsoids with its family beside it.
+fn map(folder: &Folder) -> PathBuf {
     folder.put("labels.toml", FAMILY.as_bytes());
-    folder.put("map.nii", &nii.bytes())
+    folder.put("map.nii", &nii(upright(), (0..SHAPE.iter().product()).map(label).collect()).bytes())
 }
 
 fn read(folder: &Folder) -> LabelMap {
@@ -143,6 +151,32 @@ fn the_mask_stays_on_the_brain_wherever_the_field_of_view_ends() {
         cut += usize::from((marked as f64) < 0.95 * whole);
     }
     assert!(cut > 2, "hardly any field of view cuts the brain: {cut} of 12");
+}
+
+/// A cord of white matter down to the lower face is no brain, whichever way the map is stored.
+#[test]
+fn the_cord_is_no_brain() {
+    let folder = Folder::new();
+    let whole = read(&folder).brain_ml;
+    let family = Family::parse(FAMILY).unwrap();
+    for upside_down in [false, true] {
+        let mut srow = upright();
+        if upside_down {
+            srow[2] = srow[2].map(|entry| -entry);
+        }
+        let label_at = |ix: usize| {
+            let [x, y, z] = [ix % SHAPE[0], ix / SHAPE[0] % SHAPE[1], ix / SHAPE[0] / SHAPE[1]];
+            let z = if upside_down { SHAPE[2] - 1 - z } else { z };
+            let cord = z < SHAPE[2] / 2 && x.abs_diff(SHAPE[0] / 2) < 2 && y.abs_diff(SHAPE[1] / 2) < 2;
+            let upright = x + SHAPE[0] * (y + SHAPE[1] * z);
+            if cord && radius(upright) > 0.6 { 1 } else { label(upright) }
+        };
+        let data = (0..SHAPE.iter().product()).map(label_at).collect();
+        let map = LabelMap::read(&folder.put("cord.nii", &nii(srow, data).bytes()), &family, None).unwrap();
+        // 9 cm2 of cord over the 12 mm that stay, and what closes round it.
+        let more = map.brain_ml - whole;
+        assert!((0.0..12.0).contains(&more), "{upside_down}: {whole} mL and {more} mL more");
+    }
 }
 
 #[test]

@@ -24,6 +24,10 @@ pub const FILM_MM: f64 = 2.0;
 /// Fluid that lies deeper counts as ventricle in families that do not part them: deeper than sulci, but for the Sylvian
 /// fissure's end.
 const DEEP_FLUID_MM: f64 = 20.0;
+/// Area of the brain in a plane through the cerebellum's lower end; the cord and the medulla take 1 to 4 cm2.
+const CEREBELLUM_MM2: f64 = 1000.0;
+/// How far below that the medulla is brain: to about the foramen magnum.
+const BELOW_CEREBELLUM_MM: f64 = 12.0;
 /// Step of the distance to the envelope in a word: 64 mm either way.
 pub const ENVELOPE_STEP_MM: f64 = 1.0 / 32.0;
 /// Voxels of the brain's surface, and of its tissue, that are kept as a list.
@@ -110,7 +114,8 @@ impl LabelMap {
         let marks = |classes: &[u8], of: &(dyn Fn(Tissue) -> bool + Sync)| -> Vec<u8> {
             classes.par_iter().map(|&class| u8::from(of(tissue_of(class)))).collect()
         };
-        let core = marks(&classes, &|tissue| tissue.is_parenchyma() || tissue == Tissue::Ventricle);
+        let mut core = marks(&classes, &|tissue| tissue.is_parenchyma() || tissue == Tissue::Ventricle);
+        leave_out_cord(&mut core, &grid);
         if (core.iter().filter(|&&v| v != 0).count() as f64) < LEAST_BRAIN * core.len() as f64 {
             return Err(Fault::NoBrain);
         }
@@ -223,6 +228,32 @@ pub(super) fn same_box(grid: &Grid, shape: [usize; 3]) -> Grid {
     let ratio = DVec3::from_array(std::array::from_fn(|a| grid.shape[a] as f64 / shape[a] as f64));
     let first = (ratio - 1.0) / 2.0;
     Grid { shape, affine: grid.affine * DMat4::from_translation(first) * DMat4::from_scale(ratio) }
+}
+
+/// Takes out what lies far below the lowest level at which the brain is as wide as the cerebellum: the spinal cord, which some
+/// families label as white matter down to the face of the map.
+fn leave_out_cord(core: &mut [u8], grid: &Grid) {
+    let voxel = grid.voxel_size();
+    // The axis of the map that runs upward, and whether its first plane is the lowest.
+    let upward = (0..3).map(|axis| grid.affine.col(axis).z / voxel[axis]).enumerate();
+    let (axis, rise) =
+        upward.max_by(|(_, a), (_, b)| a.abs().total_cmp(&b.abs())).expect("a grid has three axes");
+    let [nx, ny, _] = grid.shape;
+    let plane_of = |ix: usize| [ix % nx, ix / nx % ny, ix / nx / ny][axis];
+    let mut counts = vec![0usize; grid.shape[axis]];
+    core.iter().enumerate().filter(|(_, v)| **v != 0).for_each(|(ix, _)| counts[plane_of(ix)] += 1);
+    let plane_mm2 = voxel.element_product() / voxel[axis];
+    let wide = |plane: &usize| counts[*plane] as f64 * plane_mm2 >= CEREBELLUM_MM2;
+    let reach = (BELOW_CEREBELLUM_MM / voxel[axis]).round() as usize;
+    let last = grid.shape[axis] - 1;
+    let kept = if rise > 0.0 {
+        let Some(lowest) = (0..=last).find(wide) else { return };
+        lowest.saturating_sub(reach)..=last
+    } else {
+        let Some(lowest) = (0..=last).rev().find(wide) else { return };
+        0..=(lowest + reach).min(last)
+    };
+    core.iter_mut().enumerate().filter(|(ix, _)| !kept.contains(&plane_of(*ix))).for_each(|(_, v)| *v = 0);
 }
 
 /// Some of the voxels of a mask, evenly through it, by their index x, y, z.

@@ -21,6 +21,8 @@ use crate::volume::Grid;
 
 /// Knots of a tone curve.
 const CURVE_KNOTS: usize = 32;
+/// A human brain's least extent, which crops and margins are meant for.
+const BRAIN_MM: f64 = 110.0;
 /// Taps of the ringing on either side.
 const RINGING_RADIUS: i32 = 8;
 
@@ -329,33 +331,35 @@ fn bounds(frame: &DMat3, points: &[DVec3]) -> [DVec3; 2] {
     })
 }
 
-/// The box that is scanned: the head with air round it, or a part of it.
+/// The box that is scanned: the head with air round it, or a part of it. Lengths are those of a human head, whose brain is
+/// [`BRAIN_MM`] high, and smaller for smaller ones.
 fn field_of_view(s: &Synthesis, head: &[DVec3; 2], brain: &[DVec3; 2], rng: &mut ChaCha8Rng) -> [DVec3; 2] {
-    let margin = |rng: &mut ChaCha8Rng| DVec3::from_array([0; 3].map(|_| between(rng, 2.0, 25.0)));
-    let mut low = head[0] - margin(rng);
-    let mut high = head[1] + margin(rng);
+    let size = ((brain[1] - brain[0]).min_element() / BRAIN_MM).min(1.0);
+    let mm = |rng: &mut ChaCha8Rng, low: f64, high: f64| size * between(rng, low, high);
+    let vector = |rng: &mut ChaCha8Rng, low, high| DVec3::from_array([0; 3].map(|_| mm(rng, low, high)));
+    let mut low = head[0] - vector(rng, 2.0, 25.0);
+    let mut high = head[1] + vector(rng, 2.0, 25.0);
     // Most fields of view end in the neck, at some distance below the brain.
-    low.z = between(rng, head[0].z.min(brain[0].z - 10.0), brain[0].z - 5.0);
+    low.z = between(rng, head[0].z.min(brain[0].z - 10.0 * size), brain[0].z - 5.0 * size);
     if rng.random::<f64>() >= s.field_of_view {
         return [low, high];
     }
     let side = rng.random_range(0..2);
     let axis = rng.random_range(0..2);
     match rng.random_range(0..6) {
-        0 => high.z = brain[1].z - between(rng, -5.0, 40.0),
-        1 => low.z = brain[0].z + between(rng, -10.0, 35.0),
+        0 => high.z = brain[1].z - mm(rng, -5.0, 40.0),
+        1 => low.z = brain[0].z + mm(rng, -10.0, 35.0),
         2 => {
-            let tight = |rng: &mut ChaCha8Rng| DVec3::from_array([0; 3].map(|_| between(rng, 0.0, 10.0)));
-            low = brain[0] - tight(rng);
-            high = brain[1] + tight(rng);
+            low = brain[0] - vector(rng, 0.0, 10.0);
+            high = brain[1] + vector(rng, 0.0, 10.0);
         }
         3 => {
-            let depth = between(rng, -15.0, 30.0);
+            let depth = mm(rng, -15.0, 30.0);
             if side == 0 { low[axis] = brain[0][axis] + depth } else { high[axis] = brain[1][axis] - depth }
         }
         slab => {
             let axis = if slab == 4 { 2 } else { axis };
-            let half = between(rng, 25.0, 50.0);
+            let half = mm(rng, 25.0, 50.0);
             let middle = between(rng, brain[0][axis] + 0.8 * half, brain[1][axis] - 0.8 * half);
             low[axis] = middle - half;
             high[axis] = middle + half;
