@@ -13,7 +13,7 @@ use trephine::ops::resample::{
 };
 use trephine::pipeline::normalise::{Method, normalise_tensor};
 use trephine::pipeline::postprocess::{brain_mask, distance, with_border};
-use trephine::tensor::TensorDesc;
+use trephine::tensor::{TensorDesc, Zyx};
 
 /// Runs a normalisation of a `[D, H, W]` volume.
 fn normalised(gpu: &Gpu, shape: [usize; 3], data: &[f32], method: &Method) -> Vec<f64> {
@@ -107,7 +107,7 @@ fn brain_mask_is_the_filled_largest_component() {
     assert_eq!(got, want);
     // Borders: a dilated and an eroded mask against the definition with a ball, voxels of 2 x 1 x 0.5 mm.
     let size = [2.0, 1.0, 0.5];
-    let signed = distance(&gpu, &mask, size).expect("runs");
+    let signed = distance(&gpu, &mask, Zyx(size)).expect("runs");
     let at = |i: usize| [i / (28 * 26), i / 26 % 28, i % 26];
     for border in [0.0, 1.0, 2.0, 2.5, -0.5, -1.0, -2.0] {
         let got: Vec<u32> =

@@ -9,7 +9,7 @@ use safetensors::SafeTensors;
 use trephine::gpu::{Gpu, GpuTensor};
 use trephine::ops::Fill;
 use trephine::pipeline::bias::{N4Error, N4Options, RegionTensors, divide_in_place, n4};
-use trephine::tensor::TensorDesc;
+use trephine::tensor::{TensorDesc, Xyz, Zyx};
 
 /// A fixture: tensors by name, as numbers.
 struct Fixture(Vec<u8>);
@@ -75,9 +75,9 @@ fn matches_simpleitk(name: &str, variant: &str) {
     let (desc, volume) = fixture.volume("volume");
     let offset = fixture.get("shrink_offset").1;
     let options = N4Options {
-        shrink: [fixture.scalar("shrink") as usize; 3],
+        shrink: Zyx([fixture.scalar("shrink") as usize; 3]),
         iterations: fixture.get("iterations").1.iter().map(|&n| n as usize).collect(),
-        offset: Some([2, 1, 0].map(|axis| offset[axis] as usize)),
+        offset: Some(Xyz([0, 1, 2].map(|axis| offset[axis] as usize)).into()),
         ..N4Options::article()
     };
     let native: Vec<usize> = desc.shape.iter().rev().copied().collect();
@@ -186,7 +186,7 @@ fn spread(field: &[f32], truth: &[f64], mask: &[f32]) -> f64 {
 fn recovers_a_known_field_and_ignores_the_background() {
     let Some(gpu) = gpu() else { return };
     let (desc, volume, mask, truth) = phantom([44, 52, 48]);
-    let options = N4Options { shrink: [2; 3], iterations: vec![20, 20], ..N4Options::default() };
+    let options = N4Options { shrink: Zyx([2; 3]), iterations: vec![20, 20], ..N4Options::default() };
     let image = upload(&gpu, &desc, &volume);
     let masked = wait(n4(&gpu, &image, RegionTensors::mask(&upload_mask(&gpu, &desc, &mask)), &options))
         .expect("N4 runs");
@@ -217,7 +217,7 @@ fn the_tolerance_stops_at_its_iteration() {
     let (desc, volume, mask, _) = phantom([40, 36, 44]);
     let (image, mask) = (upload(&gpu, &desc, &volume), upload_mask(&gpu, &desc, &mask));
     let options =
-        N4Options { shrink: [2; 3], iterations: vec![50, 50], tolerance: 2e-3, ..N4Options::default() };
+        N4Options { shrink: Zyx([2; 3]), iterations: vec![50, 50], tolerance: 2e-3, ..N4Options::default() };
     let stopped = wait(n4(&gpu, &image, RegionTensors::mask(&mask), &options)).expect("N4 runs");
     let ran: Vec<usize> = stopped.fit.levels.iter().map(|level| level.iterations).collect();
     eprintln!("levels: {:?}", stopped.fit.levels);
@@ -236,7 +236,7 @@ fn the_tolerance_stops_at_its_iteration() {
 fn voxels_that_are_no_intensities_leave_the_mask() {
     let Some(gpu) = gpu() else { return };
     let (desc, mut volume, mut mask, _) = phantom([32, 36, 40]);
-    let options = N4Options { shrink: [1; 3], iterations: vec![3], ..N4Options::default() };
+    let options = N4Options { shrink: Zyx([1; 3]), iterations: vec![3], ..N4Options::default() };
     let bad = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -5.0, 0.0];
     let centre = (16 * 36 + 18) * 40 + 20;
     for (ix, value) in bad.into_iter().enumerate() {
@@ -259,7 +259,7 @@ fn voxels_that_are_no_intensities_leave_the_mask() {
 fn the_unit_of_the_image_does_not_matter() {
     let Some(gpu) = gpu() else { return };
     let (desc, volume, _, _) = phantom([32, 36, 40]);
-    let options = N4Options { shrink: [2; 3], iterations: vec![10], ..N4Options::default() };
+    let options = N4Options { shrink: Zyx([2; 3]), iterations: vec![10], ..N4Options::default() };
     let field = |factor: f32| -> Vec<f32> {
         let scaled: Vec<f32> = volume.iter().map(|v| v * factor).collect();
         let result = wait(n4(&gpu, &upload(&gpu, &desc, &scaled), RegionTensors::default(), &options))
@@ -275,7 +275,7 @@ fn the_unit_of_the_image_does_not_matter() {
 fn what_cannot_be_corrected_is_an_error() {
     let Some(gpu) = gpu() else { return };
     let (desc, volume, mask, _) = phantom([32, 36, 40]);
-    let options = N4Options { shrink: [2; 3], ..N4Options::default() };
+    let options = N4Options { shrink: Zyx([2; 3]), ..N4Options::default() };
     let image = upload(&gpu, &desc, &volume);
     let run = |image: &GpuTensor, mask: Option<&[f32]>, options: &N4Options| {
         let mask = mask.map(|mask| upload_mask(&gpu, &desc, mask));
@@ -290,14 +290,14 @@ fn what_cannot_be_corrected_is_an_error() {
     let constant = upload(&gpu, &desc, &vec![100.0; n]);
     assert!(matches!(run(&constant, None, &options), N4Error::Constant));
     for wrong in [
-        N4Options { shrink: [2, 0, 2], ..options.clone() },
+        N4Options { shrink: Zyx([2, 0, 2]), ..options.clone() },
         N4Options { iterations: vec![1; 20], ..options.clone() },
         N4Options { iterations: vec![], ..options.clone() },
         N4Options { iterations: vec![5, 0], ..options.clone() },
         N4Options { bins: 257, ..options.clone() },
         N4Options { fwhm: 0.0, ..options.clone() },
         N4Options { tolerance: f32::NAN, ..options.clone() },
-        N4Options { control_points: [4, 3, 4], ..options.clone() },
+        N4Options { control_points: Zyx([4, 3, 4]), ..options.clone() },
     ] {
         assert!(matches!(run(&image, Some(&mask), &wrong), N4Error::Options(_)), "{wrong:?}");
     }
@@ -315,7 +315,7 @@ fn what_cannot_be_corrected_is_an_error() {
 fn a_confidence_weighs_the_fit() {
     let Some(gpu) = gpu() else { return };
     let (desc, volume, mask, truth) = phantom([32, 36, 40]);
-    let options = N4Options { shrink: [2; 3], iterations: vec![10, 10], ..N4Options::default() };
+    let options = N4Options { shrink: Zyx([2; 3]), iterations: vec![10, 10], ..N4Options::default() };
     let image = upload(&gpu, &desc, &volume);
     let weighted = |confidence: &[f32]| {
         let confidence = upload(&gpu, &desc, confidence);
@@ -346,12 +346,12 @@ fn a_confidence_weighs_the_fit() {
 fn knots_every_few_mm_pad_the_domain() {
     let Some(gpu) = gpu() else { return };
     let (desc, volume, mask, _) = phantom([20, 36, 30]);
-    let options = N4Options { shrink: [1, 3, 2], iterations: vec![5, 5], ..N4Options::default() }
-        .with_spline_distance(30.0, [20, 36, 30], [3.0, 1.0, 1.5])
+    let options = N4Options { shrink: Zyx([1, 3, 2]), iterations: vec![5, 5], ..N4Options::default() }
+        .with_spline_distance(30.0, Xyz([30, 36, 20]), Xyz([1.5, 1.0, 3.0]))
         .expect("positive");
     // 57, 35 and 43.5 mm: 2 spans each, 60 mm, so 3, 25 and 16.5 mm of padding.
-    assert_eq!(options.control_points, [5, 5, 5]);
-    assert_eq!(options.padding, [[0, 1], [12, 13], [5, 6]]);
+    assert_eq!(options.control_points, Zyx([5, 5, 5]));
+    assert_eq!(options.padding, Zyx([[0, 1], [12, 13], [5, 6]]));
     let image = upload(&gpu, &desc, &volume);
     let mask_tensor = upload_mask(&gpu, &desc, &mask);
     let got = wait(n4(&gpu, &image, RegionTensors::mask(&mask_tensor), &options)).expect("N4 runs");
@@ -367,7 +367,7 @@ fn knots_every_few_mm_pad_the_domain() {
     }
     let wide_desc = TensorDesc::f32(&[d, h, w]);
     let region = upload_mask(&gpu, &wide_desc, &wide_mask);
-    let unpadded = N4Options { padding: [[0; 2]; 3], ..options };
+    let unpadded = N4Options { padding: Zyx([[0; 2]; 3]), ..options };
     let want = wait(n4(&gpu, &upload(&gpu, &wide_desc, &wide), RegionTensors::mask(&region), &unpadded))
         .expect("N4 runs");
     assert_eq!((got.fit.voxels, &got.fit.lattice), (want.fit.voxels, &want.fit.lattice));
@@ -385,6 +385,6 @@ fn knots_every_few_mm_pad_the_domain() {
 
 #[test]
 fn thick_slices_are_shrunken_less() {
-    let options = N4Options::default().shrunken_to(3.0, [4.0, 0.7, 1.0]);
-    assert_eq!(options.shrink, [1, 4, 3]);
+    let options = N4Options::default().shrunken_to(3.0, Xyz([1.0, 0.7, 4.0]));
+    assert_eq!(options.shrink, Zyx([1, 4, 3]));
 }

@@ -15,6 +15,7 @@ use trephine::pipeline::bias::{FitRegion, N4Error, N4Options, correct_bias, divi
 use trephine::pipeline::normalise::{Method, normalise};
 use trephine::pipeline::place::slabs;
 use trephine::pipeline::resample::{Sampler, resample};
+use trephine::tensor::{Xyz, Zyx};
 use trephine::volume::{Grid, Volume};
 
 const SHAPE: [usize; 3] = [31, 26, 47];
@@ -118,12 +119,10 @@ fn bias_fields_are_fitted_and_divided_by_in_slabs() {
     let labels: Vec<u32> = volume.data.iter().map(|&v| u32::from(v > 60.0)).collect();
     let trust: Vec<f32> = (0..volume.data.len()).map(|ix| (ix % 5) as f32 * 0.5).collect();
     let mm = volume.voxel_size();
-    let quick = N4Options { shrink: [2; 3], iterations: vec![5, 5], tolerance: 0.0, ..N4Options::default() };
-    let padded = quick
-        .clone()
-        .with_spline_distance(90.0, [SHAPE[2], SHAPE[1], SHAPE[0]], [mm.z, mm.y, mm.x])
-        .expect("positive");
-    assert!(padded.padding[0][0] > 1, "{padded:?}");
+    let quick =
+        N4Options { shrink: Zyx([2; 3]), iterations: vec![5, 5], tolerance: 0.0, ..N4Options::default() };
+    let padded = quick.clone().with_spline_distance(90.0, Xyz(SHAPE), Xyz(mm.to_array())).expect("positive");
+    assert!(padded.padding.0[0][0] > 1, "{padded:?}");
     let masked = FitRegion { mask: Some(&labels), ..FitRegion::default() };
     let weighted = FitRegion { confidence: Some(&trust), ..masked };
     for (what, region, options) in [
@@ -163,7 +162,7 @@ fn bias_fields_are_fitted_and_divided_by_in_slabs() {
 #[test]
 fn a_shrunken_volume_must_be_bound() {
     let Some([_, small]) = devices() else { return };
-    let options = N4Options { shrink: [1; 3], ..N4Options::default() };
+    let options = N4Options { shrink: Zyx([1; 3]), ..N4Options::default() };
     match wait(correct_bias(&small, Cow::Owned(volume()), FitRegion::default(), &options, false)) {
         Err(PipelineError::N4(error @ N4Error::TooLarge { .. })) => {
             let text = error.to_string();

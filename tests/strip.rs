@@ -15,7 +15,7 @@ use trephine::pipeline::PipelineError;
 use trephine::pipeline::bias::{N4Options, RegionTensors, n4};
 use trephine::pipeline::place::head::{Head, SCALP_MM};
 use trephine::pipeline::strip::{N4Choice, StripOptions, Stripped, Stripper};
-use trephine::tensor::{DType, TensorDesc};
+use trephine::tensor::{DType, TensorDesc, Xyz};
 use trephine::volume::Grid;
 use trephine::volume::Volume;
 use trephine::volume::orientation::AxisMap;
@@ -290,7 +290,7 @@ fn two_passes_of_bias_correction_end_in_the_brain() {
     let [x, y, z] = volume.shape;
     let mm = volume.voxel_size();
     let options =
-        N4Options { keep_nonpositive: false, ..N4Options::article() }.shrunken_to(3.0, [mm.z, mm.y, mm.x]);
+        N4Options { keep_nonpositive: false, ..N4Options::article() }.shrunken_to(3.0, Xyz(mm.to_array()));
     let labels: Vec<u32> = got.mask.iter().map(|&m| u32::from(m)).collect();
     let mask = wait(gpu.upload(&TensorDesc::u32(&[z, y, x]), &labels)).expect("upload");
     // Fields are fitted to the volume above its background, here 2 everywhere in the air.

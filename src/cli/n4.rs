@@ -10,6 +10,7 @@ use serde_json::json;
 use trephine::pipeline::PipelineError;
 use trephine::pipeline::bias::{FitRegion, N4Fit, N4Options, correct_bias, divide_by_field};
 use trephine::pipeline::place::head::SCALP_MM;
+use trephine::tensor::Xyz;
 use trephine::volume::companion;
 use trephine::volume::image::{self, Image};
 
@@ -136,22 +137,17 @@ impl Preset {
     }
 }
 
-/// From the file's order x, y, z to the tensor's.
-fn zyx<T: Copy>([x, y, z]: [T; 3]) -> [T; 3] {
-    [z, y, x]
-}
-
 impl FitOptions {
     fn settings(&self) -> anyhow::Result<N4Options> {
         let preset = self.preset.map_or_else(N4Options::default, Preset::settings);
         let settings = N4Options {
-            shrink: self.shrink.map_or(preset.shrink, zyx),
+            shrink: self.shrink.map_or(preset.shrink, |xyz| Xyz(xyz).into()),
             iterations: self.iterations.clone().unwrap_or(preset.iterations),
             tolerance: self.tolerance.unwrap_or(preset.tolerance),
             bins: self.bins.unwrap_or(preset.bins),
             fwhm: self.fwhm.unwrap_or(preset.fwhm),
             noise: self.noise.unwrap_or(preset.noise),
-            control_points: self.control_points.map_or(preset.control_points, zyx),
+            control_points: self.control_points.map_or(preset.control_points, |xyz| Xyz(xyz).into()),
             ..preset
         };
         settings.validate().map_err(|error| usage(error.to_string()))?;
@@ -209,9 +205,9 @@ impl Options {
             return self.apply(field, &input, session).await;
         }
         if let Some(distance_mm) = self.fit.spline_distance {
-            let voxel_mm = zyx(input.image.voxel_size().to_array());
+            let voxel_mm = Xyz(input.image.voxel_size().to_array());
             settings = settings
-                .with_spline_distance(distance_mm, zyx(input.image.shape()), voxel_mm)
+                .with_spline_distance(distance_mm, Xyz(input.image.shape()), voxel_mm)
                 .and_then(|settings| settings.validate().map(|()| settings))
                 .map_err(|error| about(&self.input, &error.into()))?;
         }
@@ -349,7 +345,7 @@ fn region_in_words(
         }
         Some(mm) => {
             let less = if mm > 0.0 { format!(" less its outer {mm:.0} mm") } else { String::new() };
-            let of: usize = settings.shrink.iter().product();
+            let of: usize = settings.shrink.0.iter().product();
             let share = 100.0 * (fitted * of) as f64 / voxels as f64;
             format!(
                 "no mask: the field was fitted to the head (Otsu's threshold, closed, filled){less}, {share:.0}% \

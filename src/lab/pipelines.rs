@@ -120,7 +120,7 @@ pub async fn measure_n4(
         launches = times;
     }
     let total = Total {
-        name: format!("n4, shrink {}", factors(&options.shrink)),
+        name: format!("n4, shrink {}", factors(options.shrink)),
         direction: "from host to host".to_owned(),
         dtype: DType::F32.name().to_owned(),
         shape: shape.to_vec(),

@@ -4,6 +4,7 @@ use crate::gpu::{Gpu, GpuTensor};
 use crate::graph::{GraphError, run_op1};
 use crate::ops::Operator;
 use crate::ops::label::{Distance, FillHoles, Keep, LargestComponent, Threshold};
+use crate::tensor::{Xyz, Zyx};
 use crate::volume::distance::signed;
 use crate::volume::{Grid, components, morphology};
 
@@ -31,13 +32,12 @@ async fn cleaned(gpu: &Gpu, mut mask: GpuTensor) -> Result<GpuTensor, GraphError
     Ok(mask)
 }
 
-/// Signed distance in mm to the border of a mask, negative inside (see [`Distance`]). `voxel_size` is in mm
-/// along the axes of the array: z, y, x for a volume as stored in a file.
+/// Signed distance in mm to the border of a mask, negative inside (see [`Distance`]) of a volume as stored in a file.
 ///
 /// # Errors
 /// A tensor that is not a mask, an impossible voxel size, or a failing device.
-pub fn distance(gpu: &Gpu, mask: &GpuTensor, voxel_size: [f64; 3]) -> Result<GpuTensor, GraphError> {
-    run_op1(gpu, &Distance { voxel_size }, &[mask])
+pub fn distance(gpu: &Gpu, mask: &GpuTensor, voxel_mm: Zyx<f64>) -> Result<GpuTensor, GraphError> {
+    run_op1(gpu, &Distance { voxel_size: voxel_mm.0 }, &[mask])
 }
 
 /// Grows a mask by `border` mm, or shrinks it if negative, from its signed distance: dilation or erosion by
@@ -127,7 +127,7 @@ impl BrainMask {
         let voxels = match &self.voxels {
             _ if border_mm == 0.0 => return Ok(self),
             Voxels::Bound(mask) => {
-                Voxels::Bound(with_border(gpu, &distance(gpu, mask, self.voxel_zyx())?, border_mm)?)
+                Voxels::Bound(with_border(gpu, &distance(gpu, mask, self.voxel_mm().into())?, border_mm)?)
             }
             Voxels::InMemory(mask) => {
                 let voxel_mm = self.grid.voxel_size().to_array();
@@ -144,7 +144,7 @@ impl BrainMask {
     /// A failing device.
     pub async fn distance_mm(&self, gpu: &Gpu) -> Result<Vec<f32>, GraphError> {
         match &self.voxels {
-            Voxels::Bound(mask) => Ok(gpu.download(&distance(gpu, mask, self.voxel_zyx())?).await?),
+            Voxels::Bound(mask) => Ok(gpu.download(&distance(gpu, mask, self.voxel_mm().into())?).await?),
             Voxels::InMemory(mask) => {
                 Ok(signed(mask, self.grid.shape, self.grid.voxel_size().to_array()).expect(WHOLE))
             }
@@ -173,10 +173,9 @@ impl BrainMask {
         }
     }
 
-    /// Edge lengths of a voxel in the order of a tensor's axes.
-    fn voxel_zyx(&self) -> [f64; 3] {
-        let [x, y, z] = self.grid.voxel_size().to_array();
-        [z, y, x]
+    /// Edge lengths of a voxel.
+    fn voxel_mm(&self) -> Xyz<f64> {
+        Xyz(self.grid.voxel_size().to_array())
     }
 }
 

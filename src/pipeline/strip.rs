@@ -25,7 +25,7 @@ use crate::ops::activation::Activate;
 use crate::ops::elementwise::{Add, Scale};
 use crate::ops::resample::{AxisOrder, Edge, IDENTITY, Interpolation, Resample};
 use crate::ops::{Operator, ValueId};
-use crate::tensor::{DType, TensorDesc};
+use crate::tensor::{DType, TensorDesc, Xyz, Zyx};
 use crate::volume::{Grid, Volume};
 
 /// Whether the bias field is corrected before the network.
@@ -207,7 +207,7 @@ impl Stripper {
             ));
         }
 
-        let n4_options = self.n4_options(options, zyx(placed.grid().voxel_size()))?;
+        let n4_options = self.n4_options(options, Xyz(placed.grid().voxel_size().to_array()))?;
         let two_pass = options.n4 == N4Choice::TwoPass;
         let mut fit = None;
         if let Some(n4_options) = n4_options {
@@ -223,7 +223,7 @@ impl Stripper {
             match n4(&self.gpu, &placed.tensor, region, &n4_options).await {
                 Ok(result) => {
                     divide_in_place(gpu, &placed.tensor, &result.log_field)?;
-                    let padding = n4_options.padding.map(|ends| ends.map(|voxels| voxels << halvings));
+                    let padding = Zyx(n4_options.padding.0.map(|ends| ends.map(|voxels| voxels << halvings)));
                     fit = Some((result.fit, padding));
                 }
                 // Nobody asked for it by name, and the network copes with a bias field.
@@ -273,7 +273,7 @@ impl Stripper {
         drop(brain);
         if let Some(labels) = labels {
             let second = N4Options { keep_nonpositive: false, ..N4Options::article() }
-                .shrunken_to(TWO_PASS_MM, zyx(volume.voxel_size()));
+                .shrunken_to(TWO_PASS_MM, Xyz(volume.voxel_size().to_array()));
             let region = FitRegion { mask: Some(&labels), ..FitRegion::default() };
             let done = correct_bias(&self.gpu, window.through(volume), region, &second, false).await?;
             fit = Some((done.fit, second.padding));
@@ -310,7 +310,7 @@ impl Stripper {
     fn n4_options(
         &self,
         options: &StripOptions,
-        voxel_mm: [f64; 3],
+        voxel_mm: Xyz<f64>,
     ) -> Result<Option<N4Options>, PipelineError> {
         let chosen = match &options.n4 {
             N4Choice::On(n4_options) => Some(n4_options.clone()),
@@ -430,11 +430,6 @@ fn check_field_of_view(volume: &Volume) -> Result<(), PipelineError> {
         return Err(PipelineError::FieldOfView { extent_mm, voxel_mm, too_small });
     }
     Ok(())
-}
-
-/// From x, y, z to the order of a volume's tensor.
-fn zyx(v: DVec3) -> [f64; 3] {
-    [v.z, v.y, v.x]
 }
 
 fn exponentials(logarithms: Option<Vec<f32>>) -> Option<Vec<f32>> {

@@ -1,8 +1,12 @@
 //! Shapes, element types and host tensors: plain data shared by every layer above.
 
+mod axes;
+
 use std::fmt;
 
 use half::f16;
+
+pub use axes::{Xyz, Zyx};
 
 /// Element type of a tensor on the GPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

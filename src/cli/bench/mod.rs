@@ -22,6 +22,7 @@ use trephine::lab::{
 use trephine::model::Model;
 use trephine::ops::{self, OPS};
 use trephine::pipeline::bias::N4Options;
+use trephine::tensor::Zyx;
 
 use super::files::check_folder;
 use super::n4::Preset;
@@ -299,7 +300,7 @@ impl Options {
         let Run { session, gpu, .. } = run;
         run.watchdog.expect(self.limit.unwrap_or(LIMIT_S), "n4", "whole", "auto", None);
         let preset = self.preset.unwrap_or(Preset::Article).settings();
-        let shrink = self.shrink.map_or(preset.shrink, |factor| [factor; 3]);
+        let shrink = self.shrink.map_or(preset.shrink, |factor| Zyx([factor; 3]));
         let options = N4Options { shrink, ..preset };
         match measure_n4(gpu, shape, &options, self.budget(), self.profiles()).await {
             Ok(result) => {

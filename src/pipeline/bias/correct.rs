@@ -16,7 +16,7 @@ use crate::pipeline::PipelineError;
 use crate::pipeline::place::head::Head;
 use crate::pipeline::place::placed::PlacedVolume;
 use crate::pipeline::place::slabs::{pick, slabs, upload, values_of};
-use crate::tensor::TensorDesc;
+use crate::tensor::{TensorDesc, Zyx};
 use crate::volume::{Grid, Volume};
 
 /// A volume without its bias field.
@@ -81,15 +81,16 @@ pub async fn divide_by_fit(
     gpu: &Gpu,
     volume: &Volume,
     fit: &N4Fit,
-    padding: [[usize; 2]; 3],
+    padding: Zyx<[usize; 2]>,
     want_field: bool,
 ) -> Result<(Vec<f32>, Option<Vec<f32>>), PipelineError> {
     let [x, y, z] = volume.shape;
     let (mut values, mut field) = (Vec::new(), want_field.then(Vec::new));
     for planes in slabs(gpu, volume.shape) {
         let mut around = padding;
-        around[0] = [around[0][0] + planes.start, around[0][1] + z - planes.end];
-        let log_field = evaluate(gpu, &fit.lattice, [planes.len(), y, x], around).await?;
+        let [before, after] = padding.0[0];
+        around.0[0] = [before + planes.start, after + z - planes.end];
+        let log_field = evaluate(gpu, &fit.lattice, Zyx([planes.len(), y, x]), around).await?;
         let slab = upload(gpu, volume, &planes).await?.tensor;
         divide_in_place(gpu, &slab, &log_field)?;
         values.append(&mut gpu.download(&slab).await?);

@@ -4,6 +4,7 @@ use thiserror::Error;
 
 use crate::gpu::GpuError;
 use crate::graph::GraphError;
+use crate::tensor::{Xyz, Zyx};
 
 /// Fewest voxels that a field is fitted to.
 pub const MIN_VOXELS: usize = 1000;
@@ -28,13 +29,13 @@ pub enum N4Error {
     #[error(
         "N4: only {voxels} voxels to fit the field to after shrinking by {} (at least {MIN_VOXELS} are needed): \
          the mask or the image is empty, or not positive there; a smaller shrink factor keeps more voxels",
-        factors(shrink)
+        factors(*shrink)
     )]
     TooFewVoxels {
         /// Voxels in the mask.
         voxels: usize,
         /// Shrink factors.
-        shrink: [usize; 3],
+        shrink: Zyx<usize>,
     },
     /// All voxels of the mask have one value.
     #[error("N4: the image has one value throughout the mask: there is no field to estimate")]
@@ -43,7 +44,7 @@ pub enum N4Error {
     #[error(
         "N4: shrunken by {}, the volume takes {mib} MiB, and {adapter} binds {limit_mib} MiB at once; a larger \
          shrink factor fits",
-        factors(shrink)
+        factors(*shrink)
     )]
     TooLarge {
         /// Size of the shrunken volume.
@@ -53,7 +54,7 @@ pub enum N4Error {
         /// Its name.
         adapter: String,
         /// Shrink factors.
-        shrink: [usize; 3],
+        shrink: Zyx<usize>,
     },
     /// The device refused or failed.
     #[error(transparent)]
@@ -67,6 +68,7 @@ impl From<GpuError> for N4Error {
 }
 
 /// One number for three equal factors, else `x,y,z`.
-pub(crate) fn factors([z, y, x]: &[usize; 3]) -> String {
+pub(crate) fn factors(factors: Zyx<usize>) -> String {
+    let Xyz([x, y, z]) = factors.into();
     if x == y && y == z { x.to_string() } else { format!("{x},{y},{z}") }
 }

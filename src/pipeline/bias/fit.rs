@@ -12,7 +12,7 @@ use crate::ops::n4::{
     BasisPower, CONVERGENCE, Contract, DONE, EXTENT, Evaluate, FieldUpdate, ITERATIONS, LatticeUpdate,
     LogShrink, MaskedRange, ParzenHistogram, ResidualContract, Sharpen, VOXELS,
 };
-use crate::tensor::{DType, HostTensor, TensorDesc};
+use crate::tensor::{DType, HostTensor, TensorDesc, Zyx};
 
 /// Voxels that the iterations of one submission pass. While a level may converge, the status is looked at after
 /// each: a look costs a round trip, an iteration after convergence changes nothing.
@@ -95,7 +95,7 @@ pub async fn n4(
     fit.left_out = in_region.saturating_sub(fit.voxels);
     // The working volumes are free once the device is idle; the field may take their place.
     gpu.wait().await?;
-    let native = [0, 1, 2].map(|axis| volume.desc.shape[axis]);
+    let native = Zyx([0, 1, 2].map(|axis| volume.desc.shape[axis]));
     let log_field = evaluate(gpu, &fit.lattice, native, options.padding).await?;
     Ok(N4Result { fit, log_field })
 }
@@ -123,9 +123,10 @@ pub(super) async fn voxels_with_nonpositive(
 pub async fn evaluate(
     gpu: &Gpu,
     lattice: &HostTensor,
-    shape: [usize; 3],
-    padding: [[usize; 2]; 3],
+    shape: Zyx<usize>,
+    padding: Zyx<[usize; 2]>,
 ) -> Result<GpuTensor, N4Error> {
+    let (Zyx(shape), Zyx(padding)) = (shape, padding);
     let mut values = upload(gpu, lattice).await?;
     // x first: the largest step comes last, with neighbouring addresses for neighbouring invocations.
     for axis in [2, 1, 0] {
@@ -158,7 +159,7 @@ pub(super) async fn fit_shrunken(
     }
 
     let volumes = Volumes { v, weight, weighted, status };
-    let mut lattice = HostTensor::zeros(TensorDesc::f32(&options.control_points));
+    let mut lattice = HostTensor::zeros(TensorDesc::f32(&options.control_points.0));
     let mut levels = Vec::with_capacity(options.iterations.len());
     for (ix, &most) in options.iterations.iter().enumerate() {
         if ix > 0 {

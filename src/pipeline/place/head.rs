@@ -11,7 +11,7 @@ use crate::ops::label::{FillHoles, Keep, LargestComponent, Threshold};
 use crate::ops::resample::{AxisOrder, Interpolation};
 use crate::pipeline::postprocess::{distance, with_border};
 use crate::pipeline::window::Window;
-use crate::tensor::TensorDesc;
+use crate::tensor::{TensorDesc, Zyx};
 use crate::volume::{Grid, Volume, components};
 
 /// Spacing of the samples that the head is looked for in: averages over so much take the noise of the air away, and a grid of
@@ -120,7 +120,7 @@ impl Head {
         erode_mm: f64,
     ) -> Result<GpuTensor, GraphError> {
         let [x, y, z] = self.grid.shape;
-        let size = [SEARCH_MM; 3];
+        let size = Zyx([SEARCH_MM; 3]);
         let samples = gpu.upload(&TensorDesc::f32(&[z, y, x]), &self.values).await?;
         let level = self.least + 0.5 * (self.threshold - self.least);
         let above = run_op1(gpu, &Threshold::above(level), &[&samples])?;
