@@ -28,8 +28,8 @@ fn image(mut value: impl FnMut(DVec3) -> f32) -> Volume {
     volume
 }
 
-/// What the program says of an image; `None` without a device.
-fn warnings(volume: &Volume) -> Option<Vec<String>> {
+/// What the program says of an image, and its score; `None` without a device.
+fn judgement(volume: &Volume) -> Option<(Vec<String>, f64)> {
     static STRIPPER: OnceLock<Option<Mutex<Stripper>>> = OnceLock::new();
     let stripper = STRIPPER
         .get_or_init(|| {
@@ -40,12 +40,13 @@ fn warnings(volume: &Volume) -> Option<Vec<String>> {
     let mut stripper = stripper.lock().expect("no test panics with it");
     let stripped = wait(stripper.strip(volume, &StripOptions::default())).expect("strips");
     eprintln!("{:?}", stripped.signals);
-    Some(stripped.warnings)
+    Some((stripped.warnings, stripped.score))
 }
 
 fn assert_doubted(what: &str, volume: &Volume) {
-    let Some(warnings) = warnings(volume) else { return };
+    let Some((warnings, score)) = judgement(volume) else { return };
     assert!(!warnings.is_empty(), "{what}: a mask without a word");
+    assert!(score < 0.5, "{what}: a score of {score}");
 }
 
 #[test]

@@ -319,6 +319,7 @@ fn a_volume_larger_than_a_binding_is_stripped() {
     let options = StripOptions {
         border_mm: 2.0,
         n4: N4Choice::TwoPass,
+        tta: false,
         distance: true,
         probability: true,
         corrected: true,
@@ -340,6 +341,18 @@ fn a_volume_larger_than_a_binding_is_stripped() {
     for (ix, &distance) in got.distance_mm.as_ref().expect("asked for").iter().enumerate() {
         assert_eq!(got.mask[ix] != 0, distance < 0.0, "voxel {ix}");
     }
+}
+
+/// Test-time augmentation moves the border a little, and no more.
+#[test]
+fn averaging_over_moved_grids_changes_little() {
+    let Some(mut stripper) = stripper() else { return };
+    let plain = &upright_stripped(&mut stripper).mask;
+    let averaged = StripOptions { tta: true, ..StripOptions::default() };
+    let got = wait(stripper.strip(&upright(), &averaged)).expect("strips");
+    assert!(got.signals.mirrored_dice.is_some(), "the mirrored pass belongs to it");
+    let agreement = dice(&got.mask, plain);
+    assert!((0.97..1.0).contains(&agreement), "Dice {agreement}");
 }
 
 /// The head under a constant: the level of the background is the scanner's affair.

@@ -59,7 +59,8 @@ impl Options {
         [&self.csv, &self.figure].into_iter().flatten().try_for_each(|path| check_folder(path))?;
         let model = self.model.load(session)?;
         let gpu = session.gpu().await?;
-        let options = StripOptions { n4: self.model.n4_choice(), ..StripOptions::default() };
+        let options =
+            StripOptions { n4: self.model.n4_choice(), tta: self.model.tta, ..StripOptions::default() };
         let count = table.pairs.len();
         let mut done = 0;
         let (dtype, tuning) = (self.model.dtype.into(), self.model.tuning.load(&gpu));

@@ -394,6 +394,9 @@ struct ModelOptions {
     /// Do not correct the bias field before the network, whatever the model was trained with
     #[arg(long)]
     no_n4: bool,
+    /// Average over the mirrored head and over grids moved by half a voxel: five times the work
+    #[arg(long)]
+    tta: bool,
     /// Element type of what the network's layers hand on; sums stay in f32
     #[arg(long, value_name = "TYPE", value_enum, default_value_t)]
     dtype: ElementType,

@@ -158,6 +158,7 @@ impl Options {
         StripOptions {
             border_mm: self.border,
             n4: self.model.n4_choice(),
+            tta: self.model.tta,
             distance: named.distance.is_some(),
             probability: named.probability.is_some(),
             corrected: named.bias.is_some() || named.corrected.is_some(),

@@ -277,23 +277,50 @@ impl Signals {
 
     /// What a person should look at. How sure a network is says something only beside what is `usual` for it.
     pub fn doubts(&self, usual: Option<Usual>) -> Vec<Doubt> {
-        let found = [
-            (!BRAIN_ML.contains(&self.brain_ml)).then_some(Doubt::Volume { brain_ml: self.brain_ml }),
-            (self.bare > BARE).then_some(Doubt::Stripped { share: self.bare }),
-            (self.cut_cm2 > CUT_CM2).then_some(Doubt::Cut { face: self.cut_face, cm2: self.cut_cm2 }),
-            (self.texture < TEXTURE).then_some(Doubt::Flat { texture: self.texture }),
-            (!WIDTH_TO_LENGTH.contains(&self.width_to_length)
-                || !HEIGHT_TO_WIDTH.contains(&self.height_to_width))
-            .then_some(Doubt::Proportions {
-                width_to_length: self.width_to_length,
-                height_to_width: self.height_to_width,
-            }),
-            usual.filter(|usual| self.unsure > usual.unsure).map(|_| Doubt::Unsure { share: self.unsure }),
-            usual
-                .and_then(|usual| self.mirrored_dice.filter(|&dice| dice < usual.mirrored_dice))
-                .map(|dice| Doubt::Mirrored { dice }),
+        // NaN is beyond every threshold.
+        self.excesses(usual)
+            .into_iter()
+            .filter(|(excess, _)| !(*excess <= 1.0))
+            .map(|(_, doubt)| doubt)
+            .collect()
+    }
+
+    /// 1 where no signal comes near its threshold, below 0.5 where one is beyond it, towards 0 the further it is.
+    pub fn score(&self, usual: Option<Usual>) -> f64 {
+        let of = |excess: f64| if excess.is_nan() { 0.0 } else { 1.0 / (1.0 + excess.powi(4)) };
+        self.excesses(usual).into_iter().map(|(excess, _)| of(excess)).fold(1.0, f64::min)
+    }
+
+    /// How far each signal is from what is best, where its threshold is at 1, and what is doubted beyond that.
+    fn excesses(&self, usual: Option<Usual>) -> Vec<(f64, Doubt)> {
+        let from_middle = |value: f64, ends: Range<f64>| {
+            (2.0 * value - ends.start - ends.end).abs() / (ends.end - ends.start)
+        };
+        let logarithms = BRAIN_ML.start.ln()..BRAIN_ML.end.ln();
+        let proportions = [(self.width_to_length, WIDTH_TO_LENGTH), (self.height_to_width, HEIGHT_TO_WIDTH)]
+            .map(|(value, ends)| from_middle(value, ends))
+            .into_iter()
+            // NaN stays.
+            .fold(0.0, |most, excess| if excess.is_nan() || excess > most { excess } else { most });
+        let mut found = vec![
+            (from_middle(self.brain_ml.ln(), logarithms), Doubt::Volume { brain_ml: self.brain_ml }),
+            (self.bare / BARE, Doubt::Stripped { share: self.bare }),
+            (self.cut_cm2 / CUT_CM2, Doubt::Cut { face: self.cut_face, cm2: self.cut_cm2 }),
+            (TEXTURE / self.texture, Doubt::Flat { texture: self.texture }),
+            (
+                proportions,
+                Doubt::Proportions {
+                    width_to_length: self.width_to_length,
+                    height_to_width: self.height_to_width,
+                },
+            ),
         ];
-        found.into_iter().flatten().collect()
+        if let Some(usual) = usual {
+            found.push((self.unsure / usual.unsure, Doubt::Unsure { share: self.unsure }));
+            let differing = |dice: f64| (1.0 - dice) / (1.0 - usual.mirrored_dice);
+            found.extend(self.mirrored_dice.map(|dice| (differing(dice), Doubt::Mirrored { dice })));
+        }
+        found
     }
 }
 
@@ -463,7 +490,7 @@ mod tests {
     fn each_signal_raises_its_own_doubt_beyond_its_threshold() {
         assert_eq!(sound().doubts(Some(USUAL)), []);
         assert_eq!(Signals { mirrored_dice: None, ..sound() }.doubts(Some(USUAL)), []);
-        for brain_ml in [299.9, 2500.0] {
+        for brain_ml in [299.9, 2500.1] {
             assert_eq!(only(&Signals { brain_ml, ..sound() }), Doubt::Volume { brain_ml });
         }
         let (share, dice, cm2) = (USUAL.unsure + 1e-6, USUAL.mirrored_dice - 1e-6, CUT_CM2 + 1e-6);
@@ -473,13 +500,36 @@ mod tests {
         let unusual = Signals { unsure: share, mirrored_dice: Some(dice), ..sound() };
         assert_eq!((unusual.doubts(Some(USUAL)).len(), unusual.doubts(None)), (2, vec![]));
         assert_eq!(only(&Signals { cut_cm2: cm2, ..sound() }), Doubt::Cut { face: Face::Bottom, cm2 });
-        for (width_to_length, height_to_width) in [(0.59, 0.95), (1.0, 0.95), (0.8, 0.69), (0.8, 1.25)] {
+        for (width_to_length, height_to_width) in [(0.59, 0.95), (1.01, 0.95), (0.8, 0.69), (0.8, 1.26)] {
             let got = only(&Signals { width_to_length, height_to_width, ..sound() });
             assert_eq!(got, Doubt::Proportions { width_to_length, height_to_width });
         }
         let texture = TEXTURE - 1e-6;
         assert_eq!(only(&Signals { texture, ..sound() }), Doubt::Flat { texture });
         assert_eq!(only(&Signals { bare: BARE + 1e-6, ..sound() }), Doubt::Stripped { share: BARE + 1e-6 });
+    }
+
+    #[test]
+    fn the_score_is_a_half_at_a_threshold_and_falls_beyond_it() {
+        let best = Signals {
+            brain_ml: (300.0f64 * 2500.0).sqrt(),
+            unsure: 0.0,
+            mirrored_dice: Some(1.0),
+            cut_cm2: 0.0,
+            texture: 1.0,
+            width_to_length: 0.8,
+            height_to_width: 0.975,
+            bare: 0.0,
+            ..sound()
+        };
+        assert!((best.score(Some(USUAL)) - 1.0).abs() < 1e-6);
+        assert_eq!(sound().score(Some(USUAL)), 0.5);
+        let shares = [0.5, 0.9, 1.1, 2.0].map(|times| USUAL.unsure * times);
+        let scores = shares.map(|unsure| Signals { unsure, ..best.clone() }.score(Some(USUAL)));
+        assert!(scores.is_sorted_by(|a, b| a > b) && scores[1] > 0.5 && scores[2] < 0.5, "{scores:?}");
+        // Of a network whose answers nobody has measured, these two say nothing.
+        assert!(Signals { unsure: 1.0, mirrored_dice: Some(0.0), ..best.clone() }.score(None) > 0.99);
+        assert_eq!(Signals { width_to_length: f64::NAN, ..best }.score(None), 0.0);
     }
 
     #[test]

@@ -36,6 +36,7 @@ fn the_default_model_finds_the_brain_of_colin27() {
     let out = desk.path("mask.nii");
     let done = json(&["strip", "-i", head.to_str().expect("UTF-8"), "-m", &out]);
     assert_eq!((&done["model"], done["warnings"].as_array().map(Vec::len)), (&"default".into(), Some(0)));
+    assert!(done["heads"][0]["score"].as_f64().is_some_and(|score| score > 0.6), "{}", done["heads"][0]);
     let found = read(&out, FrameChoice::Only).expect("reads");
     let shape = found.shape();
     assert_eq!(shape.map(|n| n as f32).to_vec(), numbers("shape"));

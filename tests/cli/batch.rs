@@ -44,7 +44,7 @@ fn a_batch_goes_on_after_failures() {
     assert_eq!(fs::read_dir(&out).expect("made").count(), 3 + 3 + 1 + 1);
     let mut report = csv::Reader::from_path(Path::new(&out).join("report.csv")).expect("written");
     let header: Vec<String> = report.headers().expect("a header").iter().map(str::to_owned).collect();
-    assert_eq!(&header[..4], ["path", "status", "brain_ml", "seconds"]);
+    assert_eq!(&header[..5], ["path", "status", "brain_ml", "score", "seconds"]);
     for column in ["seconds_read", "seconds_network", "seconds_write", "warnings", "error"] {
         assert!(header.iter().any(|h| h == column), "{column} is not in {header:?}");
     }
@@ -52,6 +52,8 @@ fn a_batch_goes_on_after_failures() {
     let status: Vec<&str> = rows.iter().map(|row| &row[1]).collect();
     assert_eq!(status, ["ok", "failed", "ok", "ok", "failed"]);
     assert!(rows[0][2].parse::<f64>().is_ok_and(|ml| ml > 0.0));
+    assert!(rows[0][3].parse::<f64>().is_ok_and(|score| (0.0..=1.0).contains(&score)));
+    assert!((2..4).all(|column| rows[1][column].is_empty()), "a head that failed: {:?}", rows[1]);
     let cell = |row: usize, column: &str| {
         rows[row][header.iter().position(|h| h == column).expect("a column")].to_owned()
     };

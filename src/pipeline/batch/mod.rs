@@ -194,6 +194,7 @@ async fn strip(
                 let prefix = if frames > 1 { format!("volume {frame}: ") } else { String::new() };
                 row.warnings.extend(stripped.warnings.iter().map(|text| format!("{prefix}{text}")));
                 row.brain_ml.get_or_insert(stripped.brain_ml);
+                row.score.get_or_insert(stripped.score);
                 row.signals.get_or_insert_with(|| stripped.signals.clone());
                 for (stage, seconds) in &stripped.seconds {
                     row.add_seconds(stage, *seconds);

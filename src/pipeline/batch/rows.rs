@@ -39,6 +39,8 @@ pub struct Row {
     pub status: Status,
     /// Volume of the mask in mL; of a series, that of the first volume that has one.
     pub brain_ml: Option<f64>,
+    /// How plausible the mask is, 0 to 1; of a series, that of the first volume that has one.
+    pub score: Option<f64>,
     /// Wall time by stage, in order.
     #[serde(serialize_with = "as_map")]
     pub seconds: Vec<(&'static str, f64)>,
@@ -71,6 +73,7 @@ impl Row {
             path,
             status: Status::Ok,
             brain_ml: None,
+            score: None,
             seconds: Vec::new(),
             signals: None,
             warnings,
@@ -80,7 +83,14 @@ impl Row {
     }
 
     pub(super) fn failed(self, error: String) -> Self {
-        Self { status: Status::Failed, brain_ml: None, signals: None, error: Some(error), ..self }
+        Self {
+            status: Status::Failed,
+            brain_ml: None,
+            score: None,
+            signals: None,
+            error: Some(error),
+            ..self
+        }
     }
 
     pub(super) fn add_seconds(&mut self, stage: &'static str, seconds: f64) {
@@ -118,7 +128,8 @@ pub fn report_csv(rows: &[Row], made: &Provenance) -> csv::Result<Vec<u8>> {
         }
     }
     let mut writer = csv::Writer::from_writer(Vec::new());
-    let mut header: Vec<String> = ["path", "status", "brain_ml", "seconds"].map(str::to_owned).into();
+    let mut header: Vec<String> =
+        ["path", "status", "brain_ml", "score", "seconds"].map(str::to_owned).into();
     header.extend(stages.iter().map(|stage| format!("seconds_{}", stage.replace(' ', "_"))));
     header.extend(["warnings", "error", "version", "model", "model_sha256", "options"].map(str::to_owned));
     writer.write_record(&header)?;
@@ -128,6 +139,7 @@ pub fn report_csv(rows: &[Row], made: &Provenance) -> csv::Result<Vec<u8>> {
             row.path.display().to_string(),
             row.status.name().to_owned(),
             row.brain_ml.map(|ml| format!("{ml:.3}")).unwrap_or_default(),
+            row.score.map(|score| format!("{score:.3}")).unwrap_or_default(),
             format!("{total:.3}"),
         ];
         cells.extend(stages.iter().map(|stage| {

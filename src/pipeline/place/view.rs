@@ -45,6 +45,8 @@ pub struct View {
     /// What the grid is placed on, if on the head.
     head: Option<WorldBox>,
     cut: CutFaces,
+    /// How far the grid is moved from its place along x, y, z.
+    shift_mm: DVec3,
 }
 
 /// Faces of a volume, low and high along x, y, z, where the field of view ends within the brain.
@@ -66,7 +68,7 @@ impl View {
                 Some(found.map_or_else(|| WorldBox::of(&volume.grid()), |head| head.bounds()))
             }
         };
-        Ok(Self { spec: spec.clone(), volume, head, cut: CutFaces::default() })
+        Ok(Self { spec: spec.clone(), volume, head, cut: CutFaces::default(), shift_mm: DVec3::ZERO })
     }
 
     /// The same of another volume on the same grid, of a mask say.
@@ -90,7 +92,7 @@ impl View {
             // nilearn's offset of minus half the extent puts voxel n/2 at the origin.
             _ => voxel * -0.5,
         };
-        Grid::centred(self.spec.shape, voxel, centre)
+        Grid::centred(self.spec.shape, voxel, centre + self.shift_mm)
     }
 
     /// The voxels that are sampled: the volume's own, or their averages where the network's are larger.
@@ -133,6 +135,12 @@ impl View {
                 |_| true,
             ),
         }
+    }
+
+    /// The view with its grid moved by parts of a voxel along x, y, z.
+    pub fn shifted(self, voxels: DVec3) -> Self {
+        let shift_mm = DVec3::from_array(self.spec.voxel_mm) * voxels;
+        Self { shift_mm, ..self }
     }
 
     /// The view with the volume mirrored at these faces.
