@@ -64,37 +64,37 @@ pairs() {
 # put_heads NAME LIST: copies the pairs of a list into the folder heads, and lists them in NAME.tsv.
 put_heads() {
   local name=$1 ix=0 image mask
-  printf 'image\tmask\n' >"$work/pack/$name.tsv"
+  printf 'image\tmask\n' >"$scratch/pack/$name.tsv"
   while IFS=$'\t' read -r image mask; do
     ix=$((ix + 1))
     local to=heads/$name$ix
-    cp "$image" "$work/pack/${to}_$(basename "$image")"
-    cp "$mask" "$work/pack/${to}_$(basename "$mask")"
-    printf '%s\t%s\n' "${to}_$(basename "$image")" "${to}_$(basename "$mask")" >>"$work/pack/$name.tsv"
+    cp "$image" "$scratch/pack/${to}_$(basename "$image")"
+    cp "$mask" "$scratch/pack/${to}_$(basename "$mask")"
+    printf '%s\t%s\n' "${to}_$(basename "$image")" "${to}_$(basename "$mask")" >>"$scratch/pack/$name.tsv"
   done <"$2"
 }
 
 # put_maps TABLE: label maps, unpacked since xz packs them far better than gzip, with the files that describe their labels.
 put_maps() {
   local ix=0 image family name
-  printf 'image\tfamily\n' >"$work/pack/maps.tsv"
+  printf 'image\tfamily\n' >"$scratch/pack/maps.tsv"
   while IFS=$'\t' read -r image family; do
     ix=$((ix + 1))
     image=$(beside "$1" "$image")
     name=maps/$ix/$(basename "$image")
-    mkdir "$work/pack/maps/$ix"
+    mkdir "$scratch/pack/maps/$ix"
     case $image in
-      *.gz) name=${name%.gz} && gzip -dc "$image" >"$work/pack/$name" ;;
-      *) cp "$image" "$work/pack/$name" ;;
+      *.gz) name=${name%.gz} && gzip -dc "$image" >"$scratch/pack/$name" ;;
+      *) cp "$image" "$scratch/pack/$name" ;;
     esac
     if [ "$family" = - ]; then
       family=''
-      [ ! -f "$(dirname "$image")/labels.toml" ] || cp "$(dirname "$image")/labels.toml" "$work/pack/maps/$ix/"
+      [ ! -f "$(dirname "$image")/labels.toml" ] || cp "$(dirname "$image")/labels.toml" "$scratch/pack/maps/$ix/"
     elif [ -f "$(beside "$1" "$family")" ]; then
-      cp "$(beside "$1" "$family")" "$work/pack/maps/$ix/family.toml"
+      cp "$(beside "$1" "$family")" "$scratch/pack/maps/$ix/family.toml"
       family=maps/$ix/family.toml
     fi
-    printf '%s\t%s\n' "$name" "$family" >>"$work/pack/maps.tsv"
+    printf '%s\t%s\n' "$name" "$family" >>"$scratch/pack/maps.tsv"
   done < <(paste <(column "$1" image) <(column "$1" family))
 }
 
@@ -115,37 +115,40 @@ pack() {
   done
   [ -n "$data" ] && [ -n "$out" ] || die "pack needs --data TSV and a file to write; see the head of this script"
   have xz || die "pack needs xz; install it"
-  mkdir -p "$work/pack/heads" "$work/pack/maps" "$work/pack/bin" "$work/pack/lib"
-  [ -z "$program" ] || cp "$program" "$work/pack/bin/trephine"
+  mkdir -p "$scratch/pack/heads" "$scratch/pack/maps" "$scratch/pack/bin" "$scratch/pack/lib"
+  [ -z "$program" ] || cp "$program" "$scratch/pack/bin/trephine"
   # The name that programs look for, whatever it links to.
-  [ -z "$library" ] || cp -L "$library" "$work/pack/lib/"
+  [ -z "$library" ] || cp -L "$library" "$scratch/pack/lib/"
   [ -z "$labels" ] || put_maps "$labels"
   say "Packing"
-  tar -C "$work/pack" -cf - maps bin lib $([ -z "$labels" ] || echo maps.tsv) | xz -T0 -6 >"$work/first.tar.xz"
-  [ -z "$validation" ] || { pairs "$validation" >"$work/validation" && put_heads validation "$work/validation"; }
+  local first=(maps bin lib)
+  [ -z "$labels" ] || first+=(maps.tsv)
+  tar -C "$scratch/pack" -cf - "${first[@]}" | xz -T0 -6 >"$scratch/first.tar.xz"
+  [ -z "$validation" ] || { pairs "$validation" >"$scratch/validation" && put_heads validation "$scratch/validation"; }
   local used
-  used=$(($(bytes_of "$work/first.tar.xz") + $(find "$work/pack/heads" -type f -exec cat {} + | wc -c)))
-  pairs "$data" >"$work/training"
-  local rows room
-  rows=$(wc -l <"$work/training")
+  used=$(($(bytes_of "$scratch/first.tar.xz") + $(find "$scratch/pack/heads" -type f -exec cat {} + | wc -c)))
+  local training=$scratch/training rows room
+  pairs "$data" >"$training"
+  rows=$(wc -l <"$training")
   # A tenth of a MiB for tables and headers.
   room=$((limit * 1048576 - used - 104858))
-  tr '\t' '\n' <"$work/training" | while read -r file; do wc -c <"$file"; done | paste - - |
-    paste "$work/training" - | awk -F'\t' -v room="$room" '
+  # shellcheck disable=SC2094 # both ends only read the table
+  tr '\t' '\n' <"$training" | while read -r file; do wc -c <"$file"; done | paste - - |
+    paste "$training" - | awk -F'\t' -v room="$room" '
       { pair[NR] = $1 "\t" $2; size[NR] = $3 + $4; all += $3 + $4 }
       END {
         share = all > 0 ? room / all : 0
         for (row = 1; row <= NR; row++)
           if (share >= 1 || int(row * share) > int((row - 1) * share))
             if ((taken += size[row]) <= room) print pair[row]
-      }' >"$work/chosen"
+      }' >"$scratch/chosen"
   local chosen
-  chosen=$(wc -l <"$work/chosen")
+  chosen=$(wc -l <"$scratch/chosen")
   [ "$chosen" -gt 0 ] || die "all else takes $(mib "$used"), so that no training head fits into $limit MiB"
-  put_heads train "$work/chosen"
-  mv "$work/first.tar.xz" "$work/pack/"
-  rm -rf "$work/pack/maps" "$work/pack/bin" "$work/pack/lib" "$work/pack/maps.tsv"
-  tar -C "$work/pack" -cf "$out" .
+  put_heads train "$scratch/chosen"
+  mv "$scratch/first.tar.xz" "$scratch/pack/"
+  rm -rf "$scratch/pack/maps" "$scratch/pack/bin" "$scratch/pack/lib" "$scratch/pack/maps.tsv"
+  tar -C "$scratch/pack" -cf "$out" .
   say "$out: $(mib "$(bytes_of "$out")"), $chosen of $rows training heads$([ -z "$labels" ] || echo ", \
 $(($(wc -l < <(column "$labels" image)))) label maps")"
 }
@@ -167,34 +170,34 @@ run() {
   done
   [ -n "$pack" ] && [ -n "$config" ] && [ -n "$out" ] ||
     die "run needs a pack, --config TOML and --out DIR; see the head of this script"
-  tar -C "$work" -xf "$pack"
-  xz_pipe -dc <"$work/first.tar.xz" | tar -C "$work" -xf -
-  local trephine=${TREPHINE:-$work/bin/trephine}
+  tar -C "$scratch" -xf "$pack"
+  xz_pipe -dc <"$scratch/first.tar.xz" | tar -C "$scratch" -xf -
+  local trephine=${TREPHINE:-$scratch/bin/trephine}
   trephine=$(command -v "$trephine" || true)
   [ -n "$trephine" ] || die "the pack holds no program; name one in the variable TREPHINE, or pack one with --program"
-  export LD_LIBRARY_PATH="$work/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+  export LD_LIBRARY_PATH="$scratch/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
   sees_adapter "$trephine" || die "no GPU found; install its Vulkan driver, pack the Vulkan loader with --library, or name the \
 driver's file in VK_DRIVER_FILES"
   mkdir -p "$out"
   # Cards and checkpoints tell names of files: those within the pack, which are the same everywhere.
   trephine=$(realpath "$trephine") out=$(realpath "$out")
-  local run=$work/run options=(--data train.tsv --out run "${device[@]}")
-  [ ! -f "$work/validation.tsv" ] || options+=(--validation validation.tsv)
-  [ ! -f "$work/maps.tsv" ] || options+=(--labels maps.tsv)
+  local run=$scratch/run options=(--data train.tsv --out run "${device[@]}")
+  [ ! -f "$scratch/validation.tsv" ] || options+=(--validation validation.tsv)
+  [ ! -f "$scratch/maps.tsv" ] || options+=(--labels maps.tsv)
   if [ -n "$resume" ]; then
     mkdir "$run"
     cp "$resume" "$run/checkpoint.safetensors"
     options+=(--resume)
   else
-    cp "$config" "$work/config.toml"
+    cp "$config" "$scratch/config.toml"
     options+=(--config config.toml)
     if [ -f "$init" ]; then
-      cp "$init" "$work/init.safetensors"
+      cp "$init" "$scratch/init.safetensors"
       init=init.safetensors
     fi
     [ -z "$init" ] || options+=(--init "$init")
   fi
-  cd "$work"
+  cd "$scratch"
   local left
   left=$(awk -v all="$minutes" -v gone="$((SECONDS - begun + CLOSING))" 'BEGIN { print 60 * all - gone }')
   awk -v left="$left" 'BEGIN { exit !(left > 0) }' || die "$minutes minutes leave no time to train; give --minutes more"
@@ -218,8 +221,8 @@ driver's file in VK_DRIVER_FILES"
   say "$out: $(mib "$size") after $((SECONDS - begun)) s"
 }
 
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
 case ${1:-} in
   pack | run) "$@" ;;
   *) die "the first word is pack or run; see the head of this script" ;;
