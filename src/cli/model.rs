@@ -61,6 +61,9 @@ struct Convert {
     /// Store the weights in half precision: half the size
     #[arg(long)]
     half: bool,
+    /// Round the weights to so many of the 10 bits of mantissa in half precision: files compress the better, the fewer
+    #[arg(long, value_name = "BITS", requires = "half", value_parser = clap::value_parser!(u32).range(1..=10))]
+    mantissa: Option<u32>,
     /// Change the model's name
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
@@ -230,6 +233,9 @@ impl Convert {
         }
         if let Some(path) = &self.card {
             CardFile::read(path)?.apply(&mut model.card);
+        }
+        if let Some(bits) = self.mantissa {
+            model.round_mantissa(bits);
         }
         let bytes = model.to_bytes(self.half)?;
         // A weight beyond half precision shows here, not at the next `strip`.

@@ -131,6 +131,19 @@ impl Model {
         Self::from_bytes(&bytes, &origin)
     }
 
+    /// Rounds every number to half precision with `bits` of its 10 bits of mantissa: files compress the better, the fewer.
+    ///
+    /// # Panics
+    /// For more than 10 bits.
+    pub fn round_mantissa(&mut self, bits: u32) {
+        let dropped = 10u32.checked_sub(bits).expect("half precision has 10 bits of mantissa");
+        let half_of_last = (1u16 << dropped) / 2;
+        for value in self.tensors.values_mut().flat_map(|(_, values)| values) {
+            let rounded = (f16::from_f32(*value).to_bits() + half_of_last) >> dropped << dropped;
+            *value = f16::from_bits(rounded).to_f32();
+        }
+    }
+
     /// The model as a safetensors file, its tensors in half precision when `half` is set.
     ///
     /// # Errors

@@ -295,6 +295,17 @@ fn models_are_shown_and_converted() {
         assert!(values.iter().zip(new_values).all(|(a, b)| (a - b).abs() <= a.abs() * 1e-3 + 1e-7), "{name}");
     }
 
+    let coarse = desk.path("coarse.safetensors");
+    succeed(&["model", "convert", &tiny, &coarse, "--half", "--mantissa", "3"]);
+    let coarse = Model::read(coarse.as_ref()).expect("reads");
+    for (name, (_, values)) in &old.tensors {
+        for (value, rounded) in values.iter().zip(&coarse.tensors[name].1) {
+            assert_eq!(half::f16::from_f32(*rounded).to_bits() % (1 << 7), 0, "{name}: {rounded}");
+            assert!((value - rounded).abs() <= value.abs() / 16.0 + 1e-6, "{name}: {value}, {rounded}");
+        }
+    }
+    fail(2, &["model", "convert", &tiny, &half, "--mantissa", "3"]);
+
     desk.folder.put("card.toml", b"license = \"CC0-1.0\"\n");
     let err = fail(1, &["model", "convert", &tiny, &half, "--card", &desk.path("card.toml")]);
     assert!(err.contains("card.toml: is not a model card") && err.lines().count() == 1, "{err}");
