@@ -280,7 +280,7 @@ impl Signals {
         // NaN is beyond every threshold.
         self.excesses(usual)
             .into_iter()
-            .filter(|(excess, _)| !(*excess <= 1.0))
+            .filter(|(excess, _)| excess.is_nan() || *excess > 1.0)
             .map(|(_, doubt)| doubt)
             .collect()
     }
