@@ -186,14 +186,20 @@ impl Options {
         // Spread over the list: the families of a table stand one after the other.
         let chosen = |head: usize| &maps[head * maps.len() / count];
         let mut picture = ContactSheet::new(count);
+        let mut last: Option<LabelMap> = None;
         for head in 0..count {
             let listed = chosen(head);
-            let map = LabelMap::read(&listed.file, &listed.family, Some(synthesis.store_mm))?;
+            // Heads of one map follow each other, and reading it takes longer than making one.
+            let map = match last.take() {
+                Some(map) if map.file == listed.file => map,
+                _ => LabelMap::read(&listed.file, &listed.family, Some(synthesis.store_mm))?,
+            };
             let seed = self.seed.wrapping_add(head as u64);
             let made =
                 SyntheticHead::make(gpu, &map, synthesis, seed, 0, self.voxel_mm, self.background).await?;
             picture.add(&made.image, &made.mask(gpu).await?);
             log::info!("{}: seed {seed}, {:?}, {:.0} mL", listed.file.display(), made.contrast, map.brain_ml);
+            last = Some(map);
         }
         picture.write(sheet)?;
         session.terminal.note(&format!("wrote {}", sheet.display()));

@@ -362,13 +362,20 @@ impl Stripper {
         }
         let place = |tensor, grid: &Grid| PlacedVolume { tensor, affine: grid.affine, axes: AxisOrder::Xyz };
         let mirror = tta || self.description.input.mirror;
-        let (tensor, answer) = self.with_mirror_image(&view, first, mirror).await?;
+        let FirstPass { seen, logits, input, tensor } = first;
+        let mut answer = Answer { grid: view.grid(), seen, logits, mirrored: None };
         let mut all = vec![place(tensor, &answer.grid)];
+        if mirror {
+            let (mean, mirrored) = self.with_mirror_image(&input, &all[0].tensor)?;
+            answer.logits = gpu.download(&mean).await?;
+            answer.mirrored = Some(gpu.download(&mirrored).await?);
+            all[0].tensor = mean;
+        }
         for shift in TTA_SHIFTS.into_iter().filter(|_| tta) {
             let view = view.clone().shifted(shift);
-            let first = self.ask(&view).await?;
-            let (tensor, moved) = self.with_mirror_image(&view, first, mirror).await?;
-            all.push(place(tensor, &moved.grid));
+            let (_, input) = self.input_of(&view)?;
+            let tensor = self.pass(&input)?;
+            all.push(place(self.with_mirror_image(&input, &tensor)?.0, &view.grid()));
         }
         watch.lap("network").await?;
         Ok((all, answer))
@@ -376,12 +383,17 @@ impl Stripper {
 
     /// The network's logits for a view of a volume.
     async fn ask(&mut self, view: &View) -> Result<FirstPass, PipelineError> {
-        let gpu = Arc::clone(&self.gpu);
-        let seen = view.sampled(&gpu, &view.grid())?;
-        let input = normalise_tensor(&gpu, &seen, &self.description.input.intensity.into())?;
+        let (seen, input) = self.input_of(view)?;
         let tensor = self.pass(&input)?;
-        let (seen, logits) = (gpu.download(&seen).await?, gpu.download(&tensor).await?);
+        let (seen, logits) = (self.gpu.download(&seen).await?, self.gpu.download(&tensor).await?);
         Ok(FirstPass { seen, logits, input, tensor })
+    }
+
+    /// A view of a volume on the network's grid, and the same normalised for the network.
+    fn input_of(&self, view: &View) -> Result<(GpuTensor, GpuTensor), PipelineError> {
+        let seen = view.sampled(&self.gpu, &view.grid())?;
+        let input = normalise_tensor(&self.gpu, &seen, &self.description.input.intensity.into())?;
+        Ok((seen, input))
     }
 
     /// Logits `[D, H, W]` for a normalised image on the network's grid, in a tensor of their own.
@@ -393,17 +405,12 @@ impl Stripper {
         Ok(logits)
     }
 
-    /// The first pass, averaged with the logits of the mirror image, mirrored back, if `mirror`.
-    async fn with_mirror_image(
+    /// The mean of the logits for an input and those for its mirror image, mirrored back; and the latter.
+    fn with_mirror_image(
         &mut self,
-        view: &View,
-        first: FirstPass,
-        mirror: bool,
-    ) -> Result<(GpuTensor, Answer), PipelineError> {
-        let (grid, FirstPass { seen, logits, input, tensor }) = (view.grid(), first);
-        if !mirror {
-            return Ok((tensor, Answer { grid, seen, logits, mirrored: None }));
-        }
+        input: &GpuTensor,
+        logits: &GpuTensor,
+    ) -> Result<(GpuTensor, GpuTensor), PipelineError> {
         let [d, h, w] = self.description.input.shape;
         // The network's grids have x, left to right, as their first axis.
         let flip = Resample {
@@ -417,15 +424,9 @@ impl Stripper {
         let run = |op: &dyn Operator, inputs: &[&GpuTensor]| -> Result<GpuTensor, PipelineError> {
             Ok(run_op1(&gpu, op, inputs)?)
         };
-        let mirrored = run(&flip, &[&self.pass(&run(&flip, &[&input])?)?])?;
-        let mean = run(&Scale { factor: 0.5 }, &[&run(&Add, &[&tensor, &mirrored])?])?;
-        let answer = Answer {
-            grid,
-            seen,
-            logits: gpu.download(&mean).await?,
-            mirrored: Some(gpu.download(&mirrored).await?),
-        };
-        Ok((mean, answer))
+        let mirrored = run(&flip, &[&self.pass(&run(&flip, &[input])?)?])?;
+        let mean = run(&Scale { factor: 0.5 }, &[&run(&Add, &[logits, &mirrored])?])?;
+        Ok((mean, mirrored))
     }
 
     /// Sigmoid of the mean of logits, interpolated on a volume's own grid, or some planes of it.

@@ -8,12 +8,10 @@ use rayon::prelude::*;
 use super::map::LabelMap;
 use super::tissue::{Family, family_of};
 use crate::pipeline::PipelineError;
-use crate::volume::pairs::PairTable;
+use crate::volume::pairs::{PairTable, stem};
 
 /// The column of a table that names the family of a map.
 const FAMILY_COLUMN: &str = "family";
-/// Names of image files.
-const EXTENSIONS: [&str; 4] = [".nii", ".nii.gz", ".mgz", ".mgh"];
 
 /// A map's file and family, before it is read.
 #[derive(Clone, Debug)]
@@ -46,8 +44,7 @@ fn folder(folder: &Path) -> Result<Vec<Listed>, PipelineError> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(fail)? {
         let path = entry.map_err(fail)?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
-        if EXTENSIONS.iter().any(|extension| name.ends_with(extension)) {
+        if path.file_name().is_some_and(|name| stem(&name.to_string_lossy()).is_some()) {
             files.push(path);
         }
     }

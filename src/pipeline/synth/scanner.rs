@@ -97,9 +97,7 @@ impl Faults {
 
 /// A scan: where it lies and what becomes of it.
 pub struct Scan {
-    /// The grid of the file.
-    pub grid: Grid,
-    /// The grid that the head is painted on: the same box in voxels no larger.
+    /// The grid that the head is painted on: the box that is scanned, in voxels no larger than the file's.
     pub painted: Grid,
     /// Its resolution.
     pub resolution: Resolution,
@@ -318,7 +316,7 @@ impl Scan {
         // Padding is as dark as the background, or darker.
         let padding = if rng.random::<bool>() { background } else { background.min(0.0) };
         let units = Units { gain: gain as f32, background: background as f32, padding: padding as f32 };
-        Self { painted: same_box(&grid, finer), grid, resolution, signal, cuts, units }
+        Self { painted: same_box(&grid, finer), resolution, signal, cuts, units }
     }
 }
 

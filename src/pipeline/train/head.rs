@@ -366,11 +366,7 @@ fn brain_box(mask: &[u8], store: &Grid, network: &Grid) -> [[usize; 2]; 3] {
 /// The network's grid with a margin, at half its voxel size where that stays small, and on the head's `voxels` where those
 /// are alike, so that they are kept as they are and not interpolated twice.
 fn store_grid(network: &Grid, voxels: &Grid) -> Grid {
-    let voxel = DVec3::new(
-        network.affine.x_axis.truncate().length(),
-        network.affine.y_axis.truncate().length(),
-        network.affine.z_axis.truncate().length(),
-    );
+    let voxel = network.voxel_size();
     let wide = network.shape.map(|n| (n as f64 * (1.0 + 2.0 * MARGIN)).ceil() as usize);
     let middle = DVec3::from_array(network.shape.map(|n| (n as f64 - 1.0) / 2.0));
     let centre = network.affine.transform_point3(middle);
