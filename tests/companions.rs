@@ -12,6 +12,7 @@ use glam::{DMat4, DVec3, DVec4};
 use nii::{Folder, Nii};
 use program::{has_gpu, program};
 use trephine::model::{Centre, GridSpec, Intensity, Model, ModelCard, Sampling, initialise, residual_unet};
+use trephine::tensor::Xyz;
 use trephine::volume::orientation::AxisMap;
 
 const SHAPE: [usize; 3] = [24, 26, 22];
@@ -86,9 +87,9 @@ fn turned(nii: &Nii) -> Nii {
     let map = AxisMap { source: [2, 0, 1], flip: [true, false, true] };
     let cells: Vec<&[u8]> = nii.data.chunks(nii.data.len() / VOXELS).collect();
     Nii {
-        dim: map.shape(SHAPE).map(|n| n as i64).into(),
-        srow: nii::rows(&map.affine(&affine(nii), SHAPE)),
-        data: map.apply(SHAPE, &cells).concat(),
+        dim: map.shape(Xyz(SHAPE)).map(|n| n as i64).0.into(),
+        srow: nii::rows(&map.affine(&affine(nii), Xyz(SHAPE))),
+        data: map.apply(Xyz(SHAPE), &cells).concat(),
         ..nii.clone()
     }
 }

@@ -30,6 +30,7 @@ use trephine::model::{self, Centre, GridSpec, Intensity, Model, ModelCard, Sampl
 use trephine::ops::resample::{AxisOrder, Interpolation};
 use trephine::pipeline::place::placed::PlacedVolume;
 use trephine::pipeline::strip::{StripOptions, Stripped, Stripper};
+use trephine::tensor::Xyz;
 use trephine::volume::image::{FrameChoice, read, write_mask, write_new};
 use trephine::volume::orientation::{AxisMap, axis_codes};
 use trephine::volume::{FormSource, Grid, Volume, distance};
@@ -50,8 +51,8 @@ fn stored(volume: &Volume, map: AxisMap) -> Volume {
 }
 
 /// World coordinates of every voxel, in the order of the data.
-fn places(shape: [usize; 3], affine: DMat4) -> impl Iterator<Item = DVec3> {
-    let [nx, ny, nz] = shape;
+fn places(shape: Xyz<usize>, affine: DMat4) -> impl Iterator<Item = DVec3> {
+    let Xyz([nx, ny, nz]) = shape;
     (0..nx * ny * nz).map(move |i| {
         let at = DVec3::new((i % nx) as f64, (i / nx % ny) as f64, (i / (nx * ny)) as f64);
         affine.transform_point3(at)
@@ -75,8 +76,8 @@ fn left_stays_left_through_every_file() {
         * DMat4::from_scale(DVec3::new(2.5, 3.0, 4.0));
     // As bright as it lies to the right: left and right cannot be confused.
     let shape = [12, 9, 7];
-    let data = places(shape, affine).map(|p| p.x as f32).collect();
-    let volume = Volume { shape, affine, data };
+    let data = places(Xyz(shape), affine).map(|p| p.x as f32).collect();
+    let volume = Volume { shape: Xyz(shape), affine, data };
     let mut seen = std::collections::BTreeSet::new();
     for map in orientations() {
         let head = stored(&volume, map);
@@ -117,7 +118,7 @@ fn left_stays_left_through_every_file() {
 /// A head whose right hemisphere is larger than its left, and brighter.
 fn asymmetric(shape: [usize; 3], affine: DMat4) -> Volume {
     let inside = |p: DVec3, centre: DVec3, radii: DVec3| ((p - centre) / radii).length() < 1.0;
-    let data = places(shape, affine).map(|p| {
+    let data = places(Xyz(shape), affine).map(|p| {
         let width = if p.x > 0.0 { 60.0 } else { 46.0 };
         let middle = DVec3::new(0.0, -8.0, 20.0);
         if inside(p, middle, DVec3::new(width, 74.0, 56.0)) {
@@ -130,7 +131,7 @@ fn asymmetric(shape: [usize; 3], affine: DMat4) -> Volume {
             2.0
         }
     });
-    Volume { shape, affine, data: data.collect() }
+    Volume { shape: Xyz(shape), affine, data: data.collect() }
 }
 
 fn phantom() -> Volume {
@@ -188,7 +189,7 @@ fn covering(volume: &Volume, axes: DMat3) -> Grid {
         (low, high) = (low.min(p), high.max(p));
     }
     let shape = (high - low).to_array().map(|n| n.ceil() as usize + 1);
-    Grid { shape, affine: DMat4::from_translation(axes * low) * DMat4::from_mat3(axes) }
+    Grid { shape: Xyz(shape), affine: DMat4::from_translation(axes * low) * DMat4::from_mat3(axes) }
 }
 
 /// Grids on which to store a volume anew, by name.

@@ -16,7 +16,7 @@ use trephine::ops::Operator;
 use trephine::ops::resample::{
     AxisOrder, Edge, Interpolation, Resample, grid_matrix, index_matrix, prefilters,
 };
-use trephine::tensor::{HostTensor, TensorDesc};
+use trephine::tensor::{HostTensor, TensorDesc, Xyz};
 use trephine::volume::metrics::compare;
 
 /// A fixture: shape and values by name.
@@ -142,8 +142,8 @@ fn metrics_match_monai() {
     for kind in ["wobbly", "hollow"] {
         for voxel in ["isotropic", "thick"] {
             let size = &golden.get(&format!("{voxel}.voxel_size")).1;
-            let got =
-                compare(&mask(kind), &mask("truth"), shape, [size[2], size[1], size[0]]).expect("compares");
+            let got = compare(&mask(kind), &mask("truth"), Xyz(shape), [size[2], size[1], size[0]])
+                .expect("compares");
             for (name, got) in [
                 ("dice", got.dice),
                 ("iou", got.iou),

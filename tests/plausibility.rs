@@ -10,13 +10,14 @@ use glam::{DMat4, DVec3};
 use rand::Rng;
 use trephine::model;
 use trephine::pipeline::strip::{StripOptions, Stripper};
+use trephine::tensor::Xyz;
 use trephine::volume::Volume;
 
 /// An image of 3 mm voxels, 192 x 240 x 222 mm round the world's origin, of a function of the place in mm.
 fn image(mut value: impl FnMut(DVec3) -> f32) -> Volume {
     let affine =
         DMat4::from_translation(DVec3::new(-94.5, -118.5, -109.5)) * DMat4::from_scale(DVec3::splat(3.0));
-    let mut volume = Volume::zeros([64, 80, 74], affine);
+    let mut volume = Volume::zeros(Xyz([64, 80, 74]), affine);
     for z in 0..74 {
         for y in 0..80 {
             for x in 0..64 {

@@ -10,6 +10,7 @@ use std::path::Path;
 
 use nii::{Folder, Nii, REAL_TYPES, VOXELS, only, value_bytes};
 use program::{has_gpu, program};
+use trephine::tensor::Xyz;
 use trephine::volume::image::NiftiType;
 
 /// Runs; returns the exit code and stderr.
@@ -62,7 +63,7 @@ fn nearest_keeps_labels_bit_for_bit() {
     let (code, err) = run(&[&nearest[..], &["--voxel", "1", "--edge", "clamp"]].concat());
     assert!(code == 0 && !err.contains("device:"), "{err}");
     let image = only(Path::new(&out));
-    assert_eq!((image.shape(), image.datatype()), ([14, 12, 10], NiftiType::Uint32));
+    assert_eq!((image.shape(), image.datatype()), (Xyz([14, 12, 10]), NiftiType::Uint32));
     let want: Vec<u32> = (0..14 * 12 * 10)
         .map(|ix| labels[ix % 14 / 2 + 7 * (ix / 14 % 12 / 2) + 42 * (ix / 168 / 2)])
         .collect();

@@ -25,7 +25,7 @@ fn volume() -> Volume {
     let affine = DMat4::from_translation(DVec3::new(-70.0, -80.0, -90.0))
         * DMat4::from_rotation_x(0.2)
         * DMat4::from_scale(DVec3::new(4.0, 5.5, 3.5));
-    let mut volume = Volume::zeros(SHAPE, affine);
+    let mut volume = Volume::zeros(Xyz(SHAPE), affine);
     let mut rng = rng("slabs");
     for ix in 0..volume.data.len() {
         let at = [ix % 31, ix / 31 % 26, ix / (31 * 26)];
@@ -48,7 +48,7 @@ fn devices() -> Option<[Arc<Gpu>; 2]> {
     let whole = gpu()?;
     let bytes: usize = SHAPE.iter().product::<usize>() * 4;
     let small = Arc::new(limited(&whole, bytes as u64 / 3));
-    assert_eq!((slabs::slabs(&whole, SHAPE).len(), slabs::slabs(&small, SHAPE).len()), (1, 4));
+    assert_eq!((slabs::slabs(&whole, Xyz(SHAPE)).len(), slabs::slabs(&small, Xyz(SHAPE)).len()), (1, 4));
     Some([whole, small])
 }
 
@@ -59,7 +59,7 @@ fn floats(values: &[f32]) -> Vec<f64> {
 #[test]
 fn a_slab_holds_what_a_binding_holds() {
     let Some([_, small]) = devices() else { return };
-    let parts = slabs::slabs(&small, SHAPE);
+    let parts = slabs::slabs(&small, Xyz(SHAPE));
     assert_eq!(parts.iter().map(ExactSizeIterator::len).collect::<Vec<_>>(), [12, 12, 12, 11]);
     assert!(parts.windows(2).all(|pair| pair[0].end == pair[1].start));
 }
@@ -70,14 +70,14 @@ fn resampling_in_slabs_changes_nothing() {
     let volume = volume();
     let own = Grid::of(&volume);
     let fine = Grid {
-        shape: [40, 33, 61],
+        shape: Xyz([40, 33, 61]),
         affine: own.affine
             * DMat4::from_translation(DVec3::splat(-0.7))
             * DMat4::from_scale(DVec3::splat(0.8)),
     };
     // Its planes lie across the volume's, its voxels are larger, and some lie outside.
     let across = Grid {
-        shape: [19, 23, 21],
+        shape: Xyz([19, 23, 21]),
         affine: DMat4::from_translation(DVec3::new(-75.0, -90.0, -100.0))
             * DMat4::from_rotation_y(1.1)
             * DMat4::from_scale(DVec3::new(7.0, 8.0, 9.0)),
@@ -143,7 +143,7 @@ fn bias_fields_are_fitted_and_divided_by_in_slabs() {
     // The head is looked for in the halved volume, whose voxels are 4 to 5 mm large here, by samples that are bound whole.
     let own = Grid::of(&volume);
     let fine =
-        Grid { shape: SHAPE.map(|n| 2 * n), affine: own.affine * DMat4::from_scale(DVec3::splat(0.5)) };
+        Grid { shape: Xyz(SHAPE.map(|n| 2 * n)), affine: own.affine * DMat4::from_scale(DVec3::splat(0.5)) };
     let sampler =
         Sampler { filtered: false, interpolation: Interpolation::Linear, edge: Edge::Clamp, outside: 0.0 };
     let data = wait(resample(&whole, volume, &fine, sampler)).expect("runs");

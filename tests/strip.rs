@@ -44,7 +44,7 @@ fn intensity(p: DVec3) -> f32 {
 }
 
 fn phantom(shape: [usize; 3], affine: DMat4) -> Volume {
-    let mut volume = Volume::zeros(shape, affine);
+    let mut volume = Volume::zeros(Xyz(shape), affine);
     for z in 0..shape[2] {
         for y in 0..shape[1] {
             for x in 0..shape[0] {
@@ -272,7 +272,7 @@ fn the_head_is_found_without_a_network() {
     let volume = |mask: &[u8]| mask.iter().filter(|m| **m != 0).count() as f64;
     assert!(inner.iter().zip(&whole).all(|(i, w)| i <= w));
     assert!((0.3..0.65).contains(&(volume(&inner) / volume(&whole))), "{}", volume(&inner) / volume(&whole));
-    let flat = Volume::zeros([20, 20, 20], DMat4::IDENTITY);
+    let flat = Volume::zeros(Xyz([20, 20, 20]), DMat4::IDENTITY);
     assert!(wait(Head::in_volume(&gpu, &flat)).expect("runs").is_none());
 }
 
@@ -287,7 +287,7 @@ fn two_passes_of_bias_correction_end_in_the_brain() {
     let (field, output) = (got.bias.expect("asked for"), got.corrected.expect("asked for"));
 
     let gpu = common::gpu().expect("the stripper has one");
-    let [x, y, z] = volume.shape;
+    let Xyz([x, y, z]) = volume.shape;
     let mm = volume.voxel_size();
     let options =
         N4Options { keep_nonpositive: false, ..N4Options::article() }.shrunken_to(3.0, Xyz(mm.to_array()));
@@ -457,7 +457,7 @@ fn hot_voxels_leave_the_mask_nearly_as_it_was() {
 }
 
 /// The values in a box of voxels.
-fn crop<T: Copy>(shape: [usize; 3], values: &[T], kept: &[Range<usize>; 3]) -> Vec<T> {
+fn crop<T: Copy>(shape: Xyz<usize>, values: &[T], kept: &[Range<usize>; 3]) -> Vec<T> {
     let at = |x, y, z| values[x + shape[0] * (y + shape[1] * z)];
     let [xs, ys, zs] = kept;
     zs.clone().flat_map(|z| ys.clone().flat_map(move |y| xs.clone().map(move |x| at(x, y, z)))).collect()
@@ -479,7 +479,7 @@ fn a_cut_brain_is_kept_up_to_the_face() {
             kept[axis] = [plane..volume.shape[axis], 0..plane][side].clone();
             let first = DVec3::from_array(kept.each_ref().map(|k| k.start as f64));
             let cut = Volume {
-                shape: kept.each_ref().map(|k| k.len()),
+                shape: Xyz(kept.each_ref().map(|k| k.len())),
                 affine: volume.affine * DMat4::from_translation(first),
                 data: crop(volume.shape, &volume.data, &kept),
             };
@@ -544,6 +544,6 @@ fn two_threads_get_the_masks_of_their_own_heads() {
 #[test]
 fn a_volume_without_a_head_is_an_error() {
     let Some(mut stripper) = stripper() else { return };
-    let empty = Volume::zeros([20, 20, 20], DMat4::IDENTITY);
+    let empty = Volume::zeros(Xyz([20, 20, 20]), DMat4::IDENTITY);
     assert!(wait(stripper.strip(&empty, &StripOptions::default())).is_err());
 }

@@ -13,7 +13,7 @@ use trephine::ops::{GradientBuilder, OPS, OpDef, ValueId};
 /// Each layer with the layers that it may use; see ARCHITECTURE.md.
 const LAYERS: [(&str, &[&str]); 9] = [
     ("tensor", &[]),
-    ("volume", &[]),
+    ("volume", &["tensor"]),
     ("gpu", &["tensor"]),
     ("ops", &["gpu", "tensor"]),
     ("graph", &["ops", "gpu", "tensor"]),

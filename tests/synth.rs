@@ -19,6 +19,7 @@ use trephine::gpu::Gpu;
 use trephine::pipeline::synth::list;
 use trephine::pipeline::synth::tissue::Family;
 use trephine::pipeline::synth::{LabelMap, Synthesis, SyntheticHead};
+use trephine::tensor::Xyz;
 use trephine::volume::image;
 
 /// Extents of the map, voxels of 3 mm.
@@ -134,7 +135,7 @@ fn the_mask_stays_on_the_brain_wherever_the_field_of_view_ends() {
     for seed in 0..12 {
         let head = make(&gpu, &map, &synthesis, seed, None);
         let mask = wait(head.mask(&gpu)).unwrap();
-        let [nx, ny, _] = head.image.shape;
+        let Xyz([nx, ny, _]) = head.image.shape;
         let mut marked = 0;
         for (ix, &value) in mask.iter().enumerate() {
             let at = DVec3::new((ix % nx) as f64, (ix / nx % ny) as f64, (ix / nx / ny) as f64);

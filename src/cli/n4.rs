@@ -207,7 +207,7 @@ impl Options {
         if let Some(distance_mm) = self.fit.spline_distance {
             let voxel_mm = Xyz(input.image.voxel_size().to_array());
             settings = settings
-                .with_spline_distance(distance_mm, Xyz(input.image.shape()), voxel_mm)
+                .with_spline_distance(distance_mm, input.image.shape(), voxel_mm)
                 .and_then(|settings| settings.validate().map(|()| settings))
                 .map_err(|error| about(&self.input, &error.into()))?;
         }

@@ -10,9 +10,10 @@ use serde_json::json;
 use trephine::gpu::Gpu;
 use trephine::ops::resample::{Edge, Interpolation};
 use trephine::pipeline::resample::{Sampler, check_target, resample};
-use trephine::volume::Grid;
+use trephine::tensor::Xyz;
 use trephine::volume::image::{self, FrameChoice, Image, is_mgh_name};
 use trephine::volume::nearest::sample_stored;
+use trephine::volume::{Grid, middle};
 
 use super::files::{Input, append, check_folder, check_outputs};
 use super::json::named;
@@ -147,7 +148,7 @@ impl Options {
         session.terminal.json(&json!({
             "adapter": adapter.as_ref().map(|gpu| &gpu.summary),
             "output": named(&self.output),
-            "shape": grid.shape,
+            "shape": grid.shape.0,
         }))?;
         Ok(Outcome::Done)
     }
@@ -201,8 +202,7 @@ fn rescaled(own: &Grid, voxel_mm: DVec3, shape: Option<[usize; 3]>) -> Grid {
     let new = voxel_mm.to_array();
     // A whole number of voxels must not become one more by rounding: 256 * 0.9 / 0.9 say.
     let covering = |a: usize| ((own.shape[a] as f64 * old[a] / new[a] - 1e-6).ceil() as usize).max(1);
-    let shape = shape.unwrap_or([0, 1, 2].map(covering));
-    let middle = |shape: [usize; 3]| DVec3::from_array(shape.map(|n| (n as f64 - 1.0) / 2.0));
+    let shape = Xyz(shape.unwrap_or([0, 1, 2].map(covering)));
     let ratio = DVec3::from_array([0, 1, 2].map(|a| new[a] / old[a]));
     let to_old = DMat4::from_translation(middle(own.shape))
         * DMat4::from_scale(ratio)
@@ -223,17 +223,15 @@ mod tests {
             [0.02, 0.05, 1.2, 0.0],
             [30.0, -40.0, -20.0, 1.0],
         ]);
-        let own = Grid { shape: [7, 6, 5], affine };
+        let own = Grid { shape: Xyz([7, 6, 5]), affine };
         let same = rescaled(&own, own.voxel_size(), None);
         assert_eq!(same.shape, own.shape);
         assert!(same.affine.abs_diff_eq(affine, 1e-12));
         let fine = rescaled(&own, DVec3::splat(0.5), None);
-        assert_eq!(fine.shape, [13, 12, 13]);
+        assert_eq!(fine.shape, Xyz([13, 12, 13]));
         assert_eq!((own.map_from(&same), own.map_from(&fine)), (Some(AxisMap::IDENTITY), None));
-        let centre = |affine: &DMat4, shape: [usize; 3]| {
-            affine.transform_point3(DVec3::from_array(shape.map(|n| (n as f64 - 1.0) / 2.0)))
-        };
-        assert!(centre(&fine.affine, fine.shape).abs_diff_eq(centre(&affine, own.shape), 1e-12));
+        let centre = |grid: &Grid| grid.affine.transform_point3(middle(grid.shape));
+        assert!(centre(&fine).abs_diff_eq(centre(&own), 1e-12));
         assert!((fine.affine.x_axis.truncate().length() - 0.5).abs() < 1e-12);
     }
 }

@@ -13,6 +13,7 @@ use glam::{DMat4, DVec3};
 use serde::Serialize;
 
 use crate::model::Usual;
+use crate::tensor::Xyz;
 use crate::volume::distance::signed;
 use crate::volume::orientation::AxisMap;
 use crate::volume::{Grid, Volume, components};
@@ -209,21 +210,22 @@ const SAME: &str = "there is a logit a voxel";
 impl Answer {
     /// The network's mask of the image, in the order of the logits.
     fn mask(&self) -> Vec<u8> {
-        let shape = self.shape_zyx();
+        let shape = self.shape_renamed();
         let above: Vec<u8> = self.logits.iter().map(|&l| u8::from(l > 0.0)).collect();
         let largest = components::largest(&above, shape).expect(SAME);
         components::fill_holes(&largest, shape).expect(SAME)
     }
 
-    /// Extents from the fastest axis on.
-    fn shape_zyx(&self) -> [usize; 3] {
-        let [x, y, z] = self.grid.shape;
-        [z, y, x]
+    /// Its extents as if z were x, whose voxels lie side by side in the order of an image's: what is asked of masks below
+    /// does not tell one axis from another.
+    fn shape_renamed(&self) -> Xyz<usize> {
+        let Xyz([x, y, z]) = self.grid.shape;
+        Xyz([z, y, x])
     }
 
     /// Voxel (x, y, z) of a flat index.
     fn voxel(&self, ix: usize) -> DVec3 {
-        let [_, y, z] = self.grid.shape;
+        let Xyz([_, y, z]) = self.grid.shape;
         DVec3::new((ix / (y * z)) as f64, (ix / z % y) as f64, (ix % z) as f64)
     }
 
@@ -235,7 +237,7 @@ impl Answer {
 }
 
 /// The voxel that a place on a grid, in voxels, lies in.
-fn nearest(shape: [usize; 3], voxel: DVec3) -> Option<[usize; 3]> {
+fn nearest(shape: Xyz<usize>, voxel: DVec3) -> Option<[usize; 3]> {
     let at = voxel.round().to_array();
     (0..3).all(|a| at[a] >= 0.0 && at[a] < shape[a] as f64).then(|| at.map(|v| v as usize))
 }
@@ -257,7 +259,7 @@ impl Signals {
             .filter(|&(&logit, place)| place.is_some() && UNSURE_PROBABILITY.contains(&sigmoid(logit)))
             .count();
         let [x, y, z] = answer.grid.voxel_size().to_array();
-        let distance_mm = signed(&mask, answer.shape_zyx(), [z, y, x]).expect(SAME);
+        let distance_mm = signed(&mask, answer.shape_renamed(), [z, y, x]).expect(SAME);
         let just_outside = (distance_mm.iter().zip(&places))
             .filter(|(distance, _)| JUST_OUTSIDE_MM.contains(distance))
             .filter_map(|(_, place)| place.map(|[x, y, z]| image.data[image.index(x, y, z)]));
@@ -395,7 +397,7 @@ fn spread_mm(answer: &Answer, mask: &[u8]) -> [f64; 3] {
 /// Median difference of the voxels deep in the mask from the mean of their neighbours, over the range of all
 /// voxels; 0 where the mask has no depth.
 fn texture(answer: &Answer, distance_mm: &[f32]) -> f64 {
-    let [_, ny, nz] = answer.grid.shape;
+    let Xyz([_, ny, nz]) = answer.grid.shape;
     let shape = answer.grid.shape;
     let step = answer.grid.voxel_size().to_array().map(|mm| (TEXTURE_MM / mm).round().max(1.0) as usize);
     let stride = [ny * nz, nz, 1];
@@ -448,7 +450,7 @@ mod tests {
     /// apart.
     fn ellipsoid() -> (Answer, Volume) {
         let shape = [48, 56, 56];
-        let grid = Grid::centred(shape, DVec3::splat(4.0), DVec3::ZERO);
+        let grid = Grid::centred(Xyz(shape), DVec3::splat(4.0), DVec3::ZERO);
         let voxels: usize = shape.iter().product();
         let seen = (0..voxels).map(|ix| [0.0, 0.8, 1.0, 0.3, 0.5][ix % 5]).collect();
         let mut answer = Answer { grid, seen, logits: vec![0.0; voxels], mirrored: None };
@@ -456,7 +458,7 @@ mod tests {
             let place = grid.affine.transform_point3(answer.voxel(ix));
             answer.logits[ix] = if (place / HALF_MM).length() < 1.0 { 9.0 } else { -9.0 };
         }
-        let image = Grid::centred([100, 110, 110], DVec3::splat(2.0), DVec3::ZERO);
+        let image = Grid::centred(Xyz([100, 110, 110]), DVec3::splat(2.0), DVec3::ZERO);
         let mut image = Volume::zeros(image.shape, image.affine);
         image.data = (0..image.data.len()).map(|ix| ix as f32).collect();
         (answer, image)
@@ -604,7 +606,7 @@ mod tests {
     fn a_stripped_brain_stands_in_one_value_whatever_it_is() {
         let (answer, mut image) = ellipsoid();
         for ix in 0..image.data.len() {
-            let [x, y, _] = image.shape;
+            let Xyz([x, y, _]) = image.shape;
             let voxel = DVec3::new((ix % x) as f64, (ix / x % y) as f64, (ix / (x * y)) as f64);
             if (image.affine.transform_point3(voxel) / (HALF_MM + 2.0)).length() > 1.0 {
                 image.data[ix] = -1024.0;

@@ -9,6 +9,7 @@ use crate::graph::{GraphError, run_op1};
 use crate::ops::resample::{
     AxisOrder, Edge, Interpolation, grid_matrix, index_matrix, prefilters, source_steps,
 };
+use crate::tensor::Xyz;
 use crate::volume::nearest::{End, reaches};
 use crate::volume::{Apart, Grid, Volume};
 
@@ -171,7 +172,7 @@ impl PlaneOf {
 
     /// Copies what falls in slab `ix`.
     fn take(&self, ix: usize, grid: &Grid, from: &[f32], to: &mut [f32]) {
-        let [nx, ny, nz] = grid.shape;
+        let Xyz([nx, ny, nz]) = grid.shape;
         let mut at = 0;
         for z in 0..nz {
             for y in 0..ny {

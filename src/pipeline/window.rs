@@ -92,7 +92,7 @@ impl Window {
     fn see_outlier(&self, volume: &Volume, ix: usize) -> f32 {
         let (mut inside, mut neighbours, mut good) = ([0.0; 6], 0, 0);
         let mut stride = 1;
-        for n in volume.shape {
+        for n in volume.shape.0 {
             let at = ix / stride % n;
             for next in
                 [(at > 0).then(|| ix - stride), (at + 1 < n).then(|| ix + stride)].into_iter().flatten()
@@ -147,6 +147,7 @@ mod tests {
     use glam::DMat4;
 
     use super::*;
+    use crate::tensor::Xyz;
 
     /// Air of levels 0 to 9, tissue of 100 to 299 and a little fat of 700, in odd places.
     fn head() -> Vec<f32> {
@@ -160,7 +161,7 @@ mod tests {
     }
 
     fn volume(data: Vec<f32>) -> Volume {
-        Volume { shape: [data.len(), 1, 1], affine: DMat4::IDENTITY, data }
+        Volume { shape: Xyz([data.len(), 1, 1]), affine: DMat4::IDENTITY, data }
     }
 
     fn window(data: Vec<f32>) -> Window {
@@ -217,7 +218,7 @@ mod tests {
     #[test]
     fn a_faulty_voxel_takes_the_median_of_its_neighbours_and_a_bright_region_the_top() {
         let window = Window { background: 10.0, top: 100.0 };
-        let mut volume = Volume { shape: [3; 3], affine: DMat4::IDENTITY, data: vec![40.0; 27] };
+        let mut volume = Volume { shape: Xyz([3; 3]), affine: DMat4::IDENTITY, data: vec![40.0; 27] };
         // The neighbours along x, y and z of the voxel in the middle.
         for (ix, value) in [(12, 20.0), (14, 30.0), (10, 50.0), (16, 60.0), (4, f32::NAN), (22, 1e9)] {
             volume.data[ix] = value;

@@ -18,6 +18,7 @@ use super::image::{self, Image, Info};
 use super::nearest::{End, sample};
 use super::orientation::AxisMap;
 use super::{Grid, Problem, VolumeError, Warning};
+use crate::tensor::Xyz;
 
 /// Most labels of a mask; a file with more different values may be a scan. FreeSurfer's finest parcellation has
 /// about 200, an 8-bit scan up to 255.
@@ -71,7 +72,7 @@ impl Placement {
     }
 
     /// The companion's voxels, of shape `shape`, on the image's grid; `outside` where it does not reach.
-    pub fn bring<T: Copy + Send + Sync>(&self, shape: [usize; 3], values: Vec<T>, outside: T) -> Vec<T> {
+    pub fn bring<T: Copy + Send + Sync>(&self, shape: Xyz<usize>, values: Vec<T>, outside: T) -> Vec<T> {
         match self {
             Self::Exact(map) if *map == AxisMap::IDENTITY => values,
             Self::Exact(map) => map.apply(shape, &values),
@@ -231,7 +232,7 @@ fn marked(file: &Image, label: Option<f64>) -> Result<(Vec<u8>, Option<Warning>)
 fn percent_outside(marked: &[u8], Apart { own, image }: &Apart) -> f64 {
     let to_image = image.affine.inverse() * own.affine;
     let (mut all, mut outside) = (0usize, 0usize);
-    let [nx, ny, _] = own.shape;
+    let Xyz([nx, ny, _]) = own.shape;
     for (ix, _) in marked.iter().enumerate().filter(|(_, v)| **v != 0) {
         let at = DVec3::new((ix % nx) as f64, (ix / nx % ny) as f64, (ix / (nx * ny)) as f64);
         let at = to_image.transform_point3(at).to_array();

@@ -5,6 +5,7 @@
 //! array order.
 
 use super::{Problem, expect_length};
+use crate::tensor::Xyz;
 
 /// Voxels `start..end` of one row, as flat indices.
 #[derive(Debug, Clone, Copy)]
@@ -30,8 +31,8 @@ fn find(parent: &mut [usize], mut i: usize) -> usize {
 
 impl Runs {
     /// Runs of the voxels where `inside` holds of the mask's value.
-    fn new(mask: &[u8], shape: [usize; 3], inside: impl Fn(u8) -> bool) -> Self {
-        let [nx, ny, _] = shape;
+    fn new(mask: &[u8], shape: Xyz<usize>, inside: impl Fn(u8) -> bool) -> Self {
+        let Xyz([nx, ny, _]) = shape;
         let mut runs = Vec::new();
         // First run of each row, and the end.
         let mut first = vec![0];
@@ -90,7 +91,7 @@ impl Runs {
 }
 
 /// Number of components of the voxels that are not 0.
-pub fn count(mask: &[u8], shape: [usize; 3]) -> Result<usize, Problem> {
+pub fn count(mask: &[u8], shape: Xyz<usize>) -> Result<usize, Problem> {
     expect_length(shape, mask.len())?;
     let runs = Runs::new(mask, shape, |v| v != 0);
     Ok(runs.root.iter().enumerate().filter(|(i, r)| i == *r).count())
@@ -98,7 +99,7 @@ pub fn count(mask: &[u8], shape: [usize; 3]) -> Result<usize, Problem> {
 
 /// The largest component of the voxels that are not 0, as 0 and 1. Among equals, the one that
 /// comes first in the array. An empty mask stays empty.
-pub fn largest(mask: &[u8], shape: [usize; 3]) -> Result<Vec<u8>, Problem> {
+pub fn largest(mask: &[u8], shape: Xyz<usize>) -> Result<Vec<u8>, Problem> {
     expect_length(shape, mask.len())?;
     let runs = Runs::new(mask, shape, |v| v != 0);
     let sizes = runs.sizes();
@@ -119,9 +120,9 @@ pub fn largest(mask: &[u8], shape: [usize; 3]) -> Result<Vec<u8>, Problem> {
 
 /// The mask, as 0 and 1, with its holes filled: components of the background that do not touch
 /// the border of the volume.
-pub fn fill_holes(mask: &[u8], shape: [usize; 3]) -> Result<Vec<u8>, Problem> {
+pub fn fill_holes(mask: &[u8], shape: Xyz<usize>) -> Result<Vec<u8>, Problem> {
     expect_length(shape, mask.len())?;
-    let [nx, ny, nz] = shape;
+    let Xyz([nx, ny, nz]) = shape;
     let runs = Runs::new(mask, shape, |v| v == 0);
     let mut open = vec![false; runs.runs.len()];
     for (run, &root) in runs.runs.iter().zip(&runs.root) {
@@ -147,7 +148,7 @@ mod tests {
     use super::*;
 
     /// Plain flood fill, the textbook way.
-    fn flood(mask: &[u8], shape: [usize; 3]) -> Vec<Vec<usize>> {
+    fn flood(mask: &[u8], shape: Xyz<usize>) -> Vec<Vec<usize>> {
         let mut seen = vec![false; mask.len()];
         let mut components = vec![];
         for seed in 0..mask.len() {
@@ -181,40 +182,40 @@ mod tests {
             ([12, 11, 10], 70),
             ([12, 11, 10], 85),
         ] {
-            let mask = noise_mask(shape, percent);
-            let components = flood(&mask, shape);
-            assert_eq!(count(&mask, shape).unwrap(), components.len());
+            let mask = noise_mask(Xyz(shape), percent);
+            let components = flood(&mask, Xyz(shape));
+            assert_eq!(count(&mask, Xyz(shape)).unwrap(), components.len());
             let mut expected = vec![0; mask.len()];
             // `max_by_key` returns the last of equals; the first is the definition.
             let best = components.iter().rev().max_by_key(|c| c.len()).unwrap();
             best.iter().for_each(|&i| expected[i] = 1);
-            assert_eq!(largest(&mask, shape).unwrap(), expected);
+            assert_eq!(largest(&mask, Xyz(shape)).unwrap(), expected);
 
             let background: Vec<u8> = mask.iter().map(|&v| u8::from(v == 0)).collect();
             let mut filled = mask.clone();
-            for hole in flood(&background, shape) {
-                let touches = |&i: &usize| neighbours(i, shape).contains(&None);
+            for hole in flood(&background, Xyz(shape)) {
+                let touches = |&i: &usize| neighbours(i, Xyz(shape)).contains(&None);
                 if !hole.iter().any(touches) {
                     hole.iter().for_each(|&i| filled[i] = 1);
                 }
             }
-            assert_eq!(fill_holes(&mask, shape).unwrap(), filled);
+            assert_eq!(fill_holes(&mask, Xyz(shape)).unwrap(), filled);
         }
     }
 
     #[test]
     fn ties_go_to_the_first_and_labels_become_one() {
         let mask = [0, 7, 0, 0, 3, 0];
-        assert_eq!(largest(&mask, [6, 1, 1]).unwrap(), [0, 1, 0, 0, 0, 0]);
-        assert_eq!(largest(&[0; 4], [2, 2, 1]).unwrap(), [0; 4]);
-        assert_eq!(count(&mask, [6, 1, 1]).unwrap(), 2);
-        assert_eq!(largest(&[], [0, 3, 3]).unwrap(), Vec::<u8>::new());
-        assert!(largest(&mask, [6, 2, 1]).is_err());
+        assert_eq!(largest(&mask, Xyz([6, 1, 1])).unwrap(), [0, 1, 0, 0, 0, 0]);
+        assert_eq!(largest(&[0; 4], Xyz([2, 2, 1])).unwrap(), [0; 4]);
+        assert_eq!(count(&mask, Xyz([6, 1, 1])).unwrap(), 2);
+        assert_eq!(largest(&[], Xyz([0, 3, 3])).unwrap(), Vec::<u8>::new());
+        assert!(largest(&mask, Xyz([6, 2, 1])).is_err());
     }
 
     #[test]
     fn voxels_that_share_an_edge_only_are_apart() {
         let mask = [1, 0, 0, 1];
-        assert_eq!(count(&mask, [2, 2, 1]).unwrap(), 2);
+        assert_eq!(count(&mask, Xyz([2, 2, 1])).unwrap(), 2);
     }
 }

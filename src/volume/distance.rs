@@ -5,13 +5,14 @@
 //! `(s (q - p))^2 + f(p)`, with s the voxel's edge in mm. In f64, lines in parallel.
 
 use super::{Problem, expect_length};
+use crate::tensor::Xyz;
 use rayon::prelude::*;
 
 /// Squared distance, mm^2, of each voxel's centre to the nearest voxel's centre where `is_site`
 /// holds; infinite where it holds nowhere.
 pub fn squared_to(
     mask: &[u8],
-    shape: [usize; 3],
+    shape: Xyz<usize>,
     spacing_mm: [f64; 3],
     is_site: impl Fn(u8) -> bool + Sync,
 ) -> Result<Vec<f64>, Problem> {
@@ -19,7 +20,7 @@ pub fn squared_to(
     if mask.is_empty() {
         return Ok(Vec::new());
     }
-    let [nx, ny, nz] = shape;
+    let Xyz([nx, ny, nz]) = shape;
     let [sx, sy, sz] = spacing_mm;
     let mut out = vec![0.0; mask.len()];
     // x: distances on a line of sites need no envelope, only a sweep each way.
@@ -138,7 +139,7 @@ impl Envelope {
 /// `edt(~mask) - edt(mask)` of SciPy; outside the volume there is nothing).
 ///
 /// An empty mask is infinitely far (`+inf` everywhere), a full one has no border (`-inf`).
-pub fn signed(mask: &[u8], shape: [usize; 3], spacing_mm: [f64; 3]) -> Result<Vec<f32>, Problem> {
+pub fn signed(mask: &[u8], shape: Xyz<usize>, spacing_mm: [f64; 3]) -> Result<Vec<f32>, Problem> {
     let outside = squared_to(mask, shape, spacing_mm, |v| v != 0)?;
     let inside = squared_to(mask, shape, spacing_mm, |v| v == 0)?;
     Ok(outside
@@ -164,14 +165,14 @@ mod tests {
             ([9, 7, 1], 3),
             ([10, 9, 8], 1),
         ] {
-            let mask = noise_mask(shape, percent);
-            let got = squared_to(&mask, shape, spacing, |v| v != 0).unwrap();
+            let mask = noise_mask(Xyz(shape), percent);
+            let got = squared_to(&mask, Xyz(shape), spacing, |v| v != 0).unwrap();
             for (i, &got) in got.iter().enumerate() {
-                let p = at(i, shape);
+                let p = at(i, Xyz(shape));
                 let want = (0..mask.len())
                     .filter(|&j| mask[j] != 0)
                     .map(|j| {
-                        let q = at(j, shape);
+                        let q = at(j, Xyz(shape));
                         (0..3).map(|a| ((p[a] as f64 - q[a] as f64) * spacing[a]).powi(2)).sum::<f64>()
                     })
                     .fold(f64::INFINITY, f64::min);
@@ -184,16 +185,16 @@ mod tests {
     #[test]
     fn sign_and_steps_across_the_border() {
         let mask = [0, 0, 1, 1, 1, 0];
-        let got = signed(&mask, [6, 1, 1], [2.0, 1.0, 1.0]).unwrap();
+        let got = signed(&mask, Xyz([6, 1, 1]), [2.0, 1.0, 1.0]).unwrap();
         assert_eq!(got, [4.0, 2.0, -2.0, -4.0, -2.0, 2.0]);
     }
 
     #[test]
     fn empty_and_full_masks_have_no_border() {
-        let far = signed(&[0; 8], [2, 2, 2], [1.0; 3]).unwrap();
+        let far = signed(&[0; 8], Xyz([2, 2, 2]), [1.0; 3]).unwrap();
         assert!(far.iter().all(|&d| d == f32::INFINITY));
-        let deep = signed(&[1; 8], [2, 2, 2], [1.0; 3]).unwrap();
+        let deep = signed(&[1; 8], Xyz([2, 2, 2]), [1.0; 3]).unwrap();
         assert!(deep.iter().all(|&d| d == f32::NEG_INFINITY));
-        assert!(signed(&[1; 7], [2, 2, 2], [1.0; 3]).is_err());
+        assert!(signed(&[1; 7], Xyz([2, 2, 2]), [1.0; 3]).is_err());
     }
 }

@@ -1,6 +1,7 @@
 //! What can go wrong with a file or an image, each with what to do about it.
 
 use super::grid::Apart;
+use crate::tensor::Xyz;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -231,7 +232,7 @@ pub enum Problem {
     SeveralVolumes(usize),
     /// A grid that the header of the output format cannot express.
     #[error("cannot hold a grid of {0:?} in its format; choose a smaller grid")]
-    GridTooLarge([usize; 3]),
+    GridTooLarge(Xyz<usize>),
     /// An integer that MGH has no type for.
     #[error("cannot hold the value {0} in its format exactly; name the output .nii.gz")]
     MghInteger(f64),

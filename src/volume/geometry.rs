@@ -4,8 +4,10 @@
 //! `diag(-dx, dy, dz)` centred on the grid.
 
 use super::affine::{is_usable, linear, nearest_orthogonal, voxel_size};
+use super::grid::middle;
 use super::orientation::axis_codes;
 use super::{Problem, Warning};
+use crate::tensor::Xyz;
 use glam::{DMat3, DMat4, DQuat, DVec3, DVec4};
 
 /// Cosine between two axes from which a matrix counts as sheared. f32 headers round to 1e-7;
@@ -53,7 +55,7 @@ impl Geometry {
     /// Applies the rules to a header's forms; oddities go to `warnings`.
     pub(crate) fn from_forms(
         forms: &Forms,
-        shape: [usize; 3],
+        shape: Xyz<usize>,
         warnings: &mut Vec<Warning>,
     ) -> Result<Self, Problem> {
         let [_, dx, dy, dz] = forms.pixdim;
@@ -81,8 +83,7 @@ impl Geometry {
         }
         warnings.push(Warning::NoOrientation);
         let scale = DVec3::new(-zooms.x, zooms.y, zooms.z);
-        let centre = DVec3::from_array(shape.map(|n| (n as f64 - 1.0) / 2.0));
-        let affine = DMat4::from_translation(-scale * centre) * DMat4::from_scale(scale);
+        let affine = DMat4::from_translation(-scale * middle(shape)) * DMat4::from_scale(scale);
         if !is_usable(&affine) {
             return Err(Problem::VoxelSize([dx, dy, dz]));
         }
@@ -131,7 +132,7 @@ fn with_translation(linear: DMat3, t: DVec3) -> DMat4 {
 
 /// Warns when two matrices place a corner of the grid more than half the smallest voxel edge
 /// apart: from there on a voxel may land on its neighbour.
-fn compare(sform: &DMat4, qform: &DMat4, shape: [usize; 3], warnings: &mut Vec<Warning>) {
+fn compare(sform: &DMat4, qform: &DMat4, shape: Xyz<usize>, warnings: &mut Vec<Warning>) {
     let mut worst = 0.0_f64;
     for corner in 0..8 {
         let at = |axis: usize| ((corner >> axis) & 1) as f64 * (shape[axis] as f64 - 1.0);
@@ -191,7 +192,7 @@ mod tests {
             ..forms()
         };
         let mut warnings = vec![];
-        let g = Geometry::from_forms(&f, [5, 6, 7], &mut warnings).unwrap();
+        let g = Geometry::from_forms(&f, Xyz([5, 6, 7]), &mut warnings).unwrap();
         assert_eq!(g.source, FormSource::Qform);
         assert!(warnings.is_empty());
         let expected = QFORM_NIBABEL;
@@ -222,7 +223,7 @@ mod tests {
         let mut f = Forms { qform_code: 1, ..forms() };
         f.pixdim = [0.0, -2.0, 3.0, 4.0];
         let mut warnings = vec![];
-        let g = Geometry::from_forms(&f, [5, 6, 7], &mut warnings).unwrap();
+        let g = Geometry::from_forms(&f, Xyz([5, 6, 7]), &mut warnings).unwrap();
         assert_eq!(g.affine, DMat4::from_scale(DVec3::new(2.0, 3.0, 4.0)));
         assert_eq!(warnings, [Warning::NegativePixdim([-2.0, 3.0, 4.0])]);
     }
@@ -230,7 +231,7 @@ mod tests {
     #[test]
     fn without_forms_the_grid_is_centred_and_points_left() {
         let mut warnings = vec![];
-        let g = Geometry::from_forms(&forms(), [5, 6, 7], &mut warnings).unwrap();
+        let g = Geometry::from_forms(&forms(), Xyz([5, 6, 7]), &mut warnings).unwrap();
         assert_eq!(g.source, FormSource::None);
         assert_eq!(warnings, [Warning::NoOrientation]);
         assert_eq!(g.affine.w_axis, DVec4::new(4.0, -7.5, -12.0, 1.0));
@@ -246,7 +247,7 @@ mod tests {
             ..forms()
         };
         let mut warnings = vec![];
-        Geometry::from_forms(&f, [5, 6, 7], &mut warnings).unwrap();
+        Geometry::from_forms(&f, Xyz([5, 6, 7]), &mut warnings).unwrap();
         let text = warnings[0].to_string();
         assert!(text.contains("sform (LAS) and qform (RAS)"), "{text}");
         assert!(text.contains("16.0 mm"), "{text}");
@@ -254,7 +255,7 @@ mod tests {
         let mut close = f;
         close.srow = [[2.0, 0.0, 0.0, 0.2], [0.0, 3.0, 0.0, 0.0], [0.0, 0.0, 4.0, 0.0]];
         let mut warnings = vec![];
-        Geometry::from_forms(&close, [5, 6, 7], &mut warnings).unwrap();
+        Geometry::from_forms(&close, Xyz([5, 6, 7]), &mut warnings).unwrap();
         assert!(warnings.is_empty(), "{warnings:?}");
     }
 
@@ -266,17 +267,17 @@ mod tests {
             srow: [[1.0, 1.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0]],
             ..forms()
         };
-        assert!(Geometry::from_forms(&f, [5, 6, 7], &mut w).is_err());
+        assert!(Geometry::from_forms(&f, Xyz([5, 6, 7]), &mut w).is_err());
         f.srow[0][1] = f64::NAN;
-        assert!(Geometry::from_forms(&f, [5, 6, 7], &mut w).is_err());
+        assert!(Geometry::from_forms(&f, Xyz([5, 6, 7]), &mut w).is_err());
         for bad in [0.0, f64::NAN, f64::INFINITY] {
             for code in [0, 1] {
                 let f = Forms { pixdim: [1.0, bad, 1.0, 1.0], qform_code: code, ..forms() };
-                assert!(Geometry::from_forms(&f, [5, 6, 7], &mut w).is_err());
+                assert!(Geometry::from_forms(&f, Xyz([5, 6, 7]), &mut w).is_err());
             }
         }
         let f = Forms { quatern: [f64::NAN, 0.0, 0.0], qform_code: 1, ..forms() };
-        assert!(Geometry::from_forms(&f, [5, 6, 7], &mut w).is_err());
+        assert!(Geometry::from_forms(&f, Xyz([5, 6, 7]), &mut w).is_err());
     }
 
     #[test]

@@ -7,6 +7,7 @@ use glam::{DMat4, DVec3, DVec4};
 
 use super::affine::{linear, voxel_size};
 use super::orientation::{AxisMap, axis_codes};
+use crate::tensor::Xyz;
 
 /// How far a corner may lie from where it should, in voxels, for two grids to count as one: headers round, and
 /// resampled with an offset like that no value changes by as much as a thousandth of the step to its neighbour.
@@ -16,7 +17,7 @@ const ROUNDING: f64 = 1e-3;
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Grid {
     /// Voxels along x, y, z.
-    pub shape: [usize; 3],
+    pub shape: Xyz<usize>,
     /// Voxel (x, y, z) to world in mm.
     pub affine: DMat4,
 }
@@ -24,15 +25,14 @@ pub struct Grid {
 impl Grid {
     /// These planes of it, along z.
     pub fn planes(&self, planes: &Range<usize>) -> Self {
-        let [x, y, _] = self.shape;
+        let Xyz([x, y, _]) = self.shape;
         let first = DMat4::from_translation(DVec3::Z * planes.start as f64);
-        Self { shape: [x, y, planes.len()], affine: self.affine * first }
+        Self { shape: Xyz([x, y, planes.len()]), affine: self.affine * first }
     }
 
     /// RAS axes, voxels of `voxel_mm`, the middle of the extent at `centre` in mm.
-    pub fn centred(shape: [usize; 3], voxel_mm: DVec3, centre: DVec3) -> Self {
-        let half = DVec3::from_array(shape.map(|n| (n as f64 - 1.0) / 2.0));
-        let origin = centre - half * voxel_mm;
+    pub fn centred(shape: Xyz<usize>, voxel_mm: DVec3, centre: DVec3) -> Self {
+        let origin = centre - middle(shape) * voxel_mm;
         let affine = DMat4::from_cols(
             DVec4::new(voxel_mm.x, 0.0, 0.0, 0.0),
             DVec4::new(0.0, voxel_mm.y, 0.0, 0.0),
@@ -113,6 +113,11 @@ impl Grid {
     }
 }
 
+/// Between the first voxel of a grid and the last, in voxels.
+pub fn middle(shape: Xyz<usize>) -> DVec3 {
+    DVec3::from_array(shape.map(|n| (n as f64 - 1.0) / 2.0).0)
+}
+
 /// Two grids that should be one and are not. Reads as the words in brackets of an error.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Apart {
@@ -131,7 +136,7 @@ impl fmt::Display for Apart {
 }
 
 /// The voxels at the corners of a grid, or the corners of its box `beyond` voxels further out.
-fn corners(shape: [usize; 3], beyond: f64) -> impl Iterator<Item = DVec3> {
+fn corners(shape: Xyz<usize>, beyond: f64) -> impl Iterator<Item = DVec3> {
     (0..8usize).map(move |corner| {
         DVec3::from_array([0, 1, 2].map(|axis| match corner >> axis & 1 {
             0 => -beyond,
@@ -142,7 +147,7 @@ fn corners(shape: [usize; 3], beyond: f64) -> impl Iterator<Item = DVec3> {
 
 impl fmt::Display for Grid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [x, y, z] = self.shape;
+        let Xyz([x, y, z]) = self.shape;
         let mm = self.voxel_size().to_array().map(|mm| format!("{}", (mm * 1000.0).round() / 1000.0));
         write!(f, "{x}x{y}x{z} voxels of {} mm, {}", mm.join("x"), axis_codes(&self.affine))
     }
@@ -159,7 +164,7 @@ mod tests {
             DQuat::from_rotation_x(0.2) * DQuat::from_rotation_z(0.3),
             DVec3::new(-95.0, -116.0, 57.0),
         );
-        Grid { shape: [30, 40, 50], affine }
+        Grid { shape: Xyz([30, 40, 50]), affine }
     }
 
     fn shifted(grid: &Grid, by: DVec3) -> Grid {
@@ -181,7 +186,7 @@ mod tests {
                 assert!(grid.displacement_mm(&turned) < 1e-9);
             }
         }
-        let larger = Grid { shape: [30, 40, 51], ..grid };
+        let larger = Grid { shape: Xyz([30, 40, 51]), ..grid };
         assert_eq!(grid.map_from(&larger), None);
     }
 
@@ -192,7 +197,7 @@ mod tests {
         // The same box with voxels of half the edge.
         let step =
             DMat4::from_scale_rotation_translation(DVec3::splat(0.5), DQuat::IDENTITY, DVec3::splat(-0.25));
-        let fine = Grid { shape: [60, 80, 100], affine: grid.affine * step };
+        let fine = Grid { shape: Xyz([60, 80, 100]), affine: grid.affine * step };
         assert!(grid.displacement_mm(&fine) < 1e-9);
     }
 
@@ -205,10 +210,10 @@ mod tests {
         assert!(!grid.overlaps(&shifted(&grid, x * 30.1)));
         // Two plates that cross, no corner of one in the other.
         let plate = |shape| Grid::centred(shape, DVec3::ONE, DVec3::ZERO);
-        assert!(plate([200, 200, 1]).overlaps(&plate([1, 200, 200])));
+        assert!(plate(Xyz([200, 200, 1])).overlaps(&plate(Xyz([1, 200, 200]))));
         // Boxes round which boxes along the world's axes overlap, but they do not.
         let turned = |at: f64| Grid {
-            shape: [100, 1, 1],
+            shape: Xyz([100, 1, 1]),
             affine: DMat4::from_rotation_translation(DQuat::from_rotation_z(0.8), DVec3::new(at, 0.0, 0.0)),
         };
         assert!(!turned(0.0).overlaps(&turned(5.0)));
@@ -216,7 +221,7 @@ mod tests {
 
     #[test]
     fn words() {
-        let grid = Grid::centred([2, 3, 4], DVec3::new(1.0, 0.1234567, 2.5), DVec3::ZERO);
+        let grid = Grid::centred(Xyz([2, 3, 4]), DVec3::new(1.0, 0.1234567, 2.5), DVec3::ZERO);
         assert_eq!(grid.to_string(), "2x3x4 voxels of 1x0.123x2.5 mm, RAS");
     }
 }

@@ -4,6 +4,7 @@
 //! volume count as surface. Distances are between voxel centres, mm.
 
 use super::{Problem, distance, expect_length, morphology};
+use crate::tensor::Xyz;
 
 /// Agreement of a mask with a reference.
 ///
@@ -32,7 +33,7 @@ pub struct Agreement {
 pub fn compare(
     mask: &[u8],
     reference: &[u8],
-    shape: [usize; 3],
+    shape: Xyz<usize>,
     spacing_mm: [f64; 3],
 ) -> Result<Agreement, Problem> {
     expect_length(shape, mask.len())?;
@@ -81,7 +82,7 @@ impl SurfaceDistances {
 fn surface_distances(
     a: &[u8],
     b: &[u8],
-    shape: [usize; 3],
+    shape: Xyz<usize>,
     spacing_mm: [f64; 3],
 ) -> Result<SurfaceDistances, Problem> {
     let (a, b) = (morphology::surface(a, shape)?, morphology::surface(b, shape)?);
@@ -99,8 +100,8 @@ fn surface_distances(
 
 /// First voxel and size of the smallest box that holds both masks, at least one of which must
 /// not be empty.
-fn bounding_box(a: &[u8], b: &[u8], shape: [usize; 3]) -> ([usize; 3], [usize; 3]) {
-    let [nx, ny, _] = shape;
+fn bounding_box(a: &[u8], b: &[u8], shape: Xyz<usize>) -> (Xyz<usize>, Xyz<usize>) {
+    let Xyz([nx, ny, _]) = shape;
     let (mut low, mut high) = (shape, [0; 3]);
     for (row, (a, b)) in a.chunks(nx).zip(b.chunks(nx)).enumerate() {
         let inside = |x: &usize| a[*x] != 0 || b[*x] != 0;
@@ -113,11 +114,11 @@ fn bounding_box(a: &[u8], b: &[u8], shape: [usize; 3]) -> ([usize; 3], [usize; 3
             high[axis] = high[axis].max(last + 1);
         }
     }
-    let size = std::array::from_fn(|axis| high[axis].saturating_sub(low[axis]));
+    let size = Xyz(std::array::from_fn(|axis| high[axis].saturating_sub(low[axis])));
     (low, size)
 }
 
-fn crop(mask: &[u8], shape: [usize; 3], from: [usize; 3], size: [usize; 3]) -> Vec<u8> {
+fn crop(mask: &[u8], shape: Xyz<usize>, from: Xyz<usize>, size: Xyz<usize>) -> Vec<u8> {
     let mut out = Vec::with_capacity(size.iter().product());
     for z in from[2]..from[2] + size[2] {
         for y in from[1]..from[1] + size[1] {
@@ -162,7 +163,7 @@ mod tests {
         let n = SHAPE.iter().product();
         (0..n)
             .map(|i| {
-                let p = at(i, SHAPE);
+                let p = at(i, Xyz(SHAPE));
                 let speck = p[0] == 17 && p[1] == 15 && p[2] >= 9;
                 let a = inside(p, [9, 8, 5], [49, 36, 16]) || speck;
                 let b = inside(p, [7, 9, 3], [49, 49, 25]);
@@ -179,7 +180,7 @@ mod tests {
             ([1.0, 1.0, 1.0], 3.3166247903554, 1.5401890233173192),
             ([0.5, 0.8, 3.0], 4.678675026115834, 1.7399002679858422),
         ] {
-            let got = compare(&a, &b, SHAPE, spacing).unwrap();
+            let got = compare(&a, &b, Xyz(SHAPE), spacing).unwrap();
             let want = Agreement {
                 dice: 0.5918242830994509,
                 iou: 0.4202772963604853,
@@ -202,7 +203,7 @@ mod tests {
     #[test]
     fn a_mask_agrees_with_itself() {
         let (a, _) = masks();
-        let got = compare(&a, &a, SHAPE, [1.0; 3]).unwrap();
+        let got = compare(&a, &a, Xyz(SHAPE), [1.0; 3]).unwrap();
         assert_eq!((got.dice, got.iou), (1.0, 1.0));
         assert_eq!((got.hd95_mm, got.assd_mm), (0.0, 0.0));
         assert_eq!(got.volume_error_percent, 0.0);
@@ -212,16 +213,16 @@ mod tests {
     fn empty_masks() {
         let (a, _) = masks();
         let none = vec![0; a.len()];
-        let both = compare(&none, &none, SHAPE, [1.0; 3]).unwrap();
+        let both = compare(&none, &none, Xyz(SHAPE), [1.0; 3]).unwrap();
         assert_eq!((both.dice, both.hd95_mm), (1.0, 0.0));
-        let missed = compare(&none, &a, SHAPE, [1.0; 3]).unwrap();
+        let missed = compare(&none, &a, Xyz(SHAPE), [1.0; 3]).unwrap();
         assert_eq!((missed.dice, missed.iou), (0.0, 0.0));
         assert_eq!(missed.hd95_mm, f64::INFINITY);
         assert_eq!(missed.volume_error_percent, -100.0);
-        let invented = compare(&a, &none, SHAPE, [1.0; 3]).unwrap();
+        let invented = compare(&a, &none, Xyz(SHAPE), [1.0; 3]).unwrap();
         assert_eq!(invented.assd_mm, f64::INFINITY);
         assert_eq!(invented.volume_error_percent, f64::INFINITY);
-        assert!(compare(&a, &none[1..], SHAPE, [1.0; 3]).is_err());
+        assert!(compare(&a, &none[1..], Xyz(SHAPE), [1.0; 3]).is_err());
     }
 
     #[test]

@@ -22,16 +22,18 @@ mod warning;
 
 pub use error::{Problem, VolumeError};
 pub use geometry::{FormSource, Geometry};
-pub use grid::{Apart, Grid};
+pub use grid::{Apart, Grid, middle};
 pub use warning::Warning;
 
 use glam::{DMat4, DQuat, DVec3};
+
+use crate::tensor::Xyz;
 
 /// One 3D image as floats with its place in the world.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Volume {
     /// Voxels along x, y, z as NIfTI stores them, x fastest.
-    pub shape: [usize; 3],
+    pub shape: Xyz<usize>,
     /// Voxel index to world coordinates in mm.
     pub affine: DMat4,
     /// `shape` product of values.
@@ -58,7 +60,7 @@ pub struct Content {
 
 impl Volume {
     /// A volume of zeros.
-    pub fn zeros(shape: [usize; 3], affine: DMat4) -> Self {
+    pub fn zeros(shape: Xyz<usize>, affine: DMat4) -> Self {
         let data = vec![0.0; shape.iter().product()];
         Self { shape, affine, data }
     }
@@ -141,7 +143,7 @@ impl Volume {
 }
 
 /// `Err` unless `got` values belong to a grid of `shape`.
-pub(crate) fn expect_length(shape: [usize; 3], got: usize) -> Result<(), Problem> {
+pub(crate) fn expect_length(shape: Xyz<usize>, got: usize) -> Result<(), Problem> {
     let expected = shape.iter().product();
     if got == expected { Ok(()) } else { Err(Problem::Length { expected, got }) }
 }
@@ -151,7 +153,7 @@ mod tests {
     use super::*;
 
     fn volume(data: Vec<f32>) -> Volume {
-        Volume { shape: [data.len(), 1, 1], affine: DMat4::IDENTITY, data }
+        Volume { shape: Xyz([data.len(), 1, 1]), affine: DMat4::IDENTITY, data }
     }
 
     #[test]
@@ -177,10 +179,10 @@ mod tests {
     fn halving_keeps_place_and_mean() {
         let affine = DMat4::from_translation(DVec3::new(3.0, -5.0, 7.0))
             * DMat4::from_scale(DVec3::new(-0.5, 0.7, 0.9));
-        let mut volume = Volume::zeros([5, 4, 3], affine);
+        let mut volume = Volume::zeros(Xyz([5, 4, 3]), affine);
         volume.data = (0..60).map(|v| v as f32).collect();
         let half = volume.halved(|ix| volume.data[ix]);
-        assert_eq!(half.shape, [3, 2, 2]);
+        assert_eq!(half.shape, Xyz([3, 2, 2]));
         let block: f32 = [0, 1, 5, 6, 20, 21, 25, 26].iter().map(|&v| v as f32).sum();
         assert_eq!(half.data[0], block / 8.0);
         // The middle of the first block lies half a voxel from the first voxel along each axis.

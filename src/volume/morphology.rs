@@ -3,32 +3,33 @@
 //! Masks hold 0 and not 0; results hold 0 and 1. Outside the volume there is background.
 
 use super::{Problem, distance, expect_length};
+use crate::tensor::Xyz;
 use rayon::prelude::*;
 
 /// The voxels whose six neighbours by faces are all in the mask. Voxels at the border of the
 /// volume fall away.
-pub fn erode(mask: &[u8], shape: [usize; 3]) -> Result<Vec<u8>, Problem> {
+pub fn erode(mask: &[u8], shape: Xyz<usize>) -> Result<Vec<u8>, Problem> {
     each_voxel(mask, shape, |near| !near.contains(&0))
 }
 
 /// The mask and the six neighbours by faces of its voxels.
-pub fn dilate(mask: &[u8], shape: [usize; 3]) -> Result<Vec<u8>, Problem> {
+pub fn dilate(mask: &[u8], shape: Xyz<usize>) -> Result<Vec<u8>, Problem> {
     each_voxel(mask, shape, |near| near.iter().any(|&v| v != 0))
 }
 
 /// The surface of a mask: its voxels that erosion takes away.
-pub fn surface(mask: &[u8], shape: [usize; 3]) -> Result<Vec<u8>, Problem> {
+pub fn surface(mask: &[u8], shape: Xyz<usize>) -> Result<Vec<u8>, Problem> {
     each_voxel(mask, shape, |near| near[0] != 0 && near.contains(&0))
 }
 
 /// Applies `rule` to each voxel and its six neighbours (0 outside the volume).
 fn each_voxel(
     mask: &[u8],
-    shape: [usize; 3],
+    shape: Xyz<usize>,
     rule: impl Fn(&[u8; 7]) -> bool + Sync,
 ) -> Result<Vec<u8>, Problem> {
     expect_length(shape, mask.len())?;
-    let [nx, ny, nz] = shape;
+    let Xyz([nx, ny, nz]) = shape;
     let mut out = vec![0; mask.len()];
     if mask.is_empty() {
         return Ok(out);
@@ -59,7 +60,7 @@ fn each_voxel(
 /// and exact. So on a 1 mm grid, 1 and -1 add and take one layer.
 pub fn move_border(
     mask: &[u8],
-    shape: [usize; 3],
+    shape: Xyz<usize>,
     spacing_mm: [f64; 3],
     mm: f64,
 ) -> Result<Vec<u8>, Problem> {
@@ -80,12 +81,12 @@ pub(crate) mod tests {
     use super::*;
 
     /// Place of flat index `i`.
-    pub(crate) fn at(i: usize, [nx, ny, _]: [usize; 3]) -> [usize; 3] {
+    pub(crate) fn at(i: usize, Xyz([nx, ny, _]): Xyz<usize>) -> [usize; 3] {
         [i % nx, i / nx % ny, i / (nx * ny)]
     }
 
     /// The six neighbours of voxel `i`, `None` outside the volume.
-    pub(crate) fn neighbours(i: usize, shape: [usize; 3]) -> [Option<usize>; 6] {
+    pub(crate) fn neighbours(i: usize, shape: Xyz<usize>) -> [Option<usize>; 6] {
         let strides = [1, shape[0], shape[0] * shape[1]];
         std::array::from_fn(|n| {
             let (axis, up) = (n / 2, n % 2 == 1);
@@ -99,7 +100,7 @@ pub(crate) mod tests {
     }
 
     /// A reproducible mask with about `percent` of its voxels set, the first always.
-    pub(crate) fn noise_mask(shape: [usize; 3], percent: u32) -> Vec<u8> {
+    pub(crate) fn noise_mask(shape: Xyz<usize>, percent: u32) -> Vec<u8> {
         let mut state = 12_345_u32;
         let n = shape.iter().product();
         let mut mask: Vec<u8> = (0..n)
@@ -115,18 +116,18 @@ pub(crate) mod tests {
     #[test]
     fn equal_to_the_definition_on_noise() {
         for (shape, percent) in [([7, 6, 5], 60), ([5, 1, 6], 50), ([9, 8, 7], 90)] {
-            let mask = noise_mask(shape, percent);
+            let mask = noise_mask(Xyz(shape), percent);
             let set = |n: Option<usize>| n.is_some_and(|n| mask[n] != 0);
             let (mut eroded, mut dilated) = (vec![], vec![]);
             for (i, &inside) in mask.iter().enumerate() {
-                let near = neighbours(i, shape);
+                let near = neighbours(i, Xyz(shape));
                 eroded.push(u8::from(inside != 0 && near.iter().all(|&n| set(n))));
                 dilated.push(u8::from(inside != 0 || near.iter().any(|&n| set(n))));
             }
-            assert_eq!(erode(&mask, shape).unwrap(), eroded);
-            assert_eq!(dilate(&mask, shape).unwrap(), dilated);
+            assert_eq!(erode(&mask, Xyz(shape)).unwrap(), eroded);
+            assert_eq!(dilate(&mask, Xyz(shape)).unwrap(), dilated);
             let shell: Vec<u8> = mask.iter().zip(&eroded).map(|(m, e)| m - e).collect();
-            assert_eq!(surface(&mask, shape).unwrap(), shell);
+            assert_eq!(surface(&mask, Xyz(shape)).unwrap(), shell);
         }
     }
 
@@ -136,19 +137,19 @@ pub(crate) mod tests {
         // One block, so that distances to it and away from it are easy.
         let mask: Vec<u8> = (0..shape.iter().product())
             .map(|i| {
-                let p = at(i, shape);
+                let p = at(i, Xyz(shape));
                 u8::from(p.iter().all(|c| (3..7).contains(c)))
             })
             .collect();
         let unit = [1.0; 3];
-        assert_eq!(move_border(&mask, shape, unit, 0.0).unwrap(), mask);
-        assert_eq!(move_border(&mask, shape, unit, 1.0).unwrap(), dilate(&mask, shape).unwrap());
-        assert_eq!(move_border(&mask, shape, unit, -1.0).unwrap(), erode(&mask, shape).unwrap());
+        assert_eq!(move_border(&mask, Xyz(shape), unit, 0.0).unwrap(), mask);
+        assert_eq!(move_border(&mask, Xyz(shape), unit, 1.0).unwrap(), dilate(&mask, Xyz(shape)).unwrap());
+        assert_eq!(move_border(&mask, Xyz(shape), unit, -1.0).unwrap(), erode(&mask, Xyz(shape)).unwrap());
         // Steps of 0.1 that no float holds exactly.
         let tenths = [0.1; 3];
-        assert_eq!(move_border(&mask, shape, tenths, 0.1).unwrap(), dilate(&mask, shape).unwrap());
+        assert_eq!(move_border(&mask, Xyz(shape), tenths, 0.1).unwrap(), dilate(&mask, Xyz(shape)).unwrap());
         // Thick slices: 2 mm reach across x and y only.
-        let thick = move_border(&mask, shape, [1.0, 1.0, 5.0], 2.0).unwrap();
+        let thick = move_border(&mask, Xyz(shape), [1.0, 1.0, 5.0], 2.0).unwrap();
         let slab = |m: &[u8], z: usize| m[z * 132..(z + 1) * 132].iter().any(|&v| v > 0);
         assert!(!slab(&thick, 2) && slab(&thick, 3));
         assert!(thick.iter().sum::<u8>() > mask.iter().sum());
@@ -158,8 +159,8 @@ pub(crate) mod tests {
     fn empty_and_full_masks() {
         let shape = [3, 3, 3];
         for mm in [-2.0, 0.0, 2.0] {
-            assert_eq!(move_border(&[0; 27], shape, [1.0; 3], mm).unwrap(), [0; 27]);
-            assert_eq!(move_border(&[1; 27], shape, [1.0; 3], mm).unwrap(), [1; 27]);
+            assert_eq!(move_border(&[0; 27], Xyz(shape), [1.0; 3], mm).unwrap(), [0; 27]);
+            assert_eq!(move_border(&[1; 27], Xyz(shape), [1.0; 3], mm).unwrap(), [1; 27]);
         }
     }
 }

@@ -5,6 +5,7 @@ use rayon::prelude::*;
 
 use super::Grid;
 use super::image::Image;
+use crate::tensor::Xyz;
 
 /// Coordinates are rounded to this part of a voxel before anything is decided by them. On the 2 mm grid centred on an
 /// even 1 mm grid every sample falls halfway between voxels, where the last bit would toss a coin. The device's
@@ -43,7 +44,7 @@ fn sample_cells<const N: usize>(bytes: &[u8], from: &Grid, to: &Grid, end: End, 
 /// Whether any voxel of `to` falls in the image.
 pub fn reaches(from: &Grid, to: &Grid, end: End) -> bool {
     let index = index_in(from, to, end);
-    let [nx, ny, nz] = to.shape;
+    let Xyz([nx, ny, nz]) = to.shape;
     (0..ny * nz).into_par_iter().any(|row| (0..nx).any(|x| index([x, row % ny, row / ny]).is_some()))
 }
 
@@ -78,7 +79,7 @@ fn index_in(from: &Grid, to: &Grid, end: End) -> impl Fn([usize; 3]) -> Option<u
 pub fn sample<T: Copy + Send + Sync>(values: &[T], from: &Grid, to: &Grid, end: End, outside: T) -> Vec<T> {
     assert_eq!(values.len(), from.shape.iter().product::<usize>(), "the array belongs to the grid");
     let index = index_in(from, to, end);
-    let [nx, ny, _] = to.shape;
+    let Xyz([nx, ny, _]) = to.shape;
     let mut sampled = vec![outside; to.shape.iter().product()];
     sampled.par_chunks_mut(nx.max(1)).enumerate().for_each(|(row, line)| {
         for (x, value) in line.iter_mut().enumerate() {
@@ -98,7 +99,7 @@ mod tests {
     fn line(n: usize, mm: f64, first_mm: f64) -> Grid {
         let affine =
             DMat4::from_translation(DVec3::X * first_mm) * DMat4::from_scale(DVec3::new(mm, 1.0, 1.0));
-        Grid { shape: [n, 1, 1], affine }
+        Grid { shape: Xyz([n, 1, 1]), affine }
     }
 
     #[test]

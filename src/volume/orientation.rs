@@ -1,6 +1,7 @@
 //! Which way the axes of a grid point, and the permutation and flips that turn it to RAS+.
 
 use super::affine::{linear, nearest_orthogonal};
+use crate::tensor::Xyz;
 use glam::{DMat4, DVec4};
 use rayon::prelude::*;
 
@@ -72,13 +73,13 @@ impl AxisMap {
     }
 
     /// Shape of the output for an input of `shape`.
-    pub fn shape(&self, shape: [usize; 3]) -> [usize; 3] {
-        self.source.map(|axis| shape[axis])
+    pub fn shape(&self, shape: Xyz<usize>) -> Xyz<usize> {
+        Xyz(self.source.map(|axis| shape[axis]))
     }
 
     /// Voxel-to-world matrix of the output, for an input of `shape` with `affine`: every voxel
     /// keeps its place in the world.
-    pub fn affine(&self, affine: &DMat4, shape: [usize; 3]) -> DMat4 {
+    pub fn affine(&self, affine: &DMat4, shape: Xyz<usize>) -> DMat4 {
         let mut to_input = DMat4::from_cols(DVec4::ZERO, DVec4::ZERO, DVec4::ZERO, DVec4::W);
         for o in 0..3 {
             let axis = self.source[o];
@@ -94,7 +95,7 @@ impl AxisMap {
     ///
     /// # Panics
     /// If `data` does not have `shape` product of values.
-    pub fn apply<T: Copy + Send + Sync>(&self, shape: [usize; 3], data: &[T]) -> Vec<T> {
+    pub fn apply<T: Copy + Send + Sync>(&self, shape: Xyz<usize>, data: &[T]) -> Vec<T> {
         assert_eq!(data.len(), shape.iter().product::<usize>(), "the array belongs to the grid");
         if *self == Self::IDENTITY || data.is_empty() {
             return data.to_vec();
@@ -148,10 +149,10 @@ mod tests {
             DVec3::new(5.0, -6.0, 7.0),
         );
         for map in all_maps() {
-            let out = map.apply(SHAPE, &data);
-            let out_shape = map.shape(SHAPE);
+            let out = map.apply(Xyz(SHAPE), &data);
+            let out_shape = map.shape(Xyz(SHAPE));
             assert_eq!(map.inverse().apply(out_shape, &out), data, "{map:?}");
-            let moved = map.affine(&affine, SHAPE);
+            let moved = map.affine(&affine, Xyz(SHAPE));
             for z in 0..out_shape[2] {
                 for y in 0..out_shape[1] {
                     for x in 0..out_shape[0] {
@@ -164,7 +165,7 @@ mod tests {
                 }
             }
             // Whatever the stored orientation, the canonical image is one and the same.
-            let (back, shape) = (AxisMap::to_canonical(&moved), map.shape(SHAPE));
+            let (back, shape) = (AxisMap::to_canonical(&moved), map.shape(Xyz(SHAPE)));
             assert_eq!(back, map.inverse());
             assert_eq!(axis_codes(&back.affine(&moved, shape)), "RAS");
             assert_eq!(back.apply(shape, &out), data);

@@ -2,6 +2,7 @@
 
 use super::nii::{Folder, Nii, SHAPE, VOXELS, only, rows, value_bytes};
 use glam::{DMat4, DVec3};
+use trephine::tensor::Xyz;
 use trephine::volume::companion::{Placement, check_mask, read_mask, read_values};
 use trephine::volume::image::{Image, read_info};
 use trephine::volume::orientation::AxisMap;
@@ -34,9 +35,9 @@ fn turned(nii: &Nii, image: &Image, map: AxisMap) -> Nii {
     let voxel = nii.data.len() / VOXELS;
     let cells: Vec<&[u8]> = nii.data.chunks(voxel).collect();
     Nii {
-        dim: map.shape(SHAPE).map(|n| n as i64).into(),
-        srow: rows(&map.affine(&image.affine(), SHAPE)),
-        data: map.apply(SHAPE, &cells).concat(),
+        dim: map.shape(Xyz(SHAPE)).map(|n| n as i64).0.into(),
+        srow: rows(&map.affine(&image.affine(), Xyz(SHAPE))),
+        data: map.apply(Xyz(SHAPE), &cells).concat(),
         ..nii.clone()
     }
 }

@@ -3,6 +3,7 @@
 use std::fs;
 
 use crate::nii::*;
+use trephine::tensor::Xyz;
 use trephine::volume::image::{
     FrameChoice, Image, NiftiType, is_mgh_name, read, read_info, write_like, write_mask, write_new,
     write_stripped,
@@ -94,7 +95,7 @@ fn every_type_in_and_out_bit_for_bit() {
         let mgh = Mgh::new(kind, 1);
         for (name, bytes) in [("x.mgh", mgh.bytes()), ("x.mgz", gz(&mgh.bytes())), ("x.nii", mgh.bytes())] {
             let image = only(&dir.put(name, &bytes));
-            assert_eq!(image.shape(), SHAPE);
+            assert_eq!(image.shape(), Xyz(SHAPE));
             assert_eq!(values(&image), expected(datatype), "{kind}");
             assert_eq!(image.form_source(), FormSource::Mgh);
             assert!(image.warnings().is_empty());
@@ -206,13 +207,13 @@ fn series_and_new_grids() {
     let affine = image.affine() * glam::DMat4::from_scale(glam::DVec3::new(2.0, 3.0, 0.5));
     let data: Vec<f32> = (0..48).map(|i| i as f32).collect();
     for source in [&image, &nifti] {
-        write_new(dir.path("n.mgz"), [4, 3, 2], &affine, &data, source).unwrap();
+        write_new(dir.path("n.mgz"), Xyz([4, 3, 2]), &affine, &data, source).unwrap();
         let new = read(dir.path("n.mgz"), FrameChoice::All).unwrap();
-        assert_eq!((new.shape(), new.frames()), ([4, 3, 2], 2));
+        assert_eq!((new.shape(), new.frames()), (Xyz([4, 3, 2]), 2));
         near(&new, rows(&affine), 1e-5);
         assert_eq!(new.frame_f32(1).unwrap().data, data[24..]);
     }
-    write_new(dir.path("n.nii"), [4, 3, 2], &affine, &data, &image).unwrap();
+    write_new(dir.path("n.nii"), Xyz([4, 3, 2]), &affine, &data, &image).unwrap();
     near(&read(dir.path("n.nii"), FrameChoice::All).unwrap(), rows(&affine), 1e-5);
 }
 

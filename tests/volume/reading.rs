@@ -12,6 +12,7 @@ use glam::{DMat4, DVec3};
 use crate::mgh::Mgh;
 use crate::nii::*;
 use crate::{LARGEST, SANE, peak_of};
+use trephine::tensor::Xyz;
 use trephine::volume::image::{
     FrameChoice, Image, Version, read, read_info, write_like, write_mask, write_new, write_stripped,
 };
@@ -38,7 +39,7 @@ fn every_real_datatype_in_both_orders_and_versions() {
                 let mut nii = Nii::with(datatype, bits, big);
                 nii.two = two;
                 let image = only(&dir.put("x.nii", &nii.bytes()));
-                assert_eq!(image.shape(), SHAPE);
+                assert_eq!(image.shape(), Xyz(SHAPE));
                 assert_eq!(values(&image), expected(datatype), "{datatype} {big} {two}");
                 let version = if two { Version::Two } else { Version::One };
                 assert_eq!(image.header().version(), version);

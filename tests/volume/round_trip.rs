@@ -9,6 +9,7 @@ use crate::nii::*;
 use glam::{DMat4, DVec3};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use trephine::tensor::Xyz;
 use trephine::volume::image::{FrameChoice, Image, read, write_like, write_mask, write_new, write_stripped};
 
 fn random_bytes(rng: &mut ChaCha8Rng, n: usize) -> Vec<u8> {
@@ -148,8 +149,8 @@ fn exchange() {
             write_stripped(out(&format!(".kept{end}")), &image, &keep, 0.0).unwrap();
             write_mask(out(&format!(".mask{end}")), &image, &labels).unwrap();
             write_like(out(&format!(".like{end}")), &image, &values).unwrap();
-            let [nx, ny, nz] = image.shape();
-            write_new(out(&format!(".grid{end}")), [ny, nx, nz], &grid, &values, &image).unwrap();
+            let Xyz([nx, ny, nz]) = image.shape();
+            write_new(out(&format!(".grid{end}")), Xyz([ny, nx, nz]), &grid, &values, &image).unwrap();
         }
     }
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use crate::nii::*;
 use glam::{DMat4, DVec3, DVec4};
+use trephine::tensor::Xyz;
 use trephine::volume::image::{
     NiftiType, check_output_name, read_info, write_like, write_mask, write_new, write_stripped,
 };
@@ -160,9 +161,9 @@ fn new_grids_carry_both_forms_or_the_sform_alone() {
             let source = only(&dir.put("s.nii", &nii.bytes()));
             for (affine, shear) in [(plain, false), (oblique, false), (sheared, true), (turned, true)] {
                 let out = dir.path("n.nii.gz");
-                write_new(&out, shape, &affine, &data, &source).unwrap();
+                write_new(&out, Xyz(shape), &affine, &data, &source).unwrap();
                 let back = only(&out);
-                assert_eq!(back.shape(), shape);
+                assert_eq!(back.shape(), Xyz(shape));
                 assert_eq!(values(&back), data);
                 // No word of disagreement: the qform says the same, or nothing.
                 assert!(back.warnings().is_empty(), "{:?}", back.warnings());
@@ -191,11 +192,11 @@ fn new_grids_carry_both_forms_or_the_sform_alone() {
     let source = only(&dir.path("s.nii"));
     // Several volumes, and arrays that do not fit.
     let twice = [data.clone(), data.clone()].concat();
-    write_new(dir.path("n.nii"), shape, &plain, &twice, &source).unwrap();
+    write_new(dir.path("n.nii"), Xyz(shape), &plain, &twice, &source).unwrap();
     assert_eq!(read_info(dir.path("n.nii")).unwrap().frames, 2);
-    assert!(write_new(dir.path("n.nii"), shape, &plain, &data[1..], &source).is_err());
-    assert!(write_new(dir.path("n.nii"), shape, &plain, &[], &source).is_err());
-    assert!(write_new(dir.path("n.nii"), [0, 3, 2], &plain, &data, &source).is_err());
+    assert!(write_new(dir.path("n.nii"), Xyz(shape), &plain, &data[1..], &source).is_err());
+    assert!(write_new(dir.path("n.nii"), Xyz(shape), &plain, &[], &source).is_err());
+    assert!(write_new(dir.path("n.nii"), Xyz([0, 3, 2]), &plain, &data, &source).is_err());
 }
 
 #[test]

@@ -16,7 +16,7 @@ use crate::pipeline::PipelineError;
 use crate::pipeline::place::head::Head;
 use crate::pipeline::place::placed::PlacedVolume;
 use crate::pipeline::place::slabs::{pick, slabs, upload, values_of};
-use crate::tensor::{TensorDesc, Zyx};
+use crate::tensor::{TensorDesc, Xyz, Zyx};
 use crate::volume::{Grid, Volume};
 
 /// A volume without its bias field.
@@ -84,7 +84,7 @@ pub async fn divide_by_fit(
     padding: Zyx<[usize; 2]>,
     want_field: bool,
 ) -> Result<(Vec<f32>, Option<Vec<f32>>), PipelineError> {
-    let [x, y, z] = volume.shape;
+    let Xyz([x, y, z]) = volume.shape;
     let (mut values, mut field) = (Vec::new(), want_field.then(Vec::new));
     for planes in slabs(gpu, volume.shape) {
         let mut around = padding;
@@ -129,7 +129,7 @@ async fn fit_in_slabs(
     options: &N4Options,
 ) -> Result<N4Fit, PipelineError> {
     options.validate()?;
-    let [nx, ny, nz] = volume.shape;
+    let Xyz([nx, ny, nz]) = volume.shape;
     let shrink = options.log_shrink();
     let (shape, offset) = shrink.geometry(&[nz, ny, nx]);
     let desc = TensorDesc::f32(&shape);
@@ -161,7 +161,7 @@ async fn fit_in_slabs(
         let picked = gpu.upload(&slab, &pick(&volume.data, [nx, ny], Some(&planes))).await?;
         let step = DMat4::from_translation(DVec3::Z * planes[0] as f64)
             * DMat4::from_scale(DVec3::new(1.0, 1.0, shrink.factor[0] as f64));
-        let grid = Grid { shape: [nx, ny, planes.len()], affine: volume.affine * step };
+        let grid = Grid { shape: Xyz([nx, ny, planes.len()]), affine: volume.affine * step };
         let [mask, confidence] = region.on_device(gpu, &grid, head, Some(&planes)).await?;
         let inputs: Vec<&GpuTensor> =
             [Some(&picked), mask.as_ref(), confidence.as_ref()].into_iter().flatten().collect();

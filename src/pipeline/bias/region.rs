@@ -5,7 +5,7 @@ use crate::graph::GraphError;
 use crate::ops::resample::AxisOrder;
 use crate::pipeline::place::head::Head;
 use crate::pipeline::place::slabs::pick;
-use crate::tensor::TensorDesc;
+use crate::tensor::{TensorDesc, Xyz};
 use crate::volume::Grid;
 
 /// Where a bias field is fitted, on the voxels of a [`crate::volume::Volume`].
@@ -29,7 +29,7 @@ impl FitRegion<'_> {
         head: Option<&Head>,
         planes: Option<&[usize]>,
     ) -> Result<[Option<GpuTensor>; 2], GraphError> {
-        let [x, y, z] = grid.shape;
+        let Xyz([x, y, z]) = grid.shape;
         let shape = [z, y, x];
         let mask = match (head, self.head_less_mm, self.mask) {
             (Some(head), Some(less_mm), _) => Some(head.mask_on(gpu, grid, AxisOrder::Zyx, less_mm).await?),

@@ -11,7 +11,7 @@ use crate::ops::label::{FillHoles, Keep, LargestComponent, Threshold};
 use crate::ops::resample::{AxisOrder, Interpolation};
 use crate::pipeline::postprocess::{distance, with_border};
 use crate::pipeline::window::Window;
-use crate::tensor::{TensorDesc, Zyx};
+use crate::tensor::{TensorDesc, Xyz, Zyx};
 use crate::volume::{Grid, Volume, components};
 
 /// Spacing of the samples that the head is looked for in: averages over so much take the noise of the air away, and a grid of
@@ -70,7 +70,7 @@ impl Head {
         let WorldBox { low, high } = WorldBox::of(&averaged.grid());
         // At multiples of the spacing in the world, so that one head stored on another grid is sampled at the same places.
         let (first, last) = ((low / SEARCH_MM).floor(), (high / SEARCH_MM).ceil());
-        let shape = (last - first).to_array().map(|n| (n as usize + 1).clamp(1, 512));
+        let shape = Xyz((last - first).to_array()).map(|n| (n as usize + 1).clamp(1, 512));
         let grid = Grid::centred(shape, DVec3::splat(SEARCH_MM), (first + last) / 2.0 * SEARCH_MM);
         let coarse = averaged.interpolated(gpu, &grid, AxisOrder::Zyx, Interpolation::Linear)?;
         let values: Vec<f32> = gpu.download(&coarse.tensor).await?;
@@ -119,7 +119,7 @@ impl Head {
         axes: AxisOrder,
         erode_mm: f64,
     ) -> Result<GpuTensor, GraphError> {
-        let [x, y, z] = self.grid.shape;
+        let Xyz([x, y, z]) = self.grid.shape;
         let size = Zyx([SEARCH_MM; 3]);
         let samples = gpu.upload(&TensorDesc::f32(&[z, y, x]), &self.values).await?;
         let level = self.least + 0.5 * (self.threshold - self.least);

@@ -7,7 +7,7 @@ use crate::graph::{GraphError, run_op1};
 use crate::model::{GridSpec, Sampling};
 use crate::ops::resample::{AxisOrder, Edge, Interpolation, Resample, grid_matrix, index_matrix, prefilters};
 use crate::pipeline::window::Window;
-use crate::tensor::TensorDesc;
+use crate::tensor::{TensorDesc, Xyz};
 use crate::volume::{Grid, Volume};
 
 /// A volume on the device with its place in the world.
@@ -27,7 +27,7 @@ impl PlacedVolume {
     /// # Errors
     /// When it does not fit the device.
     pub async fn upload(gpu: &Gpu, volume: &Volume) -> Result<Self, GraphError> {
-        let [x, y, z] = volume.shape;
+        let Xyz([x, y, z]) = volume.shape;
         let tensor = gpu.upload(&TensorDesc::f32(&[z, y, x]), &volume.data).await?;
         Ok(Self { tensor, affine: volume.affine, axes: AxisOrder::Zyx })
     }
@@ -39,7 +39,7 @@ impl PlacedVolume {
     pub async fn upload_through(gpu: &Gpu, volume: &Volume, window: &Window) -> Result<Self, GraphError> {
         // Some at a time: a whole copy would cost as much memory as the volume.
         const AT_ONCE: usize = 1 << 20;
-        let [x, y, z] = volume.shape;
+        let Xyz([x, y, z]) = volume.shape;
         let tensor = gpu.unfilled(&TensorDesc::f32(&[z, y, x]))?;
         let voxels = volume.data.len();
         let mut seen = Vec::with_capacity(AT_ONCE.min(voxels));
@@ -58,9 +58,9 @@ impl PlacedVolume {
     }
 
     /// Voxels along x, y, z.
-    pub fn shape_xyz(&self) -> [usize; 3] {
+    pub fn shape_xyz(&self) -> Xyz<usize> {
         let shape = &self.tensor.desc.shape;
-        [0, 1, 2].map(|axis| shape[self.axes.nifti_axis(axis)])
+        Xyz([0, 1, 2].map(|axis| shape[self.axes.nifti_axis(axis)]))
     }
 
     /// Averages over boxes of the size of `grid`'s voxels, along the axes where those are larger.
@@ -82,7 +82,7 @@ impl PlacedVolume {
     /// # Errors
     /// When the device fails.
     pub async fn averaged_over(&self, gpu: &Gpu, edges_mm: DVec3) -> Result<Self, GraphError> {
-        self.filtered_for(gpu, &Grid::centred([1; 3], edges_mm, DVec3::ZERO)).await
+        self.filtered_for(gpu, &Grid::centred(Xyz([1; 3]), edges_mm, DVec3::ZERO)).await
     }
 
     /// Interpolates on another grid without filtering; samples outside are 0.

@@ -11,16 +11,20 @@ use crate::gpu::Gpu;
 use crate::graph::GraphError;
 use crate::ops::resample::AxisOrder;
 use crate::pipeline::window::Window;
-use crate::tensor::TensorDesc;
+use crate::tensor::{TensorDesc, Xyz};
 use crate::volume::{Grid, Volume};
 
 /// The slabs of a volume with extents x, y, z: as few as can be, of equal thickness but for the last.
-pub fn slabs(gpu: &Gpu, shape: [usize; 3]) -> Vec<Range<usize>> {
+pub fn slabs(gpu: &Gpu, shape: Xyz<usize>) -> Vec<Range<usize>> {
     with_halo(gpu, shape, 0)
 }
 
 /// Slabs that can be bound together with `halo` further planes on either side.
-pub(in crate::pipeline) fn with_halo(gpu: &Gpu, [x, y, z]: [usize; 3], halo: usize) -> Vec<Range<usize>> {
+pub(in crate::pipeline) fn with_halo(
+    gpu: &Gpu,
+    Xyz([x, y, z]): Xyz<usize>,
+    halo: usize,
+) -> Vec<Range<usize>> {
     let most = (gpu.caps.max_binding as usize / (4 * x * y).max(1)).max(1);
     let thickness = match z <= most {
         true => z,
@@ -39,7 +43,7 @@ pub(in crate::pipeline) async fn upload(
     volume: &Volume,
     planes: &Range<usize>,
 ) -> Result<PlacedVolume, GraphError> {
-    let [x, y, _] = volume.shape;
+    let Xyz([x, y, _]) = volume.shape;
     let desc = TensorDesc::f32(&[planes.len(), y, x]);
     let tensor = gpu.upload(&desc, values_of(&volume.data, volume.shape, planes)).await?;
     let affine = Grid::of(volume).planes(planes).affine;
@@ -49,7 +53,7 @@ pub(in crate::pipeline) async fn upload(
 /// The values of a volume that lie in these planes.
 pub(in crate::pipeline) fn values_of<'a, T>(
     values: &'a [T],
-    [x, y, _]: [usize; 3],
+    Xyz([x, y, _]): Xyz<usize>,
     planes: &Range<usize>,
 ) -> &'a [T] {
     &values[planes.start * x * y..planes.end * x * y]

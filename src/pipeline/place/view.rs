@@ -12,6 +12,7 @@ use crate::gpu::{Gpu, GpuTensor};
 use crate::graph::{GraphError, run_op1};
 use crate::model::{Centre, GridSpec, Sampling};
 use crate::ops::resample::{AxisOrder, Edge};
+use crate::tensor::Xyz;
 use crate::volume::Grid;
 
 /// How far a volume goes on beyond a face that cuts the brain. In five heads of four contrasts, cut at every face, 10 mm are
@@ -92,7 +93,7 @@ impl View {
             // nilearn's offset of minus half the extent puts voxel n/2 at the origin.
             _ => voxel * -0.5,
         };
-        Grid::centred(self.spec.shape, voxel, centre + self.shift_mm)
+        Grid::centred(Xyz(self.spec.shape), voxel, centre + self.shift_mm)
     }
 
     /// The voxels that are sampled: the volume's own, or their averages where the network's are larger.
@@ -153,7 +154,7 @@ impl CutFaces {
     /// As [`View::suspects`], from the grids of volume and network.
     fn suspects(volume: &Grid, network: &Grid, image: &[f32], brain: impl Fn(usize) -> bool) -> Self {
         let to_network = network.affine.inverse() * volume.affine;
-        let [nx, ny, nz] = network.shape;
+        let Xyz([nx, ny, nz]) = network.shape;
         let (sum, count) = (0..image.len())
             .filter(|&ix| brain(ix))
             .fold((0.0, 0.0f32), |(sum, count), ix| (sum + image[ix], count + 1.0));
@@ -189,7 +190,7 @@ impl CutFaces {
         counts: impl Fn(DVec3) -> bool,
     ) -> Self {
         let to_volume = volume.affine.inverse() * network.affine;
-        let [nx, ny, nz] = network.shape;
+        let Xyz([nx, ny, nz]) = network.shape;
         let brain: Vec<DVec3> = (0..nx * ny * nz)
             .filter(|&ix| brain(ix))
             .map(|ix| DVec3::new((ix / (ny * nz)) as f64, (ix / nz % ny) as f64, (ix % nz) as f64))
@@ -261,7 +262,7 @@ mod tests {
     /// A box of brain in a shell of dark skull and a scalp, 4 mm voxels; each face of the field of view lies so many mm
     /// beyond the brain.
     fn cut(beyond_mm: [[f64; 2]; 3]) -> [[bool; 2]; 3] {
-        let network = Grid::centred([48, 56, 56], DVec3::splat(4.0), DVec3::ZERO);
+        let network = Grid::centred(Xyz([48, 56, 56]), DVec3::splat(4.0), DVec3::ZERO);
         let brain = DVec3::new(60.0, 80.0, 70.0);
         let low = DVec3::from_array([0, 1, 2].map(|a| -brain[a] - beyond_mm[a][0]));
         let high = DVec3::from_array([0, 1, 2].map(|a| brain[a] + beyond_mm[a][1]));
@@ -274,7 +275,7 @@ mod tests {
             [0.0, 2.0, 0.0, 0.0],
             [low.x + 1.0, low.y + 1.0, high.z - 1.0, 1.0],
         ]);
-        let volume = Grid { shape, affine: axes };
+        let volume = Grid { shape: Xyz(shape), affine: axes };
         let at = |ix: usize| {
             let index = [ix / (56 * 56), ix / 56 % 56, ix % 56].map(|i| i as f64);
             network.affine.transform_point3(DVec3::from_array(index))

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use crate::pipeline::{PipelineError, write_whole};
+use crate::tensor::Xyz;
 use crate::volume::Volume;
 
 /// Edge of a picture in pixels, and of a pixel in mm.
@@ -102,17 +103,13 @@ impl ContactSheet {
 
 /// The middle of the mask in the world; that of the volume without one.
 fn middle_of(image: &Volume, mask: &[u8]) -> glam::DVec3 {
-    let [nx, ny, _] = image.shape;
+    let Xyz([nx, ny, _]) = image.shape;
     let (sum, count) =
         (0..mask.len()).filter(|&ix| mask[ix] != 0).fold((glam::DVec3::ZERO, 0.0), |(sum, count), ix| {
             let at = [ix % nx, ix / nx % ny, ix / nx / ny].map(|v| v as f64);
             (sum + glam::DVec3::from_array(at), count + 1.0)
         });
-    let middle = if count > 0.0 {
-        sum / count
-    } else {
-        glam::DVec3::from_array(image.shape.map(|n| (n as f64 - 1.0) / 2.0))
-    };
+    let middle = if count > 0.0 { sum / count } else { crate::volume::middle(image.shape) };
     image.affine.transform_point3(middle)
 }
 

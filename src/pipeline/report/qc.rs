@@ -13,6 +13,7 @@ use plotters_backend::DrawingBackend;
 
 use super::canvas::{Canvas, SCALE};
 use crate::pipeline::{PipelineError, write_whole};
+use crate::tensor::Xyz;
 use crate::volume::Volume;
 use crate::volume::orientation::AxisMap;
 
@@ -121,7 +122,7 @@ impl Plane {
 
 /// The head in RAS axes and millimetres from its first voxel's corner; the arrays stay as they are stored.
 struct Scene<'a> {
-    shape: [usize; 3],
+    shape: Xyz<usize>,
     /// Where the first voxel stands in the arrays, and how far from one voxel to the next along each axis.
     start: isize,
     stride: [isize; 3],
@@ -160,7 +161,7 @@ impl<'a> Scene<'a> {
         // Twice the noise of air, about.
         let visible = window[0] + 0.1 * (window[1] - window[0]);
         let shown = bounds(head.shape, |ix| head.data[ix] > visible || mask[ix] != 0);
-        let shown = shown.map_or(shape.map(|n| [0, n]), turned);
+        let shown = shown.map_or(shape.map(|n| [0, n]).0, turned);
         let own_mm = head.voxel_size().to_array();
         let voxel_mm = map.source.map(|axis| own_mm[axis]);
         let size = |axis: usize| shape[axis] as f64 * voxel_mm[axis];
@@ -296,7 +297,7 @@ fn window(values: &[f32]) -> [f32; 2] {
 }
 
 /// First and one past the last voxel of those wanted, by axis; `None` when there are none.
-fn bounds(shape: [usize; 3], wanted: impl Fn(usize) -> bool) -> Option<[[usize; 2]; 3]> {
+fn bounds(shape: Xyz<usize>, wanted: impl Fn(usize) -> bool) -> Option<[[usize; 2]; 3]> {
     let mut found: Option<[[usize; 2]; 3]> = None;
     let mut ix = 0;
     for z in 0..shape[2] {
@@ -353,7 +354,7 @@ mod tests {
     use glam::{DMat4, DVec3};
 
     /// A bright ball in a grey box, brighter towards +x.
-    fn ball(affine: DMat4, shape: [usize; 3]) -> (Volume, Vec<u8>) {
+    fn ball(affine: DMat4, shape: Xyz<usize>) -> (Volume, Vec<u8>) {
         let mut volume = Volume::zeros(shape, affine);
         let mut mask = vec![0; volume.data.len()];
         for (ix, (value, label)) in volume.data.iter_mut().zip(&mut mask).enumerate() {
@@ -369,9 +370,8 @@ mod tests {
         (volume, mask)
     }
 
-    fn centred(voxel: DVec3, shape: [usize; 3]) -> DMat4 {
-        let middle = DVec3::from_array(shape.map(|n| (n as f64 - 1.0) / 2.0));
-        DMat4::from_scale(voxel) * DMat4::from_translation(-middle)
+    fn centred(voxel: DVec3, shape: Xyz<usize>) -> DMat4 {
+        DMat4::from_scale(voxel) * DMat4::from_translation(-crate::volume::middle(shape))
     }
 
     fn drawn(volume: &Volume, mask: &[u8]) -> RgbImage {
@@ -381,7 +381,7 @@ mod tests {
     #[test]
     fn warnings_stand_below_the_slices() {
         let shape = [40, 44, 48];
-        let (volume, mask) = ball(centred(DVec3::ONE, shape), shape);
+        let (volume, mask) = ball(centred(DVec3::ONE, Xyz(shape)), Xyz(shape));
         let plain = drawn(&volume, &mask);
         let warnings = ["short".to_owned(), "a long one ".repeat(40)];
         let warned = picture(&volume, &mask, &warnings).expect("the letters are built in");
@@ -404,11 +404,11 @@ mod tests {
     #[test]
     fn an_image_looks_the_same_however_it_is_stored() {
         let shape = [40, 44, 48];
-        let (ras, mask) = ball(centred(DVec3::ONE, shape), shape);
+        let (ras, mask) = ball(centred(DVec3::ONE, Xyz(shape)), Xyz(shape));
         let first = drawn(&ras, &mask);
         assert_eq!(first.width(), WIDTH);
         let flipped = DVec3::new(-1.0, 1.0, -1.0);
-        let (other, mask) = ball(centred(flipped, shape), shape);
+        let (other, mask) = ball(centred(flipped, Xyz(shape)), Xyz(shape));
         assert_eq!(drawn(&other, &mask), first);
         // Left is left: the ramp along x rises to the right of the first coronal slice.
         let rows = first.height() / 3;
@@ -419,9 +419,9 @@ mod tests {
     #[test]
     fn anisotropic_voxels_are_shown_in_proportion() {
         let (thin, thick) = ([40, 44, 48], [40, 44, 12]);
-        let (a, mask) = ball(centred(DVec3::ONE, thin), thin);
+        let (a, mask) = ball(centred(DVec3::ONE, Xyz(thin)), Xyz(thin));
         let one = drawn(&a, &mask);
-        let (b, mask) = ball(centred(DVec3::new(1.0, 1.0, 4.0), thick), thick);
+        let (b, mask) = ball(centred(DVec3::new(1.0, 1.0, 4.0), Xyz(thick)), Xyz(thick));
         let other = drawn(&b, &mask);
         assert_eq!(one.dimensions(), other.dimensions());
         let (n, m) = (count(&one, OUTLINE) as f64, count(&other, OUTLINE) as f64);
@@ -431,8 +431,8 @@ mod tests {
     #[test]
     fn empty_masks_and_odd_images_are_drawn() {
         let shape = [9, 8, 7];
-        let affine = centred(DVec3::ONE, shape);
-        let (mut volume, mask) = ball(affine, shape);
+        let affine = centred(DVec3::ONE, Xyz(shape));
+        let (mut volume, mask) = ball(affine, Xyz(shape));
         let empty = vec![0; mask.len()];
         assert_eq!(count(&drawn(&volume, &empty), OUTLINE), 0);
         volume.data.fill(f32::NAN);
@@ -440,7 +440,7 @@ mod tests {
         volume.data.fill(3.0);
         drawn(&volume, &empty);
         for shape in [[1, 1, 1], [300, 2, 1], [2, 1, 300]] {
-            let (volume, mask) = ball(centred(DVec3::ONE, shape), shape);
+            let (volume, mask) = ball(centred(DVec3::ONE, Xyz(shape)), Xyz(shape));
             assert!(drawn(&volume, &mask).height() < 3200);
         }
     }

@@ -14,7 +14,7 @@ use crate::ops::resample::{AxisOrder, Interpolation, grid_matrix, index_matrix};
 use crate::ops::synth::{LabelPaint, ScanFaults};
 use crate::pipeline::PipelineError;
 use crate::pipeline::place::placed::PlacedVolume;
-use crate::tensor::TensorDesc;
+use crate::tensor::{TensorDesc, Xyz};
 use crate::volume::Volume;
 
 /// Distance beyond the film from which a skull's pull grows no more: below, there are neck and shoulders.
@@ -67,7 +67,7 @@ impl SyntheticHead {
         let texture: Vec<f32> =
             (0..points * points * points).map(|_| (normal(rng) * TEXTURE_SPREAD) as f32).collect();
         let to_map = grid_matrix(map.grid.affine, anatomy.transform * scan.painted.affine);
-        let [x, y, z] = scan.painted.shape;
+        let Xyz([x, y, z]) = scan.painted.shape;
         let edges = map.grid.voxel_size();
         let op = LabelPaint {
             matrix: index_matrix(to_map, AxisOrder::Zyx, AxisOrder::Zyx),

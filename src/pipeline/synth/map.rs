@@ -12,7 +12,7 @@ use crate::gpu::Gpu;
 use crate::ops::synth::pack_word;
 use crate::pipeline::PipelineError;
 use crate::pipeline::place::placed::PlacedVolume;
-use crate::tensor::TensorDesc;
+use crate::tensor::{TensorDesc, Xyz};
 use crate::volume::nearest::{End, sample};
 use crate::volume::{Grid, Problem, components, distance, image};
 
@@ -194,7 +194,7 @@ impl LabelMap {
     /// # Errors
     /// When it does not fit.
     pub(super) async fn upload(&self, gpu: &Gpu) -> Result<PlacedVolume, PipelineError> {
-        let [x, y, z] = self.grid.shape;
+        let Xyz([x, y, z]) = self.grid.shape;
         let tensor = gpu.upload(&TensorDesc::u32(&[z, y, x]), &self.words).await?;
         Ok(PlacedVolume { tensor, affine: self.grid.affine, axes: crate::ops::resample::AxisOrder::Zyx })
     }
@@ -218,13 +218,12 @@ fn coarser(grid: &Grid, mm: f64) -> Option<Grid> {
     if voxel.iter().all(|&edge| edge >= 0.99 * mm) {
         return None;
     }
-    let shape: [usize; 3] =
-        std::array::from_fn(|a| ((grid.shape[a] as f64 * voxel[a] / mm).round() as usize).max(1));
-    Some(same_box(grid, shape))
+    let shape = std::array::from_fn(|a| ((grid.shape[a] as f64 * voxel[a] / mm).round() as usize).max(1));
+    Some(same_box(grid, Xyz(shape)))
 }
 
 /// The box of a grid in other voxels.
-pub(super) fn same_box(grid: &Grid, shape: [usize; 3]) -> Grid {
+pub(super) fn same_box(grid: &Grid, shape: Xyz<usize>) -> Grid {
     let ratio = DVec3::from_array(std::array::from_fn(|a| grid.shape[a] as f64 / shape[a] as f64));
     let first = (ratio - 1.0) / 2.0;
     Grid { shape, affine: grid.affine * DMat4::from_translation(first) * DMat4::from_scale(ratio) }
@@ -238,7 +237,7 @@ fn leave_out_cord(core: &mut [u8], grid: &Grid) {
     let upward = (0..3).map(|axis| grid.affine.col(axis).z / voxel[axis]).enumerate();
     let (axis, rise) =
         upward.max_by(|(_, a), (_, b)| a.abs().total_cmp(&b.abs())).expect("a grid has three axes");
-    let [nx, ny, _] = grid.shape;
+    let Xyz([nx, ny, _]) = grid.shape;
     let plane_of = |ix: usize| [ix % nx, ix / nx % ny, ix / nx / ny][axis];
     let mut counts = vec![0usize; grid.shape[axis]];
     core.iter().enumerate().filter(|(_, v)| **v != 0).for_each(|(ix, _)| counts[plane_of(ix)] += 1);
@@ -257,7 +256,7 @@ fn leave_out_cord(core: &mut [u8], grid: &Grid) {
 }
 
 /// Some of the voxels of a mask, evenly through it, by their index x, y, z.
-fn kept(mask: &[u8], [nx, ny, _]: [usize; 3]) -> Vec<DVec3> {
+fn kept(mask: &[u8], Xyz([nx, ny, _]): Xyz<usize>) -> Vec<DVec3> {
     let marked: Vec<usize> = (0..mask.len()).filter(|&ix| mask[ix] != 0).collect();
     let step = marked.len().div_ceil(KEPT_POINTS).max(1);
     // Half a step in: no corner of the volume has a preference.
@@ -271,7 +270,7 @@ fn kept(mask: &[u8], [nx, ny, _]: [usize; 3]) -> Vec<DVec3> {
 
 /// The box round all classes but the background, in the world.
 fn world_box(classes: &[u8], grid: &Grid) -> [DVec3; 2] {
-    let [nx, ny, nz] = grid.shape;
+    let Xyz([nx, ny, nz]) = grid.shape;
     let (mut low, mut high) = ([nx, ny, nz], [0; 3]);
     for ix in (0..classes.len()).filter(|&ix| classes[ix] != 0) {
         for (a, at) in [ix % nx, ix / nx % ny, ix / nx / ny].into_iter().enumerate() {

@@ -16,7 +16,7 @@ use crate::ops::resample::Interpolation;
 use crate::ops::synth::ScanFaults;
 use crate::pipeline::PipelineError;
 use crate::pipeline::place::placed::PlacedVolume;
-use crate::tensor::TensorDesc;
+use crate::tensor::{TensorDesc, Xyz};
 use crate::volume::Grid;
 
 /// Knots of a tone curve.
@@ -162,10 +162,10 @@ impl Resolution {
     /// The box of a grid in this resolution's voxels.
     fn grid_for(&self, grid: &Grid) -> Grid {
         let edges = grid.voxel_size().to_array();
-        let shape: [usize; 3] = std::array::from_fn(|a| match self.voxel_mm[a] > 1.05 * edges[a] {
+        let shape = Xyz(std::array::from_fn(|a| match self.voxel_mm[a] > 1.05 * edges[a] {
             true => ((grid.shape[a] as f64 * edges[a] / self.voxel_mm[a]).round() as usize).max(1),
             false => grid.shape[a],
-        });
+        }));
         if shape == grid.shape { *grid } else { same_box(grid, shape) }
     }
 }
@@ -293,16 +293,16 @@ impl Scan {
         let head = in_scan(&corners, anatomy);
         let resolution = Resolution::draw(s, contrast, voxel_mm, rng);
         let [low, high] = field_of_view(s, &bounds(&frame, &head), &bounds(&frame, &brain), rng);
-        let shape: [usize; 3] =
-            std::array::from_fn(|a| (((high - low)[a] / resolution.voxel_mm[a]).round() as usize).max(4));
+        let extents = Xyz(((high - low) / DVec3::from_array(resolution.voxel_mm)).to_array());
+        let shape = extents.map(|n| (n.round() as usize).max(4));
         let edges = DVec3::from_array(resolution.voxel_mm);
         let affine = DMat4::from_mat3(frame * DMat3::from_diagonal(edges));
         let origin = frame * (low + edges / 2.0);
         let grid = Grid { shape, affine: DMat4::from_translation(origin) * affine };
-        let finer: [usize; 3] = std::array::from_fn(|a| match resolution.voxel_mm[a] > 1.05 * voxel_mm {
+        let finer = Xyz(std::array::from_fn(|a| match resolution.voxel_mm[a] > 1.05 * voxel_mm {
             true => (shape[a] as f64 * resolution.voxel_mm[a] / voxel_mm).round() as usize,
             false => shape[a],
-        });
+        }));
         let signal = Signal::draw(s, contrast, rng);
         let cuts = match rng.random::<f64>() < s.padding {
             true => cuts(&frame, &brain, rng),

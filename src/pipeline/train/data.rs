@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::pipeline::PipelineError;
+use crate::tensor::Xyz;
 use crate::volume::pairs::{Pair, PairTable};
 use crate::volume::{Volume, companion, image};
 
@@ -93,7 +94,7 @@ fn check_values(values: &[f32]) -> Result<(), String> {
 
 /// Whether a mask of 0 and 1 can be that of a brain: neither everything nor the surroundings.
 fn check_region(mask: &Volume) -> Result<(), String> {
-    let [nx, ny, nz] = mask.shape;
+    let Xyz([nx, ny, nz]) = mask.shape;
     // Voxels and marked voxels, inside and on the faces.
     let mut counts = [[0usize; 2]; 2];
     for (row, line) in mask.data.chunks_exact(nx).enumerate() {
@@ -211,7 +212,7 @@ pub fn check_rows(pairs: Vec<Pair>, read: &(dyn Fn() + Sync)) -> Result<CheckedR
 /// Of extents, place and voxels: one for an image, however it is compressed and wherever its file lies.
 fn content_hash(volume: &Volume) -> String {
     let mut hash = Sha256::new();
-    for extent in volume.shape {
+    for extent in volume.shape.0 {
         hash.update((extent as u64).to_le_bytes());
     }
     for entry in volume.affine.to_cols_array() {

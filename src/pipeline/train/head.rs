@@ -27,9 +27,9 @@ use crate::pipeline::place::slabs::{bindable, upload_bindable};
 use crate::pipeline::place::view::View;
 use crate::pipeline::strip::model_n4;
 use crate::pipeline::window::Window;
-use crate::tensor::TensorDesc;
+use crate::tensor::{TensorDesc, Xyz};
 use crate::volume::pairs::Pair;
-use crate::volume::{Grid, Volume};
+use crate::volume::{Grid, Volume, middle};
 
 /// A head ready to sample from: image and mask on a grid like the network's, finer and with a margin when
 /// samples are moved in space.
@@ -148,7 +148,7 @@ impl StoredHead {
 
     /// Image and mask on the device; `cuts` as in [`Draw`], where the image is background.
     async fn upload(&self, gpu: &Gpu, cuts: [[f64; 2]; 3]) -> Result<[PlacedVolume; 2], PipelineError> {
-        let desc = TensorDesc::f32(&self.store_grid.shape);
+        let desc = TensorDesc::f32(&*self.store_grid.shape);
         let mut image = match &self.image_values {
             Values::Exact(values) => values.clone(),
             Values::Half(values) => {
@@ -158,7 +158,7 @@ impl StoredHead {
             }
         };
         let seen = self.field_of_view(cuts);
-        let [nx, ny, nz] = self.store_grid.shape;
+        let Xyz([nx, ny, nz]) = self.store_grid.shape;
         if seen != [0..nx, 0..ny, 0..nz] {
             for (row, line) in image.chunks_exact_mut(nz).enumerate() {
                 if seen[0].contains(&(row / ny)) && seen[1].contains(&(row % ny)) {
@@ -251,8 +251,7 @@ impl StoredHead {
         sample: u64,
     ) -> Result<[GpuTensor; 2], PipelineError> {
         let grid = &self.network_grid;
-        let middle = DVec3::from_array(grid.shape.map(|n| (n as f64 - 1.0) / 2.0));
-        let draw = Draw::new(augmentation, seed, sample, grid.affine.transform_point3(middle));
+        let draw = Draw::new(augmentation, seed, sample, grid.affine.transform_point3(middle(grid.shape)));
         let [mut image, mask] = self.upload(gpu, draw.cuts).await?;
         if let Some(faults) = &draw.faults {
             image = faults.resolution.apply(gpu, &image).await?;
@@ -344,7 +343,7 @@ pub(super) fn cut_out(
 /// First and last voxel of `network` along each axis that a mask on `store` reaches; all of it for an empty mask.
 fn brain_box(mask: &[u8], store: &Grid, network: &Grid) -> [[usize; 2]; 3] {
     let to_network = grid_matrix(network.affine, store.affine);
-    let [_, ny, nz] = store.shape;
+    let Xyz([_, ny, nz]) = store.shape;
     let (mut low, mut high) = (DVec3::INFINITY, DVec3::NEG_INFINITY);
     for ix in (0..mask.len()).filter(|&ix| mask[ix] > 127) {
         // Store grids keep x outermost.
@@ -368,8 +367,7 @@ fn brain_box(mask: &[u8], store: &Grid, network: &Grid) -> [[usize; 2]; 3] {
 fn store_grid(network: &Grid, voxels: &Grid) -> Grid {
     let voxel = network.voxel_size();
     let wide = network.shape.map(|n| (n as f64 * (1.0 + 2.0 * MARGIN)).ceil() as usize);
-    let middle = DVec3::from_array(network.shape.map(|n| (n as f64 - 1.0) / 2.0));
-    let centre = network.affine.transform_point3(middle);
+    let centre = network.affine.transform_point3(middle(network.shape));
     let grid = if wide.iter().product::<usize>() * 8 <= FINE_STORE_VOXELS {
         Grid::centred(wide.map(|n| 2 * n), voxel / 2.0, centre)
     } else {
@@ -397,10 +395,10 @@ mod tests {
 
     #[test]
     fn a_store_grid_lies_on_the_voxels_of_a_head_that_are_like_its_own() {
-        let network = Grid::centred([96, 112, 112], DVec3::splat(2.0), DVec3::new(3.3, -0.7, 11.9));
+        let network = Grid::centred(Xyz([96, 112, 112]), DVec3::splat(2.0), DVec3::new(3.3, -0.7, 11.9));
         // Stored z, x, y, with y backwards.
         let axes = |mm: f64, tilt: f64| Grid {
-            shape: [90, 120, 120],
+            shape: Xyz([90, 120, 120]),
             affine: DMat4::from_cols_array_2d(&[
                 [tilt, 0.0, mm, 0.0],
                 [mm, 0.0, -tilt, 0.0],
@@ -410,7 +408,7 @@ mod tests {
         };
         let free = store_grid(&network, &axes(1.2, 0.0));
         let gap = |grid: &Grid, voxels: &Grid| {
-            let corner = DVec3::from_array(grid.shape.map(|n| n as f64 - 1.0));
+            let corner = DVec3::from_array(grid.shape.map(|n| n as f64 - 1.0).0);
             let at = (voxels.affine.inverse() * grid.affine).transform_point3(corner);
             at.distance(at.round())
         };

@@ -6,6 +6,7 @@
 
 use super::super::affine::{is_usable, linear, voxel_size};
 use super::super::{FormSource, Geometry, Problem, Warning};
+use crate::tensor::Xyz;
 use ::nifti::NiftiType;
 use glam::{DMat3, DMat4, DVec3};
 
@@ -84,7 +85,7 @@ impl Header {
     }
 
     /// Shape of a volume and the number of volumes.
-    pub(super) fn grid(&self) -> Result<([usize; 3], usize), Problem> {
+    pub(super) fn grid(&self) -> Result<(Xyz<usize>, usize), Problem> {
         let lengths: [i32; 4] = std::array::from_fn(|i| self.int(DIMENSIONS + 4 * i));
         for (i, &length) in lengths.iter().enumerate() {
             if length < 1 {
@@ -99,7 +100,7 @@ impl Header {
         // 4 bytes a voxel is the most of any type.
         let bytes = [y, z, frames, 4].iter().try_fold(x, |n, &d| n.checked_mul(d));
         match bytes {
-            Some(n) if n <= isize::MAX as usize => Ok(([x, y, z], frames)),
+            Some(n) if n <= isize::MAX as usize => Ok((Xyz([x, y, z]), frames)),
             _ => Err(Problem::TooLarge(text())),
         }
     }
@@ -122,7 +123,7 @@ impl Header {
     /// FreeSurfer's default.
     pub(super) fn geometry(
         &self,
-        shape: [usize; 3],
+        shape: Xyz<usize>,
         warnings: &mut Vec<Warning>,
     ) -> Result<Geometry, Problem> {
         let good = i16::from_be_bytes(self.field(GOOD_RAS)) > 0;
@@ -149,14 +150,14 @@ impl Header {
         &self,
         datatype: NiftiType,
         frames: usize,
-        grid: Option<([usize; 3], &DMat4)>,
+        grid: Option<(Xyz<usize>, &DMat4)>,
     ) -> Result<Vec<u8>, Problem> {
         let mut out = self.raw.to_vec();
         let mut put = |at: usize, bytes: &[u8]| out[at..at + bytes.len()].copy_from_slice(bytes);
         let as_i32 = |n: usize, shape| i32::try_from(n).map_err(|_| Problem::GridTooLarge(shape));
         let code = TYPES.iter().find(|(_, t)| *t == datatype).map_or(3, |(code, _)| *code);
         put(TYPE, &code.to_be_bytes());
-        put(DIMENSIONS + 12, &as_i32(frames, [0; 3])?.to_be_bytes());
+        put(DIMENSIONS + 12, &as_i32(frames, Xyz([0; 3]))?.to_be_bytes());
         if let Some((shape, affine)) = grid {
             for (axis, n) in shape.into_iter().enumerate() {
                 put(DIMENSIONS + 4 * axis, &as_i32(n, shape)?.to_be_bytes());
@@ -180,8 +181,8 @@ impl Header {
 
 /// The voxel whose world coordinates the header holds: not the middle of the grid, but half a
 /// voxel past it.
-fn middle(shape: [usize; 3]) -> DVec3 {
-    DVec3::from_array(shape.map(|n| n as f64 / 2.0))
+fn middle(shape: Xyz<usize>) -> DVec3 {
+    DVec3::from_array(shape.map(|n| n as f64 / 2.0).0)
 }
 
 /// The type in which voxels of `datatype` are stored: an integer type that holds them all where

@@ -24,6 +24,7 @@ pub use write::{
 
 use self::nifti::{LONGEST, extension_records};
 use super::{FormSource, Geometry, Grid, Problem, Volume, VolumeError, Warning, affine};
+use crate::tensor::Xyz;
 use glam::{DMat4, DVec3};
 use source::{Source, sibling};
 use std::path::{Path, PathBuf};
@@ -50,7 +51,7 @@ pub enum FrameChoice {
 #[derive(Debug, Clone)]
 pub struct Info {
     /// Voxels along x, y, z.
-    pub shape: [usize; 3],
+    pub shape: Xyz<usize>,
     /// Number of volumes: the product of the dimensions past the third.
     pub frames: usize,
     /// Datatype of the voxels.
@@ -326,7 +327,7 @@ impl Image {
     }
 
     /// Voxels along x, y, z.
-    pub fn shape(&self) -> [usize; 3] {
+    pub fn shape(&self) -> Xyz<usize> {
         self.info.shape
     }
 
@@ -412,7 +413,7 @@ impl Image {
     ///
     /// # Errors
     /// [`Problem::GridTooLarge`]: NIfTI-1 counts to 32,767 along an axis.
-    pub fn check_shape(&self, shape: [usize; 3]) -> Result<(), Problem> {
+    pub fn check_shape(&self, shape: Xyz<usize>) -> Result<(), Problem> {
         match self.info.header.version() {
             Version::One if shape.iter().any(|&n| n > i16::MAX as usize) => Err(Problem::GridTooLarge(shape)),
             _ => Ok(()),

@@ -9,6 +9,7 @@
 use super::super::Problem;
 use super::super::affine::voxel_size;
 use super::super::geometry::{Forms, qform_fields};
+use crate::tensor::Xyz;
 use ::nifti::{Endianness, NiftiHeader, NiftiType};
 use glam::{DMat4, DVec3};
 
@@ -185,7 +186,7 @@ impl Header {
     /// The header of a grid that came from another format: NIfTI-1 where its dimensions fit,
     /// both forms set to `affine` as [`Header::for_new_grid`] does, mm and seconds.
     pub(super) fn new(
-        shape: [usize; 3],
+        shape: Xyz<usize>,
         frames: usize,
         datatype: NiftiType,
         affine: &DMat4,
@@ -379,7 +380,7 @@ impl Header {
     }
 
     /// Shape of a volume and the number of volumes: lengths past the third multiply.
-    pub(super) fn grid(&self) -> Result<([usize; 3], usize), Problem> {
+    pub(super) fn grid(&self) -> Result<(Xyz<usize>, usize), Problem> {
         let rank = self.dim[0];
         if !(1..=7).contains(&rank) {
             return Err(Problem::Rank(rank));
@@ -399,7 +400,7 @@ impl Header {
         }
         let length = |i: usize| usize::try_from(lengths[i]).ok();
         let grid = || {
-            let shape = [length(0)?, length(1)?, length(2)?];
+            let shape = Xyz([length(0)?, length(1)?, length(2)?]);
             let mut frames = 1_usize;
             for i in 3..lengths.len() {
                 frames = frames.checked_mul(length(i)?)?;
@@ -449,7 +450,7 @@ impl Header {
     /// stays unset for a sheared matrix. Slice fields say nothing about the new grid and are cleared.
     pub(super) fn for_new_grid(
         &self,
-        shape: [usize; 3],
+        shape: Xyz<usize>,
         frames: usize,
         affine: &DMat4,
         output: &Output,

@@ -13,6 +13,7 @@ use super::super::{Grid, Problem, VolumeError, expect_length};
 use super::nifti::Output;
 use super::source::strip_suffix;
 use super::{Endianness, Image, Info, MghHeader, NiftiType, gzip, mgh, voxels};
+use crate::tensor::Xyz;
 use glam::DMat4;
 use rayon::prelude::*;
 use std::borrow::Cow;
@@ -114,7 +115,7 @@ fn stripped_type(path: &Path, image: &Image) -> (NiftiType, (f64, f64)) {
 /// header as in `source`. `data` holds one or several volumes of `shape`.
 pub fn write_new(
     path: impl AsRef<Path>,
-    shape: [usize; 3],
+    shape: Xyz<usize>,
     affine: &DMat4,
     data: &[f32],
     source: &Image,
@@ -125,7 +126,7 @@ pub fn write_new(
 /// As [`write_new`], labels (a mask: 0 and 1) as uint8.
 pub fn write_new_mask(
     path: impl AsRef<Path>,
-    shape: [usize; 3],
+    shape: Xyz<usize>,
     affine: &DMat4,
     mask: &[u8],
     source: &Image,
@@ -137,7 +138,7 @@ pub fn write_new_mask(
 fn write(
     path: &Path,
     like: &Image,
-    grid: Option<([usize; 3], &DMat4)>,
+    grid: Option<(Xyz<usize>, &DMat4)>,
     values: Values<'_>,
 ) -> Result<(), VolumeError> {
     let build = || {
@@ -164,7 +165,7 @@ fn write(
 /// Header and voxels of a NIfTI output.
 fn nifti_file<'a>(
     like: &Image,
-    grid: Option<([usize; 3], &DMat4)>,
+    grid: Option<(Xyz<usize>, &DMat4)>,
     frames: usize,
     values: Values<'a>,
 ) -> Result<(Vec<u8>, Voxels<'a>), Problem> {
@@ -191,7 +192,7 @@ fn nifti_file<'a>(
 /// Header and voxels of an MGH output.
 fn mgh_file<'a>(
     like: &Image,
-    grid: Option<([usize; 3], &DMat4)>,
+    grid: Option<(Xyz<usize>, &DMat4)>,
     frames: usize,
     values: Values<'a>,
 ) -> Result<(Vec<u8>, Voxels<'a>), Problem> {
@@ -378,7 +379,7 @@ fn frames_of(image: &Image, got: usize) -> Result<usize, Problem> {
 }
 
 /// Volumes of `shape` that `got` values are.
-fn frames_on(shape: [usize; 3], got: usize) -> Result<usize, Problem> {
+fn frames_on(shape: Xyz<usize>, got: usize) -> Result<usize, Problem> {
     let voxels: usize = shape.iter().product();
     if voxels == 0 || got == 0 || !got.is_multiple_of(voxels) {
         expect_length(shape, got)?;
