@@ -247,22 +247,23 @@ impl Signals {
     /// image's faces does not count.
     pub fn measure(answer: &Answer, image: &Volume, brain_ml: f64) -> Self {
         let to_image = image.affine.inverse() * answer.grid.affine;
-        let places: Vec<Option<[usize; 3]>> = (0..answer.logits.len())
-            .map(|ix| nearest(image.shape, to_image.transform_point3(answer.voxel(ix))))
-            .collect();
+        // Asked anew each time: a list of them would be the largest thing in memory here.
+        let place = |ix: usize| nearest(image.shape, to_image.transform_point3(answer.voxel(ix)));
         let whole = answer.mask();
         let (cut_face, cut_cm2) = cut(answer, &whole, image);
-        let mask: Vec<u8> =
-            whole.iter().zip(&places).map(|(&v, place)| v * u8::from(place.is_some())).collect();
+        let mut mask = whole;
+        for (ix, v) in mask.iter_mut().enumerate().filter(|(_, v)| **v != 0) {
+            *v = u8::from(place(ix).is_some());
+        }
         let voxels = mask.iter().filter(|&&v| v != 0).count().max(1) as f64;
-        let unsure = (answer.logits.iter().zip(&places))
-            .filter(|&(&logit, place)| place.is_some() && UNSURE_PROBABILITY.contains(&sigmoid(logit)))
+        let unsure = (answer.logits.iter().enumerate())
+            .filter(|&(ix, &logit)| UNSURE_PROBABILITY.contains(&sigmoid(logit)) && place(ix).is_some())
             .count();
         let [x, y, z] = answer.grid.voxel_size().to_array();
         let distance_mm = signed(&mask, answer.shape_renamed(), [z, y, x]).expect(SAME);
-        let just_outside = (distance_mm.iter().zip(&places))
-            .filter(|(distance, _)| JUST_OUTSIDE_MM.contains(distance))
-            .filter_map(|(_, place)| place.map(|[x, y, z]| image.data[image.index(x, y, z)]));
+        let just_outside = (distance_mm.iter().enumerate())
+            .filter(|(_, distance)| JUST_OUTSIDE_MM.contains(distance))
+            .filter_map(|(ix, _)| place(ix).map(|[x, y, z]| image.data[image.index(x, y, z)]));
         let [x_mm, y_mm, z_mm] = spread_mm(answer, &mask);
         Self {
             brain_ml,

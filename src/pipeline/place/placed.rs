@@ -38,7 +38,7 @@ impl PlacedVolume {
     /// When it does not fit the device.
     pub async fn upload_through(gpu: &Gpu, volume: &Volume, window: &Window) -> Result<Self, GraphError> {
         // Some at a time: a whole copy would cost as much memory as the volume.
-        const AT_ONCE: usize = 1 << 20;
+        const AT_ONCE: usize = 1 << 18;
         let Xyz([x, y, z]) = volume.shape;
         let tensor = gpu.unfilled(&TensorDesc::f32(&[z, y, x]))?;
         let voxels = volume.data.len();
