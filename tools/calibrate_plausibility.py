@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What the signals of `trephine strip --json` are on heads and on nonsense, to set the thresholds of plausibility.rs by.
 
-    tools/calibrate_plausibility.py OUT [--program "target/release/trephine"] [--heads TABLE]... [--every N]
+    tools/calibrate_plausibility.py OUT [--program "target/release/trephine"] [--model NAME|FILE] [--heads TABLE]... [--every N]
                                     [--files FILE...] [--from TABLE --take N]
 
 --heads: tables of pairs whose heads must not be doubted where their mask is right; every N-th row. --files: images of which
@@ -137,13 +137,13 @@ def rows_of(table):
         return list(csv.DictReader(file, delimiter="\t"))
 
 
-def strip(program, out, cases):
+def strip(program, model, out, cases):
     """The program's rows by path: names of one batch must differ, so a batch a group."""
     found = {}
     for group in dict.fromkeys(case["group"] for case in cases):
         paths = [str(case["path"]) for case in cases if case["group"] == group]
         folder = out / "masks" / group
-        run = subprocess.run([*program, "strip", "--json", "--force", "-O", str(folder), *paths], stdout=subprocess.PIPE, check=False)
+        run = subprocess.run([*program, "strip", "--model", model, "--json", "--force", "-O", str(folder), *paths], stdout=subprocess.PIPE, check=False)
         for head in json.loads(run.stdout)["heads"]:
             found[head["path"]] = head
     return found
@@ -165,6 +165,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--program", default="target/release/trephine")
+    parser.add_argument("--model", default="default")
     parser.add_argument("--heads", type=Path, action="append", default=[])
     parser.add_argument("--every", type=int, default=1)
     parser.add_argument("--files", type=Path, nargs="*", default=[])
@@ -185,7 +186,7 @@ def main():
             image, affine = canonical(path)
             mask, _ = canonical(arguments.source.parent / row["mask"])
             spoilt(cases, path.name.split(".")[0], image, affine, mask > 0)
-    heads = strip(arguments.program.split(), arguments.out, cases.all)
+    heads = strip(arguments.program.split(), arguments.model, arguments.out, cases.all)
     lines = ["| group | image | Dice | " + " | ".join(SIGNALS) + " | warnings |", "|---" * (len(SIGNALS) + 4) + "|"]
     wrongly, silent = [], []
     for case in cases.all:
