@@ -169,8 +169,10 @@ impl Conv3dGradWeight {
     /// What was measured on which adapter stands in docs/kernels.md.
     fn prefers_winograd(&self, inputs: &[TensorDesc], caps: &Caps) -> bool {
         let dy = &inputs[self.sources()];
+        // A lane takes 4 channels: 16 of them leave the wider vectors of AVX-512 mostly empty.
+        let fewest = if caps.lanes().is_some_and(|lanes| lanes <= 8) { 16 } else { 32 };
         caps.class == DeviceClass::Software
-            && dy.shape[1].min(inputs[0].shape[1]) >= 32
+            && dy.shape[1].min(inputs[0].shape[1]) >= fewest
             && winograd::windows(spatial(&dy.shape)) >= 128
     }
 
