@@ -253,6 +253,7 @@ fn every_kernel() -> BTreeSet<KernelKey> {
     let mut software = Caps::webgpu_defaults();
     software.class = trephine::gpu::DeviceClass::Software;
     software.subgroup_size = Some([8, 8]);
+    software.wide = true;
     let matrices = |edge, subgroup| Caps {
         f16: true,
         subgroup_size: Some([subgroup, subgroup]),

@@ -2,12 +2,14 @@
 // tap along d, the products of two sets of channels summed over the samples.
 //   m[kd][p][i][j] = sum_t left[p][i][t + kd left_shift] right[p][j][t + kd right_shift]
 // Inputs: left [36][channels/16][left_stride][16] f32, right the same with its stride (winograd_hw_input.wgsl, TILED, and
-// winograd_hw_expand.wgsl), of which `count` samples. Output: m [taps][36][16 left_tiles][4 right_quads] f32; ACCUMULATE
-// adds to it.
-// Threads: global x (folded on to y) = 4 channels of `right`; workgroup z = (p * left_tiles + tile of 16 channels of
+// winograd_hw_expand.wgsl), of which `count` samples. Output: m [taps][36][16 left_tiles][right channels] f32;
+// ACCUMULATE adds to it.
+// Threads: global x (folded on to y) = 4 channels of `right`, or with PAIRS 2; workgroup z = (p * left_tiles + tile of 16 channels of
 // `left`) * taps + kd, so that their address is the same for the whole workgroup, and the taps read what a cache still
 // holds. No workgroup memory, no atomics: reruns are bit-equal.
-// Cost: 2 flops a sample and pair of channels; each invocation keeps 4 x 16 sums in registers.
+// Cost: 2 flops a sample and pair of channels; each invocation keeps 4 x 16 sums (2 x 16) in registers, and adds the products
+// of two samples at a time, of which `count` is a multiple.
+#import "lib/four.wgsl"
 #import "lib/index.wgsl"
 
 struct Params {
@@ -18,24 +20,40 @@ struct Params {
     left_tiles: u32,
     right_stride: u32,
     right_shift: u32,
-    right_quads: u32,
+    // Channels of `right`, in fours or pairs.
+    right_items: u32,
 }
 
-@group(0) @binding(0) var<storage, read> left: array<vec4<f32>>;
-@group(0) @binding(1) var<storage, read> right: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read_write> m: array<vec4<f32>>;
-@group(0) @binding(3) var<uniform> params: Params;
+#ifdef PAIRS
+const ITEM: u32 = 2u;
+alias Item = Two;
+alias Value = vec2<f32>;
 
-fn store(at: u32, sums: mat4x4<f32>) {
-    for (var i = 0u; i < 4u; i++) {
-        let to = at + i * params.right_quads;
-#ifdef ACCUMULATE
-        m[to] = m[to] + sums[i];
+fn value_of(item: Item) -> Value {
+    return two(item);
+}
+
+fn to_item(value: Value) -> Item {
+    return to_two(value);
+}
 #else
-        m[to] = sums[i];
-#endif
-    }
+const ITEM: u32 = 4u;
+alias Item = Four;
+alias Value = vec4<f32>;
+
+fn value_of(item: Item) -> Value {
+    return four(item);
 }
+
+fn to_item(value: Value) -> Item {
+    return to_four(value);
+}
+#endif
+
+@group(0) @binding(0) var<storage, read> left: array<Four>;
+@group(0) @binding(1) var<storage, read> right: array<Item>;
+@group(0) @binding(2) var<storage, read_write> m: array<Item>;
+@group(0) @binding(3) var<uniform> params: Params;
 
 @compute @workgroup_size(64)
 fn main(
@@ -43,39 +61,41 @@ fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
 ) {
-    let quad = flat_index(global, groups, 64u);
-    if quad >= params.right_quads {
+    let item = flat_index(global, groups, 64u);
+    if item >= params.right_items {
         return;
     }
     let tile = group.z / params.taps;
     let kd = group.z % params.taps;
     let p = tile / params.left_tiles;
-    // Column i of a matrix is channel i of its four of `left`, rows are channels of `right`.
-    var sums0 = mat4x4<f32>();
-    var sums1 = mat4x4<f32>();
-    var sums2 = mat4x4<f32>();
-    var sums3 = mat4x4<f32>();
-    let right_tile = p * (params.right_quads / 4u) + quad / 4u;
-    var source = (right_tile * params.right_stride + kd * params.right_shift) * 4u + quad % 4u;
+    // Items of a tile of 16 channels.
+    let tile_items = 16u / ITEM;
+    // By channel of `left`.
+    var sums: array<Value, 16>;
+    let right_tile = (p * params.right_items + item) / tile_items;
+    var source = (right_tile * params.right_stride + kd * params.right_shift) * tile_items + item % tile_items;
     var at = (tile * params.left_stride + kd * params.left_shift) * 4u;
-    for (var t = 0u; t < params.count; t++) {
-        let value = right[source];
-        let w0 = left[at];
-        let w1 = left[at + 1u];
-        let w2 = left[at + 2u];
-        let w3 = left[at + 3u];
-        for (var i = 0u; i < 4u; i++) {
-            sums0[i] = fma(value, vec4<f32>(w0[i]), sums0[i]);
-            sums1[i] = fma(value, vec4<f32>(w1[i]), sums1[i]);
-            sums2[i] = fma(value, vec4<f32>(w2[i]), sums2[i]);
-            sums3[i] = fma(value, vec4<f32>(w3[i]), sums3[i]);
+    for (var t = 0u; t < params.count; t += 2u) {
+        let value0 = value_of(right[source]);
+        let value1 = value_of(right[source + tile_items]);
+        var w: array<vec4<f32>, 8>;
+        for (var i = 0u; i < 8u; i++) {
+            w[i] = four(left[at + i]);
         }
-        source += 4u;
-        at += 4u;
+        for (var i = 0u; i < 16u; i++) {
+            sums[i] = fma(value0, Value(w[i / 4u][i % 4u]), sums[i]);
+            sums[i] = fma(value1, Value(w[4u + i / 4u][i % 4u]), sums[i]);
+        }
+        source += 2u * tile_items;
+        at += 8u;
     }
-    let first = (kd * 36u * params.left_tiles + tile) * 16u * params.right_quads + quad;
-    store(first, sums0);
-    store(first + 4u * params.right_quads, sums1);
-    store(first + 8u * params.right_quads, sums2);
-    store(first + 12u * params.right_quads, sums3);
+    let first = (kd * 36u * params.left_tiles + tile) * 16u * params.right_items + item;
+    for (var i = 0u; i < 16u; i++) {
+        let to = first + i * params.right_items;
+#ifdef ACCUMULATE
+        m[to] = to_item(value_of(m[to]) + sums[i]);
+#else
+        m[to] = to_item(sums[i]);
+#endif
+    }
 }

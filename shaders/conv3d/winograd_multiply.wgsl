@@ -5,7 +5,9 @@
 // (pack_winograd_3d.wgsl, pack_winograd_hw.wgsl). Output: m [points][16 ceil(c_out/16)][quads] vec4<f32>.
 // Threads: global x (folded on to y) = q, 4 windows; workgroup z = p * channel tiles + channel tile, so that the address
 // of the weights is the same for the whole workgroup. No workgroup memory.
-// Cost: 2 taps c_in flops an output; each invocation keeps 4 windows x 16 channels in registers.
+// Cost: 2 taps c_in flops an output; each invocation keeps 4 windows x 16 channels in registers, and adds the products of STEP
+// input channels at a time, of which c_in is a multiple.
+#import "lib/four.wgsl"
 #import "lib/index.wgsl"
 
 struct Params {
@@ -17,9 +19,9 @@ struct Params {
     channel_tiles: u32,
 }
 
-@group(0) @binding(0) var<storage, read> v: array<vec4<f32>>;
-@group(0) @binding(1) var<storage, read> weight: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read_write> m: array<vec4<f32>>;
+@group(0) @binding(0) var<storage, read> v: array<Four>;
+@group(0) @binding(1) var<storage, read> weight: array<Four>;
+@group(0) @binding(2) var<storage, read_write> m: array<Four>;
 @group(0) @binding(3) var<uniform> params: Params;
 
 @compute @workgroup_size(64)
@@ -41,27 +43,32 @@ fn main(
     var at = group.z * params.taps * params.c_in * 4u;
     for (var tap = 0u; tap < params.taps; tap++) {
         var source = p * params.c_in * params.in_quads + quad + tap * params.shift;
-        for (var ci = 0u; ci < params.c_in; ci++) {
-            let value = v[source];
-            let w0 = weight[at];
-            let w1 = weight[at + 1u];
-            let w2 = weight[at + 2u];
-            let w3 = weight[at + 3u];
-            for (var j = 0u; j < 4u; j++) {
-                sums0[j] = fma(value, vec4<f32>(w0[j]), sums0[j]);
-                sums1[j] = fma(value, vec4<f32>(w1[j]), sums1[j]);
-                sums2[j] = fma(value, vec4<f32>(w2[j]), sums2[j]);
-                sums3[j] = fma(value, vec4<f32>(w3[j]), sums3[j]);
+        for (var ci = 0u; ci < params.c_in; ci += STEP) {
+            var values: array<vec4<f32>, STEP>;
+            var w: array<mat4x4<f32>, STEP>;
+            for (var i = 0u; i < STEP; i++) {
+                values[i] = four(v[source + i * params.in_quads]);
+                for (var k = 0u; k < 4u; k++) {
+                    w[i][k] = four(weight[at + 4u * i + k]);
+                }
             }
-            source += params.in_quads;
-            at += 4u;
+            for (var j = 0u; j < 4u; j++) {
+                for (var i = 0u; i < STEP; i++) {
+                    sums0[j] = fma(values[i], vec4<f32>(w[i][0][j]), sums0[j]);
+                    sums1[j] = fma(values[i], vec4<f32>(w[i][1][j]), sums1[j]);
+                    sums2[j] = fma(values[i], vec4<f32>(w[i][2][j]), sums2[j]);
+                    sums3[j] = fma(values[i], vec4<f32>(w[i][3][j]), sums3[j]);
+                }
+            }
+            source += STEP * params.in_quads;
+            at += STEP * 4u;
         }
     }
     let first = group.z * 16u * params.quads + quad;
     for (var j = 0u; j < 4u; j++) {
-        m[first + j * params.quads] = sums0[j];
-        m[first + (4u + j) * params.quads] = sums1[j];
-        m[first + (8u + j) * params.quads] = sums2[j];
-        m[first + (12u + j) * params.quads] = sums3[j];
+        m[first + j * params.quads] = to_four(sums0[j]);
+        m[first + (4u + j) * params.quads] = to_four(sums1[j]);
+        m[first + (8u + j) * params.quads] = to_four(sums2[j]);
+        m[first + (12u + j) * params.quads] = to_four(sums3[j]);
     }
 }

@@ -61,6 +61,8 @@ pub struct Caps {
     pub timestamps: bool,
     /// Kernels may `enable f16;`.
     pub f16: bool,
+    /// Kernels move f32 as 64-bit integers, two at a time: on a processor, whose driver loads and stores lane by lane.
+    pub wide: bool,
     /// Smallest and largest number of invocations in a subgroup, where kernels may use subgroup operations.
     pub subgroup_size: Option<[u32; 2]>,
     /// Edge of the square tiles that cooperative matrices multiply, f16 into f32, where kernels may
@@ -83,16 +85,18 @@ impl Caps {
             offset_alignment: 256,
             timestamps: false,
             f16: false,
+            wide: false,
             subgroup_size: None,
             cooperative_tile: None,
         }
     }
 }
 
-const OPTIONAL: [(wgpu::Features, &str); 4] = [
+const OPTIONAL: [(wgpu::Features, &str); 5] = [
     (wgpu::Features::TIMESTAMP_QUERY, "timestamps"),
     (wgpu::Features::SHADER_F16, "f16"),
     (wgpu::Features::SUBGROUP, "subgroups"),
+    (wgpu::Features::SHADER_INT64, "64-bit integers"),
     (wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX, "cooperative matrix"),
 ];
 
@@ -236,6 +240,7 @@ pub(super) async fn request_device(
         offset_alignment: limits.min_storage_buffer_offset_alignment as u64,
         timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
         f16: features.contains(wgpu::Features::SHADER_F16),
+        wide: summary.class == DeviceClass::Software && features.contains(wgpu::Features::SHADER_INT64),
         subgroup_size: features
             .contains(wgpu::Features::SUBGROUP)
             .then_some([info.subgroup_min_size, info.subgroup_max_size]),

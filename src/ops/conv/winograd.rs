@@ -107,8 +107,10 @@ struct Product {
 }
 
 impl Product {
-    fn dispatch(&self, v: Slot, weight: Slot, m: Slot) -> Dispatch {
-        let dispatch = Dispatch::new(KernelKey::new(WINOGRAD_MULTIPLY))
+    fn dispatch(&self, caps: &Caps, v: Slot, weight: Slot, m: Slot) -> Dispatch {
+        let step = if self.channels[0].is_multiple_of(2) { 2 } else { 1 };
+        let key = KernelKey::new(WINOGRAD_MULTIPLY).define("STEP", step).define("WIDE", caps.wide.into());
+        let dispatch = Dispatch::new(key)
             .bind("v", v)
             .bind("weight", weight)
             .bind("m", m)
@@ -172,7 +174,7 @@ pub(super) fn lower_3d(lowered: &mut Lowered, pass: &Pass<'_>, caps: &Caps) {
                 .params(params.u32("channels", packing.n_in))
                 .flat(stride, FLAT);
             transform_inputs(lowered, &launch, pass, n, caps);
-            lowered.push(product.dispatch(transformed, packed, products));
+            lowered.push(product.dispatch(caps, transformed, packed, products));
             let params = slab(output_params(output))
                 .u32("channels", channels)
                 .f32("negative_slope", pass.negative_slope);
@@ -303,7 +305,7 @@ pub(super) fn lower_hw(lowered: &mut Lowered, pass: &Pass<'_>, caps: &Caps) {
                 shift: slabs.span / 4,
                 quads: [slabs.in_stride() / 4, slab.out_total() / 4],
             };
-            lowered.push(product.dispatch(transformed, packed, products));
+            lowered.push(product.dispatch(caps, transformed, packed, products));
             let mut launch =
                 slab.output(pass.kernel(WINOGRAD_HW_OUTPUT), slab.out_total(), channels, ("m", products));
             launch.params = launch.params.f32("negative_slope", pass.negative_slope);
@@ -338,6 +340,9 @@ pub(super) fn lower_grad_weight(
     let from_x = (transformed, c_in, slabs.in_stride(), slabs.span);
     let from_dy = (expanded, c_out, slabs.out_stride(), 0);
     let (left, right) = if swap { (from_dy, from_x) } else { (from_x, from_dy) };
+    // Two channels a lane where four would leave lanes of a processor's vectors empty.
+    let pairs = caps.class == DeviceClass::Software && caps.lanes().is_some_and(|n| right.1 / 4 < n as usize);
+    let right_items = right.1 / if pairs { 2 } else { 4 };
     let mut accumulate = false;
     for n in 0..x.shape[0] {
         for slab in slabs.iter() {
@@ -347,7 +352,10 @@ pub(super) fn lower_grad_weight(
             let key = KernelKey::new(WINOGRAD_HW_EXPAND).define("TILED", 1);
             let launch = slab.output(key, slabs.out_stride(), c_out, ("v", expanded));
             transform(lowered, &launch, ("dy", dy_slot, dy), (n, 0), caps);
-            let key = KernelKey::new(WINOGRAD_HW_CORRELATE).define("ACCUMULATE", accumulate.into());
+            let key = KernelKey::new(WINOGRAD_HW_CORRELATE)
+                .define("ACCUMULATE", accumulate.into())
+                .define("PAIRS", pairs.into())
+                .define("WIDE", caps.wide.into());
             let dispatch = Dispatch::new(key)
                 .bind("left", left.0)
                 .bind("right", right.0)
@@ -361,9 +369,9 @@ pub(super) fn lower_grad_weight(
                         .u32("left_tiles", left.1 / TILE)
                         .u32("right_stride", right.2)
                         .u32("right_shift", right.3)
-                        .u32("right_quads", right.1 / 4),
+                        .u32("right_items", right_items),
                 )
-                .flat(right.1 / 4, FLAT);
+                .flat(right_items, FLAT);
             lowered.push(dispatch.layers(taps * POINTS_HW * left.1 / TILE));
             accumulate = true;
         }
