@@ -11,7 +11,9 @@ use std::path::Path;
 use glam::{DMat4, DVec3, DVec4};
 use nii::{Folder, Nii};
 use program::{has_gpu, program};
-use trephine::model::{Centre, GridSpec, Intensity, Model, ModelCard, Sampling, initialise, residual_unet};
+use trephine::model::{
+    AxisCodes, Centre, GridSpec, Intensity, Model, ModelCard, Readout, Sampling, initialise, residual_unet,
+};
 use trephine::tensor::Xyz;
 use trephine::volume::orientation::AxisMap;
 
@@ -69,6 +71,8 @@ fn tiny_model() -> Vec<u8> {
         intensity: Intensity::Percentile { low: 1.0, high: 99.5 },
         n4: None,
         mirror: false,
+        axes: AxisCodes::RAS,
+        readout: Readout::Linear,
     };
     let description = residual_unet("tiny", &[4, 8], 1, grid);
     let mut tensors = initialise(&description, 7).expect("describes a network");

@@ -26,7 +26,7 @@ use common::{gpu, wait};
 use glam::{DMat3, DMat4, DQuat, DVec3};
 use nii::{Folder, Nii, only};
 use trephine::gpu::Gpu;
-use trephine::model::{self, Centre, GridSpec, Intensity, Model, ModelCard, Sampling};
+use trephine::model::{self, AxisCodes, Centre, GridSpec, Intensity, Model, ModelCard, Readout, Sampling};
 use trephine::ops::resample::{AxisOrder, Interpolation};
 use trephine::pipeline::place::placed::PlacedVolume;
 use trephine::pipeline::strip::{StripOptions, Stripped, Stripper};
@@ -150,6 +150,8 @@ fn random_model() -> Model {
         intensity: Intensity::Percentile { low: 1.0, high: 99.5 },
         n4: None,
         mirror: false,
+        axes: AxisCodes::RAS,
+        readout: Readout::Linear,
     };
     let description = model::residual_unet("random", &[4, 8], 1, grid);
     let mut tensors = model::initialise(&description, 1).expect("describes a network");

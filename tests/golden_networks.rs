@@ -13,7 +13,8 @@ use trephine::gpu::Gpu;
 use trephine::graph::{Executor, ExecutorOptions};
 use trephine::model::{
     Description, GridSpec, LayerKind, LossKind, Mode, Model, ModelCard, OptimiserSpec, Tensors,
-    TrainingGraph, article, build, fold_for_inference, initialise, residual_unet, spread_over_blocks,
+    TrainingGraph, article, build, fold_for_inference, initialise, published, residual_unet,
+    spread_over_blocks,
 };
 use trephine::ops::Fill;
 use trephine::tensor::{DType, TensorDesc};
@@ -214,6 +215,90 @@ fn a_network_with_folds_begins_with_the_logits_of_one_without() {
     assert!(spread_over_blocks(&parent, &coarse).is_none());
     let folded = Model { description: fine.clone(), tensors: spread, card: ModelCard::default() };
     assert!(spread_over_blocks(&folded, &fine).is_none());
+}
+
+/// Numbers between -1 and 1, a function of the name: `numbers` of tools/published_networks.py.
+fn numbers(name: &str, count: usize) -> Vec<f32> {
+    let salt =
+        name.bytes().fold(0x811C_9DC5u32, |salt, byte| (salt ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    let hash = |ix: u32| {
+        let h = ix.wrapping_add(salt).wrapping_mul(2_654_435_761);
+        let h = (h ^ (h >> 16)).wrapping_mul(0x045D_9F3B);
+        h ^ (h >> 16)
+    };
+    (0..count as u32).map(|ix| (f64::from(hash(ix)) / f64::from(1u32 << 31) - 1.0) as f32).collect()
+}
+
+/// The weights that tools/published_networks.py gives a network.
+fn formula_weights(description: &Description) -> Tensors {
+    let mut tensors = initialise(description, 0).expect("initialises");
+    for (name, (shape, values)) in &mut tensors {
+        *values = numbers(name, values.len());
+        if let [_, row @ ..] = shape.as_slice()
+            && row.len() == 4
+        {
+            let scale = (6.0 / row.iter().product::<usize>() as f64).sqrt() as f32;
+            values.iter_mut().for_each(|v| *v *= scale);
+        } else if name.ends_with(".weight") {
+            values.iter_mut().for_each(|v| *v = 1.0 + *v / 8.0);
+        } else {
+            values.iter_mut().for_each(|v| *v /= 8.0);
+        }
+    }
+    tensors
+}
+
+/// Small copies of published networks, by their names in the fixture.
+fn small_copies() -> [(&'static str, Description); 4] {
+    [
+        ("deepbet", published::deepbet(4)),
+        ("synthstrip", published::synthstrip(4)),
+        ("mindgrab", published::mindgrab(5, 2)),
+        ("hd-bet", published::hd_bet(3)),
+    ]
+}
+
+#[test]
+fn published_networks_match_pytorch() {
+    let Some(gpu) = gpu() else { return };
+    let golden = Golden::read("published.safetensors");
+    for (name, description) in small_copies() {
+        let tensors = formula_weights(&description);
+        let (description, tensors) = fold_for_inference(&description, &tensors);
+        let extents: Vec<usize> =
+            golden.get(&format!("{name}.extents")).iter().map(|&n| n as usize).collect();
+        let [d, h, w] = extents[..] else { panic!("{name}: three extents") };
+        let all = logits(&gpu, &description, &tensors, &numbers("input", d * h * w), [d, h, w]);
+        let step = golden.get(&format!("{name}.step"))[0] as usize;
+        let kept: Vec<f32> = (0..all.len())
+            .filter(|ix| [ix / (h * w), ix / w % h, ix % w].iter().all(|at| at % step == 0))
+            .map(|ix| all[ix])
+            .collect();
+        check(&format!("logits of {name}"), &kept, golden.get(&format!("{name}.logits")), 1e-5);
+    }
+}
+
+#[test]
+fn published_networks_have_their_parameters_and_can_be_trained() {
+    let counts: Vec<(&str, usize)> = published::PUBLISHED
+        .iter()
+        .map(|network| {
+            let tensors = initialise(&(network.describe)(), 0).expect("initialises");
+            (network.name, tensors.values().map(|(_, values)| values.len()).sum())
+        })
+        .collect();
+    // Without HD-BET's two heads of deep supervision, 252 parameters.
+    let want =
+        [("deepbet", 2_126_258), ("synthstrip", 2_566_561), ("mindgrab", 146_237), ("hd-bet", 16_349_403)];
+    assert_eq!(counts, want);
+
+    let optimiser = OptimiserSpec { weight_decay: 0.0, keras: false, clip_norm: 1.0, ema_decay: 0.0 };
+    for (name, description) in small_copies() {
+        let training = TrainingGraph::new(&description, 1, [64; 3], LossKind::DiceBce, &optimiser)
+            .unwrap_or_else(|e| panic!("{name}: {e}"));
+        let parameters = initialise(&description, 0).expect("initialises").len();
+        assert_eq!(training.gradients.len(), parameters, "{name}: every parameter has a gradient");
+    }
 }
 
 #[test]

@@ -16,8 +16,8 @@ use nii::{Folder, Nii};
 use trephine::gpu::{Gpu, GpuTensor};
 use trephine::graph::run_op1;
 use trephine::model::{
-    ActivationKind, Centre, Description, GridSpec, Intensity, Layer, LayerKind, Model, ModelCard, Sampling,
-    Tensors, WeightFile, initialise, residual_unet,
+    ActivationKind, AnswerKind, AxisCodes, Centre, Description, GridSpec, Intensity, Layer, LayerKind, Model,
+    ModelCard, Readout, Sampling, Tensors, WeightFile, initialise, residual_unet,
 };
 use trephine::ops::activation::Activate;
 use trephine::ops::elementwise::Add;
@@ -259,6 +259,8 @@ fn grid() -> GridSpec {
         intensity: Intensity::Percentile { low: 1.0, high: 99.5 },
         n4: None,
         mirror: false,
+        axes: AxisCodes::RAS,
+        readout: Readout::Linear,
     }
 }
 
@@ -428,7 +430,15 @@ fn mirror_of_the_input(input: GridSpec) -> Model {
         activation: ActivationKind::None,
     };
     let layer = Layer { name: "out".into(), inputs: vec!["input".into()], kind };
-    let description = Description { name: "input".into(), input, layers: vec![layer], output: "out".into() };
+    let description = Description {
+        name: "input".into(),
+        input,
+        layers: vec![layer],
+        output: "out".into(),
+        answer: AnswerKind::Logit,
+        first: None,
+        folds: 1,
+    };
     let tensors = Tensors::from([
         ("out.weight".into(), (vec![1; 5], vec![1.0])),
         ("out.bias".into(), (vec![1], vec![-0.5])),

@@ -1082,6 +1082,35 @@ def make_metrics(rng):
     return {"metrics": (tensors, measured)}
 
 
+# ------------------------------------------------------------------- published networks
+
+
+def make_published(_rng):
+    """Logits of small copies of published networks; inputs and weights follow from a formula."""
+    import published_networks
+
+    tensors, parameters = {}, {}
+    for name, (_, extents, step) in published_networks.NETWORKS.items():
+        tensors[f"{name}.logits"], parameters[name] = published_networks.logits(name)
+        tensors[f"{name}.extents"] = np.array(extents, np.float32)
+        tensors[f"{name}.step"] = scalar(step)
+    return {"published": (tensors, {"parameters": parameters})}
+
+
+def make_torch_files(_rng):
+    """One state dict in PyTorch's formats, and what it holds."""
+    import tempfile
+
+    import published_networks
+
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        state = published_networks.torch_files(folder)
+        files = {path.name: (path.read_bytes(), {}) for path in folder.iterdir()}
+    tensors = {k: to_numpy(v) for k, v in state.items() if v.is_floating_point()}
+    return dict(sorted(files.items())) | {"torch_files": (tensors, {})}
+
+
 # ---------------------------------------------------------------------------------- main
 
 # Fixture -> (function, packages whose versions matter). One may write several files.
@@ -1112,6 +1141,8 @@ FIXTURES = {
     "resample": (make_resample, ["nilearn", "nibabel", "scipy", "SimpleITK"]),
     "metrics": (make_metrics, ["monai", "torch", "scipy"]),
     "colin27": (make_colin27, ["nibabel"]),
+    "published": (make_published, ["torch"]),
+    "torch_files": (make_torch_files, ["torch"]),
 }
 
 ABOUT = {
@@ -1133,6 +1164,13 @@ ABOUT = {
     "volume error, at two voxel sizes.",
     "colin27": "HD-BET's (version 1) mask of Colin27, ch2.nii.gz of Debian's mricron-data: every third "
     "voxel from the first along each axis, z fastest, packed from the highest bit.",
+    "published": "Small copies of published networks (tools/published_networks.py): logits of brain at every "
+    "so many voxels.",
+    "torch_zip.pt": "A checkpoint as PyTorch writes it: a state dict of f32 (transposed), f16, f64 (a "
+    "slice) and i64 among other entries.",
+    "torch_old.pt": "The same as PyTorch before 1.6 wrote it.",
+    "torch_script.pt": "A TorchScript module with the same tensors.",
+    "torch_files": "The floating-point tensors in torch_*.pt.",
 }
 
 
@@ -1158,8 +1196,14 @@ def main():
         if options.only not in (None, fixture):
             continue
         for name, (tensors, measured) in make(generator(fixture)).items():
-            path = options.out / f"{name}.safetensors"
-            save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, path)
+            if isinstance(tensors, bytes):
+                path = options.out / name
+                path.write_bytes(tensors)
+                tensors = {}
+            else:
+                path = options.out / f"{name}.safetensors"
+                whole = {k: np.ascontiguousarray(v) for k, v in tensors.items()}
+                save_file(whole, path)
             data = path.read_bytes()
             files[path.name] = {
                 "about": ABOUT[name],

@@ -8,6 +8,7 @@
 mod bench;
 mod devices;
 mod evaluate;
+mod fetch;
 mod files;
 mod index;
 mod interrupt;
@@ -373,9 +374,9 @@ impl From<ElementType> for DType {
 /// Which model, and which bias correction before it.
 #[derive(Debug, Args)]
 struct ModelOptions {
-    /// A built-in model by name, or a .safetensors file [default: default]
+    /// A model by name, or a file: .safetensors, or PyTorch's of a published network [default: default]
     ///
-    /// `trephine model list` shows the built-in ones.
+    /// `trephine model list` shows the ones that are built in or in your folder, `trephine model fetch` gets published ones.
     #[arg(long, value_name = "NAME|FILE")]
     model: Option<String>,
     /// A whole published pipeline

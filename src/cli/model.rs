@@ -1,4 +1,4 @@
-//! `trephine model info | list | convert`.
+//! `trephine model info | list | convert | fetch`.
 
 use std::path::PathBuf;
 
@@ -7,15 +7,16 @@ use clap::{Args, Subcommand};
 use serde::Deserialize;
 use serde_json::json;
 use trephine::model::{
-    self as models, Centre, Description, Intensity, LayerKind, Model, ModelCard, Sampling, Usual,
+    self as models, Centre, Description, Fit, Intensity, LayerKind, Model, ModelCard, Sampling, Usual,
+    VoxelBox, WeightFile, published,
 };
 use trephine::pipeline::write_whole;
 
 use super::files::{check_distinct, check_folder};
 use super::json::named;
-use super::{Outcome, Session};
+use super::{Outcome, Session, fetch};
 
-/// Show and convert models
+/// Show, convert and fetch models
 #[derive(Debug, Args)]
 #[command(after_long_help = "Example:\n  trephine model list\n  trephine model info default")]
 pub(super) struct Options {
@@ -28,6 +29,7 @@ enum Command {
     Info(Info),
     List(List),
     Convert(Convert),
+    Fetch(fetch::Options),
 }
 
 /// Show a model: network, preprocessing, parameters and its card
@@ -36,23 +38,28 @@ enum Command {
     after_long_help = "Example:\n  trephine model info default\n  trephine model info run/best.safetensors --json"
 )]
 struct Info {
-    /// A model file, or the name of a built-in model
+    /// A model file, or the name of a model that is built in or in your folder
     #[arg(value_name = "FILE|NAME")]
     model: String,
 }
 
-/// List the built-in models
+/// List the models that are built in, and those in your folder
 #[derive(Debug, Args)]
 #[command(after_long_help = "Example:\n  trephine model list")]
 struct List {}
 
-/// Write a model in another precision, or with another name or card
+/// Write a model in another precision, with another name or card, or from others' weights
+///
+/// IN may also be a file of PyTorch (a state dict or a TorchScript archive: .pt, .pth, .model) or a safetensors file of
+/// weights alone. Published networks (SynthStrip, MindGrab, HD-BET version 1) are recognised by their tensors; any
+/// other is described by --description. Such files are read, never run: one that asks for anything but tensors and containers
+/// is refused.
 #[derive(Debug, Args)]
 #[command(
-    after_long_help = "Example:\n  trephine model convert run/best.safetensors mine.safetensors --half --card card.toml\n\ncard.toml may set: data, licence, attribution, command, figures, and [usual] with unsure and mirrored_dice, beyond which masks are doubted (docs/plausibility.md)."
+    after_long_help = "Example:\n  trephine model convert run/best.safetensors mine.safetensors --half --card card.toml\n  trephine model convert synthstrip.1.pt synthstrip.safetensors\n\ncard.toml may set: data, licence, attribution, command, figures, and [usual] with unsure and mirrored_dice, beyond which masks are doubted (docs/plausibility.md)."
 )]
 struct Convert {
-    /// A model file, or the name of a built-in model
+    /// A model file, the name of a model that is built in or in your folder, or a file of weights
     #[arg(value_name = "IN")]
     input: String,
     /// The .safetensors file to write
@@ -70,6 +77,12 @@ struct Convert {
     /// Take entries of the model card from this TOML file
     #[arg(long, value_name = "TOML")]
     card: Option<PathBuf>,
+    /// The network of IN: layers named as its tensors, as `model info --json` shows a description
+    #[arg(long, value_name = "JSON")]
+    description: Option<PathBuf>,
+    /// Further weights of the same network, whose answers are averaged; may be given several times
+    #[arg(long, value_name = "FILE")]
+    fold: Vec<String>,
 }
 
 /// A model card as people write it: what is left out stays as it was.
@@ -113,6 +126,7 @@ impl Options {
             Command::Info(info) => info.run(session)?,
             Command::List(_) => list(session)?,
             Command::Convert(convert) => convert.run(session)?,
+            Command::Fetch(fetch) => fetch.run(session)?,
         }
         Ok(Outcome::Done)
     }
@@ -120,20 +134,40 @@ impl Options {
 
 fn list(session: &Session) -> anyhow::Result<()> {
     let mut rows = Vec::new();
-    for name in models::builtin_names() {
-        let model = models::load(name)?;
+    let built_in = models::builtin_names().into_iter().map(|name| (name.to_owned(), None));
+    let own = models::user_models().into_iter().map(|(name, file)| (name, Some(file)));
+    for (name, file) in built_in.chain(own) {
+        let model = match models::load(&name) {
+            Ok(model) => model,
+            // One bad file in the folder hides none of the others.
+            Err(error) => {
+                session.terminal.warning(file.as_deref().unwrap_or(name.as_ref()), &error.to_string());
+                continue;
+            }
+        };
         let (trained, _) = model.parameter_counts();
         let grid = &model.description.input;
+        let licence = match model.card.licence.as_str() {
+            "" => "licence unknown",
+            licence => licence,
+        };
         session.terminal.result(&format!(
-            "{name:12} {trained:>9} parameters, {} voxels of {} mm{}",
+            "{name:12} {trained:>9} parameters, {} voxels of {} mm; {licence}; {}{}",
             grid.shape.map(|n| n.to_string()).join("x"),
             grid.voxel_mm.map(|mm| mm.to_string()).join("x"),
+            file.as_ref().map_or_else(|| "built in".to_owned(), |file| file.display().to_string()),
             match one_sentence(&model.card.figures) {
                 "" => String::new(),
                 figures => format!("; {figures}"),
             }
         ))?;
-        rows.push(json!({ "name": name, "parameters": trained, "input": grid, "card": model.card }));
+        rows.push(json!({
+            "name": name,
+            "file": file.as_deref().map(named),
+            "parameters": trained,
+            "input": grid,
+            "card": model.card,
+        }));
     }
     if rows.is_empty() {
         session.terminal.note("no model is built in; train one with `trephine train`");
@@ -168,15 +202,37 @@ fn describe(model: &Model, trained: usize, stored: usize) -> String {
     let centre = match grid.centre {
         Centre::WorldOrigin => "centred on the world's origin".to_owned(),
         Centre::Head { above_mm } => format!("centred on the head, {above_mm} mm above its top"),
+        Centre::Middle => "centred on the field of view".to_owned(),
+        Centre::Voxels { of, fit } => {
+            let over = match of {
+                VoxelBox::All => "over the field of view".to_owned(),
+                VoxelBox::Content => "over what is not background".to_owned(),
+                VoxelBox::Brain { margin, .. } => {
+                    format!("over the brain that another network finds, and {}% around", 100.0 * margin)
+                }
+            };
+            match fit {
+                Fit::Stretched => format!("{over}, stretched to it"),
+                Fit::Padded { multiple, .. } => {
+                    format!("{over}, padded to multiples of {multiple}, at least so many")
+                }
+            }
+        }
     };
     let sampling = match grid.sampling {
         Sampling::Nearest => "nearest voxel",
         Sampling::Area => "area average",
+        Sampling::Linear => "linear",
+        Sampling::Cubic => "cubic",
     };
     let intensity = match grid.intensity {
         Intensity::MinMax { high } => format!("0 to {high}"),
         Intensity::Percentile { low, high } => format!("percentiles {low} to {high} to 0 to 1"),
         Intensity::ZScore => "mean 0, deviation 1".to_owned(),
+        Intensity::Standard { low, high, mean, deviation, of_first } => format!(
+            "percentiles {low} to {high}{} clipped, then mean {mean}, deviation {deviation}",
+            if of_first { " of what the other network saw" } else { "" }
+        ),
     };
     let mut lines = vec![
         format!("name         {}", d.name),
@@ -223,11 +279,30 @@ fn blocks(description: &Description) -> String {
     })
 }
 
+/// A network from a description and a file of weights.
+fn described(description: &std::path::Path, weights: &str) -> anyhow::Result<Model> {
+    let text = std::fs::read_to_string(description)
+        .map_err(|e| anyhow!("{}: cannot be read: {e}; check the path", description.display()))?;
+    let network: Description = serde_json::from_str(&text)
+        .map_err(|e| anyhow!("{}: is not a network's description: {e}", description.display()))?;
+    let file = WeightFile::open(weights)?;
+    let tensors = published::take_described(&file.tensors()?, &network, file.origin())?;
+    Ok(Model { description: network, tensors, card: ModelCard::default() })
+}
+
 impl Convert {
     fn run(self, session: &Session) -> anyhow::Result<()> {
         check_distinct(&self.output, &[], &[std::path::Path::new(&self.input)])?;
         check_folder(&self.output)?;
-        let mut model = session.load_model(&self.input)?;
+        let mut model = match &self.description {
+            None => session.load_model(&self.input)?,
+            Some(path) => described(path, &self.input)?,
+        };
+        for fold in &self.fold {
+            let file = WeightFile::open(fold)?;
+            let tensors = published::take_described(&file.tensors()?, &model.description, file.origin())?;
+            model.add_fold(tensors);
+        }
         if let Some(name) = self.name {
             model.description.name = name;
         }

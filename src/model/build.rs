@@ -6,7 +6,7 @@ use super::ModelError;
 use super::description::*;
 use crate::graph::Graph;
 use crate::ops::ValueId;
-use crate::ops::activation::{Activate, Activation};
+use crate::ops::activation::Activation;
 use crate::ops::cast::Cast;
 use crate::ops::conv::{Conv3d, ConvTranspose3d, Window};
 use crate::ops::dropout::Dropout;
@@ -14,7 +14,8 @@ use crate::ops::elementwise::Add;
 use crate::ops::norm::{BatchNormInference, BatchNormUpdate, Norm, NormKind};
 use crate::ops::pool::MaxPool3d;
 use crate::ops::space_to_depth::{DepthToSpace, SpaceToDepth};
-use crate::tensor::{DType, TensorDesc};
+use crate::ops::upsample::{Upsample, UpsampleTo};
+use crate::tensor::{DType, HostTensor, TensorDesc};
 
 /// What the graph is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,11 +69,18 @@ impl Builder {
         x: ValueId,
         kind: NormKind,
         eps: f32,
+        affine: bool,
         activation: Activation,
     ) -> Result<Vec<ValueId>, ModelError> {
         let channels = self.graph.desc(x).shape[1];
-        let gamma = self.parameter(layer, "weight", &[channels]);
-        let beta = self.parameter(layer, "bias", &[channels]);
+        let mut operand = |name: &str, without: f64| match affine {
+            true => self.parameter(layer, name, &[channels]),
+            false => {
+                let same = HostTensor::new(TensorDesc::f32(&[channels]), vec![without; channels]);
+                self.graph.constant(&format!("{layer} without {name}"), &same)
+            }
+        };
+        let (gamma, beta) = (operand("weight", 1.0), operand("bias", 0.0));
         Ok(self.graph.apply(Norm { kind, eps, activation }, &[x, gamma, beta])?)
     }
 
@@ -93,7 +101,7 @@ impl Builder {
             let op = BatchNormInference { eps, activation };
             return Ok(self.graph.apply1(op, &[x, gamma, beta, mean, variance])?);
         }
-        let outputs = self.norm(layer, x, NormKind::Batch, eps, activation)?;
+        let outputs = self.norm(layer, x, NormKind::Batch, eps, true, activation)?;
         let mean = self.graph.state(&format!("{layer}.running_mean"), channels.clone());
         let variance = self.graph.state(&format!("{layer}.running_var"), channels);
         self.graph.apply(BatchNormUpdate { momentum, eps }, &[mean, variance, outputs[1], outputs[2]])?;
@@ -113,6 +121,38 @@ impl Builder {
         Ok(self.graph.apply1(Dropout { rate, stream: self.dropouts }, &[x, seed])?)
     }
 
+    /// The logits that an answer stands for: a convolution of one tap with constant weights, where it is none already.
+    fn logits(&mut self, layer: &str, answer: ValueId, kind: AnswerKind) -> Result<ValueId, ModelError> {
+        let channels = self.graph.desc(answer).shape[1];
+        let (weights, bias): (&[f64], Option<f32>) = match kind {
+            AnswerKind::Logit => (&[1.0], None),
+            AnswerKind::TwoClasses => (&[-1.0, 1.0], None),
+            AnswerKind::DistanceMm { border_mm } => (&[-1.0], Some(border_mm)),
+        };
+        if channels != weights.len() {
+            return Err(ModelError::Layer {
+                layer: layer.to_owned(),
+                reason: format!(
+                    "is the output and has {channels} channels; an answer of the kind {kind:?} has {}",
+                    weights.len()
+                ),
+            });
+        }
+        if kind == AnswerKind::Logit {
+            return Ok(answer);
+        }
+        self.graph.set_scope("answer");
+        let mut constant = |name: &str, shape: &[usize], values: Vec<f64>| {
+            self.graph.constant(name, &HostTensor::new(TensorDesc::f32(shape), values))
+        };
+        let mut operands = vec![answer, constant("answer.weight", &[1, channels, 1, 1, 1], weights.to_vec())];
+        operands.extend(bias.map(|bias| constant("answer.bias", &[1], vec![bias.into()])));
+        let op = Conv3d::new(Window::same([1; 3]), bias.is_some());
+        let logits = self.graph.apply1(op, &operands)?;
+        self.graph.set_scope("");
+        Ok(logits)
+    }
+
     fn layer(&mut self, layer: &Layer, inputs: &[ValueId]) -> Result<ValueId, ModelError> {
         let name = layer.name.as_str();
         let channels: usize = inputs.iter().map(|&v| self.graph.desc(v).shape[1]).sum();
@@ -129,7 +169,7 @@ impl Builder {
                     window: Window { stride: *stride, dilation: *dilation, padding },
                     two_inputs: inputs.len() == 2,
                     bias: *bias,
-                    activation: (*activation).into(),
+                    activation: fused(layer, *activation)?,
                 };
                 Ok(self.graph.apply1(op, &operands)?)
             }
@@ -143,30 +183,32 @@ impl Builder {
                 let op = ConvTranspose3d {
                     window: Window { stride: *stride, dilation: [1; 3], padding: *crop },
                     bias: *bias,
-                    activation: (*activation).into(),
+                    activation: fused(layer, *activation)?,
                 };
                 Ok(self.graph.apply1(op, &operands)?)
             }
             LayerKind::BatchNorm { eps, momentum, activation } => {
-                self.batch_norm(name, inputs[0], *eps, *momentum, (*activation).into())
+                self.batch_norm(name, inputs[0], *eps, *momentum, fused(layer, *activation)?)
             }
-            LayerKind::InstanceNorm { eps, activation } => {
-                Ok(self.norm(name, inputs[0], NormKind::Instance, *eps, (*activation).into())?[0])
+            LayerKind::InstanceNorm { eps, affine, activation } => {
+                let activation = fused(layer, *activation)?;
+                Ok(self.norm(name, inputs[0], NormKind::Instance, *eps, *affine, activation)?[0])
             }
-            LayerKind::GroupNorm { groups, eps, activation } => {
-                let kind = NormKind::Group { groups: *groups };
-                Ok(self.norm(name, inputs[0], kind, *eps, (*activation).into())?[0])
+            LayerKind::GroupNorm { groups, eps, affine, activation } => {
+                let (kind, activation) = (NormKind::Group { groups: *groups }, fused(layer, *activation)?);
+                Ok(self.norm(name, inputs[0], kind, *eps, *affine, activation)?[0])
             }
-            LayerKind::Activation { activation } => match activation {
-                ActivationKind::None => Ok(inputs[0]),
-                ActivationKind::Relu => Ok(self.graph.apply1(Activate::Relu, inputs)?),
-                ActivationKind::LeakyRelu(slope) => {
-                    Ok(self.graph.apply1(Activate::LeakyRelu { slope: *slope }, inputs)?)
-                }
+            LayerKind::Activation { activation } => match activation.operator() {
+                None => Ok(inputs[0]),
+                Some(op) => Ok(self.graph.apply1(op, inputs)?),
             },
             LayerKind::MaxPool3d { kernel, stride, padding } => {
                 let op = MaxPool3d { kernel: *kernel, stride: *stride, padding: *padding };
                 Ok(self.graph.apply(op, inputs)?[0])
+            }
+            LayerKind::Upsample { factor, mode } => {
+                let op = Upsample { mode: (*mode).into(), to: UpsampleTo::Scale(*factor) };
+                Ok(self.graph.apply1(op, inputs)?)
             }
             LayerKind::Add => Ok(self.graph.apply1(Add, inputs)?),
             LayerKind::SpaceToDepth { factor } => {
@@ -178,6 +220,14 @@ impl Builder {
             LayerKind::Dropout { rate } => self.dropout(inputs[0], *rate),
         }
     }
+}
+
+/// An activation that a layer applies last.
+fn fused(layer: &Layer, activation: ActivationKind) -> Result<Activation, ModelError> {
+    activation.fused().ok_or_else(|| ModelError::Layer {
+        layer: layer.name.clone(),
+        reason: format!("cannot apply {activation:?} last; make that a layer of its own"),
+    })
 }
 
 /// Builds the graph of a description for a batch of inputs `[batch, 1, shape]`.
@@ -215,10 +265,11 @@ pub fn build(
         }
     }
     builder.graph.set_scope("");
-    let mut logits = layers.get(&description.output).copied().ok_or_else(|| ModelError::Layer {
+    let answer = layers.get(&description.output).copied().ok_or_else(|| ModelError::Layer {
         layer: description.output.clone(),
         reason: "is named as the output but does not exist".to_owned(),
     })?;
+    let mut logits = builder.logits(&description.output, answer, description.answer)?;
     if half {
         logits = builder.graph.apply1(Cast { to: DType::F32 }, &[logits])?;
     }

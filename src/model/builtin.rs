@@ -1,11 +1,13 @@
-//! The models in `weights/`, embedded so that they work offline.
+//! Models by name or file: those in `weights/`, embedded so that they work offline, those in the user's folder, and files.
 
 use std::borrow::Cow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use include_dir::{Dir, include_dir};
 use sha2::{Digest, Sha256};
 
+use super::formats::{NamedTensors, is_torch, read_tensors};
+use super::published::recognise;
 use super::{Model, ModelError};
 
 static WEIGHTS: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/weights");
@@ -20,6 +22,34 @@ pub fn builtin_card(name: &str) -> Option<&'static str> {
     WEIGHTS.get_file(format!("{name}.md"))?.contents_utf8()
 }
 
+/// Variable that names another folder than [`user_folder`] would.
+const FOLDER_VARIABLE: &str = "TREPHINE_MODELS_DIR";
+
+/// The folder for models of the user's own, and those that were fetched: `$TREPHINE_MODELS_DIR`, or `trephine/models` where the
+/// system keeps programs' data. `None` for a user without a home.
+pub fn user_folder() -> Option<PathBuf> {
+    use etcetera::BaseStrategy as _;
+    if let Some(folder) = std::env::var_os(FOLDER_VARIABLE).filter(|folder| !folder.is_empty()) {
+        return Some(folder.into());
+    }
+    let user = etcetera::base_strategy::choose_native_strategy().ok()?;
+    Some(user.data_dir().join("trephine").join("models"))
+}
+
+/// Names and files of the models in the user's folder, in alphabetical order.
+pub fn user_models() -> Vec<(String, PathBuf)> {
+    let files = user_folder().and_then(|folder| std::fs::read_dir(folder).ok());
+    let mut models: Vec<(String, PathBuf)> = (files.into_iter().flatten().flatten())
+        .filter_map(|entry| {
+            let path = entry.path();
+            let name = path.file_name()?.to_str()?.strip_suffix(".safetensors")?.to_owned();
+            Some((name, path))
+        })
+        .collect();
+    models.sort();
+    models
+}
+
 /// A weight file in memory: of a model, or what is taken for one.
 pub struct WeightFile {
     bytes: Cow<'static, [u8]>,
@@ -27,7 +57,7 @@ pub struct WeightFile {
 }
 
 impl WeightFile {
-    /// That of a built-in model by name, or a file by path.
+    /// That of a built-in model or one in the user's folder, by name, or a file by path.
     ///
     /// # Errors
     /// Neither a name nor a file, or a file that cannot be read.
@@ -37,15 +67,20 @@ impl WeightFile {
             return Ok(Self { bytes: Cow::Borrowed(file.contents()), origin });
         }
         let fail = |reason: String| ModelError::Weights { file: name_or_file.to_owned(), reason };
-        let path = Path::new(name_or_file);
+        let own = user_models().into_iter().find(|(name, _)| name == name_or_file).map(|(_, file)| file);
+        let path = own.as_deref().unwrap_or(Path::new(name_or_file));
         if !path.exists() {
+            let mut known = format!("built in are: {}", builtin_names().join(", "));
+            let own: Vec<String> = user_models().into_iter().map(|(name, _)| name).collect();
+            if !own.is_empty() {
+                known = format!("{known}; in your folder are: {}", own.join(", "));
+            }
             return Err(fail(format!(
-                "is neither a file nor a built-in model; built in are: {}",
-                builtin_names().join(", ")
+                "is neither a file nor a built-in model; {known}; `trephine model fetch` gets published ones"
             )));
         }
         let bytes = std::fs::read(path).map_err(|e| fail(format!("cannot be read: {e}; check the path")))?;
-        Ok(Self { bytes: Cow::Owned(bytes), origin: name_or_file.to_owned() })
+        Ok(Self { bytes: Cow::Owned(bytes), origin: path.display().to_string() })
     }
 
     /// SHA-256 of the file, in hexadecimal: which weights they are, whatever their name.
@@ -53,12 +88,28 @@ impl WeightFile {
         Sha256::digest(&self.bytes).iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// The model in it.
+    /// The model in it: one of ours, or a published network that is recognised by its tensors.
     ///
     /// # Errors
-    /// As [`Model::from_bytes`].
+    /// As [`Model::from_bytes`] and [`recognise`].
     pub fn model(&self) -> Result<Model, ModelError> {
+        if is_torch(&self.bytes) || Model::is_undescribed(&self.bytes) {
+            return recognise(&self.tensors()?, &self.origin);
+        }
         Model::from_bytes(&self.bytes, &self.origin)
+    }
+
+    /// Its tensors, whatever network they are of.
+    ///
+    /// # Errors
+    /// As [`read_tensors`].
+    pub fn tensors(&self) -> Result<NamedTensors, ModelError> {
+        read_tensors(&self.bytes, &self.origin)
+    }
+
+    /// Where it comes from, for messages.
+    pub fn origin(&self) -> &str {
+        &self.origin
     }
 }
 

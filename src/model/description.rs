@@ -2,9 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::ops::activation::Activation;
+use crate::ops::activation::{Activate, Activation, GeluForm};
+use crate::ops::upsample::UpsampleMode;
 
 /// A network with the preprocessing it was trained with.
+///
+/// Weights lie in one set of tensors: `NAME.weight` and so on for the layers below, the same behind `first.` for the network
+/// that looks first, and behind `fold1.`, `fold2.` ... for further sets of weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Description {
     /// Name of the model.
@@ -13,19 +17,63 @@ pub struct Description {
     pub input: GridSpec,
     /// Layers in order of evaluation; the value `input` is `[N, 1, D, H, W]`.
     pub layers: Vec<Layer>,
-    /// The layer whose output are the logits `[N, 1, D, H, W]`.
+    /// The layer whose output is the network's answer `[N, 1 or 2, D, H, W]`.
     pub output: String,
+    /// What the answer means.
+    #[serde(default, skip_serializing_if = "AnswerKind::is_logit")]
+    pub answer: AnswerKind,
+    /// A network that looks at the volume first, to find the brain that this one's grid is laid round.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first: Option<Box<Description>>,
+    /// Sets of weights, of which each is asked; the mean of their logits counts.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub folds: usize,
 }
 
-/// The network's input grid: RAS axes, `[D, H, W]` = x, y, z as nibabel orders arrays.
+fn one() -> usize {
+    1
+}
+
+fn is_one(n: &usize) -> bool {
+    *n == 1
+}
+
+/// What a network's last layer says of a voxel. The graph ends with a logit whatever it is, since all that follows reads one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AnswerKind {
+    /// One channel: the logit of brain.
+    #[default]
+    Logit,
+    /// Two channels, of background and of brain, made for a softmax: the logit is their difference.
+    TwoClasses,
+    /// One channel: the signed distance to the brain's border in mm, negative inside. The logit is what is left of it up to
+    /// where the mask ends.
+    DistanceMm {
+        /// The mask ends at this distance.
+        border_mm: f32,
+    },
+}
+
+impl AnswerKind {
+    fn is_logit(&self) -> bool {
+        *self == Self::Logit
+    }
+}
+
+/// The network's input grid: `[D, H, W]` run along `axes`, by default x, y, z as nibabel orders arrays.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct GridSpec {
-    /// Voxels along x (right), y (anterior), z (superior).
+    /// Voxels along each axis: x (right), y (anterior), z (superior), unless `axes` says otherwise; the least number of them
+    /// where the grid is fitted to the volume.
     pub shape: [usize; 3],
-    /// Size of a voxel in mm.
+    /// Size of a voxel along each axis in mm.
     pub voxel_mm: [f64; 3],
-    /// What the grid is centred on.
+    /// What the grid is centred on, or laid over.
     pub centre: Centre,
+    /// Where the axes point, `RAS` say.
+    #[serde(default, skip_serializing_if = "AxisCodes::is_ras")]
+    pub axes: AxisCodes,
     /// How the image is sampled.
     pub sampling: Sampling,
     /// How intensities are brought to a common scale.
@@ -36,6 +84,79 @@ pub struct GridSpec {
     /// Average the logits with those of the head mirrored left to right: one more pass for a steadier border.
     #[serde(default)]
     pub mirror: bool,
+    /// How logits between the network's voxels arise.
+    #[serde(default, skip_serializing_if = "Readout::is_linear")]
+    pub readout: Readout,
+}
+
+/// How logits between the voxels of a network's grid arise.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Readout {
+    /// From the 8 voxels around.
+    #[default]
+    Linear,
+    /// That of the nearest voxel.
+    Nearest,
+}
+
+impl Readout {
+    fn is_linear(&self) -> bool {
+        *self == Self::Linear
+    }
+}
+
+/// Where the three axes of a grid point: a letter each, of R and L, A and P, S and I.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct AxisCodes([(usize, bool); 3]);
+
+impl AxisCodes {
+    /// Right, anterior, superior.
+    pub const RAS: Self = Self([(0, false), (1, false), (2, false)]);
+
+    /// For each axis of the grid, the axis of the world (0 = x) that it runs along, and whether against it.
+    pub fn world(self) -> [(usize, bool); 3] {
+        self.0
+    }
+
+    fn is_ras(&self) -> bool {
+        *self == Self::RAS
+    }
+}
+
+impl Default for AxisCodes {
+    fn default() -> Self {
+        Self::RAS
+    }
+}
+
+/// The ends of the world's axes.
+const ENDS: [[char; 2]; 3] = [['R', 'L'], ['A', 'P'], ['S', 'I']];
+
+impl TryFrom<String> for AxisCodes {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let axis = |letter: char| {
+            (0..3).find_map(|world| {
+                let end = ENDS[world].iter().position(|&end| end == letter)?;
+                Some((world, end == 1))
+            })
+        };
+        let axes: Vec<_> = text.chars().filter_map(axis).collect();
+        let worlds = |wanted: usize| axes.iter().filter(|(world, _)| *world == wanted).count() == 1;
+        match axes[..] {
+            [a, b, c] if text.len() == 3 && (0..3).all(worlds) => Ok(Self([a, b, c])),
+            _ => Err(format!("'{text}' does not name three axes; RAS does, for one")),
+        }
+    }
+}
+
+impl From<AxisCodes> for String {
+    fn from(axes: AxisCodes) -> Self {
+        axes.0.iter().map(|&(world, against)| ENDS[world][usize::from(against)]).collect()
+    }
 }
 
 /// Placement of the grid in the world.
@@ -49,6 +170,52 @@ pub enum Centre {
         /// Distance from the top of the head to the upper face of the grid, in mm.
         above_mm: f64,
     },
+    /// The middle of the field of view, along the world's axes.
+    Middle,
+    /// A box of whole voxels of the volume, along the volume's own axes.
+    Voxels {
+        /// Which ones.
+        of: VoxelBox,
+        /// How the grid fills the box.
+        fit: Fit,
+    },
+}
+
+/// Boxes of whole voxels.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VoxelBox {
+    /// All of the volume.
+    All,
+    /// All that is not background.
+    Content,
+    /// The brain that the first network found.
+    Brain {
+        /// What is added on either side, in parts of the box.
+        margin: f64,
+        /// Planes count in which at least such a part is brain.
+        least: f64,
+    },
+}
+
+/// How a grid fills a box.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fit {
+    /// By as many voxels as the grid has, whatever their size.
+    Stretched,
+    /// By voxels of about the grid's size, as many as a whole number allows, and beyond them padding: at least the grid's
+    /// extents, a multiple of `multiple`, and no more than `most`.
+    Padded {
+        /// What every extent is a multiple of.
+        multiple: usize,
+        /// Largest extent; a longer box loses its ends.
+        most: Option<usize>,
+        /// Whether the padding lies on both sides, instead of behind the last voxel.
+        both_sides: bool,
+        /// Whether the padding is 0 for the network, instead of background before intensities are brought to scale.
+        after_scaling: bool,
+    },
 }
 
 /// How the image is brought to the grid.
@@ -59,6 +226,10 @@ pub enum Sampling {
     Nearest,
     /// Box average over the target voxel where the grid is coarser, then linear.
     Area,
+    /// From the 8 voxels around.
+    Linear,
+    /// From the 64 voxels around, by Keys' kernel.
+    Cubic,
 }
 
 /// Intensity normalisation.
@@ -79,6 +250,19 @@ pub enum Intensity {
     },
     /// Zero mean and unit variance.
     ZScore,
+    /// The two percentiles to 0 and 1, clipped; then to this mean and standard deviation.
+    Standard {
+        /// Lower percentile, in %.
+        low: f32,
+        /// Upper percentile, in %.
+        high: f32,
+        /// Mean of the result.
+        mean: f32,
+        /// Its standard deviation.
+        deviation: f32,
+        /// Take the percentiles of what the first network saw.
+        of_first: bool,
+    },
 }
 
 /// One layer: an operator, where its inputs come from, and the name of its result and its weights.
@@ -95,6 +279,14 @@ pub struct Layer {
 
 fn ones() -> [usize; 3] {
     [1; 3]
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn is_yes(flag: &bool) -> bool {
+    *flag
 }
 
 /// Operators that a network is made of.
@@ -152,6 +344,9 @@ pub enum LayerKind {
     InstanceNorm {
         /// Added to the variance.
         eps: f32,
+        /// Whether weight and bias follow, one of each a channel.
+        #[serde(default = "yes", skip_serializing_if = "is_yes")]
+        affine: bool,
         /// Activation applied last.
         #[serde(default)]
         activation: ActivationKind,
@@ -162,6 +357,9 @@ pub enum LayerKind {
         groups: usize,
         /// Added to the variance.
         eps: f32,
+        /// Whether weight and bias follow, one of each a channel.
+        #[serde(default = "yes", skip_serializing_if = "is_yes")]
+        affine: bool,
         /// Activation applied last.
         #[serde(default)]
         activation: ActivationKind,
@@ -180,6 +378,13 @@ pub enum LayerKind {
         /// Padding on both sides.
         #[serde(default)]
         padding: [usize; 3],
+    },
+    /// Values repeated, or interpolated, on a finer grid over the same field of view.
+    Upsample {
+        /// Voxels along each axis that one becomes.
+        factor: [usize; 3],
+        /// How the finer values arise.
+        mode: UpsampleKind,
     },
     /// Sum of two inputs.
     Add,
@@ -200,6 +405,28 @@ pub enum LayerKind {
     },
 }
 
+/// Interpolations of `Upsample`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UpsampleKind {
+    /// The nearest value.
+    Nearest,
+    /// Linear along each axis; the grids' faces coincide.
+    Trilinear,
+    /// Linear along each axis; the centres of the outer voxels coincide (PyTorch's `align_corners`).
+    TrilinearAligned,
+}
+
+impl From<UpsampleKind> for UpsampleMode {
+    fn from(kind: UpsampleKind) -> Self {
+        match kind {
+            UpsampleKind::Nearest => Self::Nearest,
+            UpsampleKind::Trilinear => Self::Trilinear { align_corners: false },
+            UpsampleKind::TrilinearAligned => Self::Trilinear { align_corners: true },
+        }
+    }
+}
+
 /// Activation functions in descriptions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -211,14 +438,31 @@ pub enum ActivationKind {
     Relu,
     /// x above 0, slope·x below.
     LeakyRelu(f32),
+    /// x Φ(x); a layer of its own only.
+    Gelu,
+    /// Its approximation by a hyperbolic tangent; a layer of its own only.
+    GeluTanh,
 }
 
-impl From<ActivationKind> for Activation {
-    fn from(kind: ActivationKind) -> Self {
-        match kind {
-            ActivationKind::None => Self::None,
-            ActivationKind::Relu => Self::Relu,
-            ActivationKind::LeakyRelu(slope) => Self::LeakyRelu(slope),
+impl ActivationKind {
+    /// As other layers apply it last; `None` for those that need a layer of their own.
+    pub fn fused(self) -> Option<Activation> {
+        match self {
+            Self::None => Some(Activation::None),
+            Self::Relu => Some(Activation::Relu),
+            Self::LeakyRelu(slope) => Some(Activation::LeakyRelu(slope)),
+            Self::Gelu | Self::GeluTanh => None,
+        }
+    }
+
+    /// As an operator; `None` for the identity.
+    pub fn operator(self) -> Option<Activate> {
+        match self {
+            Self::None => None,
+            Self::Relu => Some(Activate::Relu),
+            Self::LeakyRelu(slope) => Some(Activate::LeakyRelu { slope }),
+            Self::Gelu => Some(Activate::Gelu(GeluForm::Erf)),
+            Self::GeluTanh => Some(Activate::Gelu(GeluForm::Tanh)),
         }
     }
 }

@@ -59,7 +59,7 @@ fn fold_layer(description: &mut Description, tensors: &mut Tensors, ix: usize) -
         LayerKind::ConvTranspose3d { activation, bias, .. } => (activation, bias, false),
         _ => return false,
     };
-    if *fused != ActivationKind::None {
+    if *fused != ActivationKind::None || activation.fused().is_none() {
         return false;
     }
     if let Some(eps) = norm_eps {

@@ -1,9 +1,12 @@
 //! Networks as data: descriptions, their graphs, weights with their model card, and training graphs.
 
 mod build;
+mod builder;
 mod builtin;
 mod description;
 mod fold;
+mod formats;
+pub mod published;
 mod refine;
 mod training;
 mod unet;
@@ -12,13 +15,17 @@ mod weights;
 use thiserror::Error;
 
 pub use build::{BuiltNetwork, Mode, build};
-pub use builtin::{WeightFile, builtin_card, builtin_names, load};
-pub use description::{ActivationKind, Centre, Description, GridSpec, Intensity, Layer, LayerKind, Sampling};
+pub use builtin::{WeightFile, builtin_card, builtin_names, load, user_folder, user_models};
+pub use description::{
+    ActivationKind, AnswerKind, AxisCodes, Centre, Description, Fit, GridSpec, Intensity, Layer, LayerKind,
+    Readout, Sampling, UpsampleKind, VoxelBox,
+};
 pub use fold::fold_for_inference;
+pub use formats::{NamedTensors, is_torch, read_tensors};
 pub use refine::spread_over_blocks;
 pub use training::{LossKind, OptimiserSpec, TrainingGraph, is_of_optimiser, weights_of};
 pub use unet::{article, residual_unet};
-pub use weights::{Model, ModelCard, Tensors, Usual, initialise};
+pub use weights::{Model, ModelCard, Tensors, Usual, initialise, weights_of_first, weights_of_fold};
 
 /// What can go wrong with a network or its weights.
 #[derive(Debug, Error)]

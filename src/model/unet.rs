@@ -1,56 +1,7 @@
 //! Generators of network descriptions.
 
+use super::builder::Builder;
 use super::description::*;
-
-/// Collects layers; each call returns the name of what it added.
-struct Builder {
-    layers: Vec<Layer>,
-}
-
-impl Builder {
-    fn push(&mut self, name: String, inputs: &[&str], kind: LayerKind) -> String {
-        let inputs = inputs.iter().map(|s| (*s).to_owned()).collect();
-        self.layers.push(Layer { name: name.clone(), inputs, kind });
-        name
-    }
-
-    fn conv(
-        &mut self,
-        name: String,
-        inputs: &[&str],
-        out_channels: usize,
-        kernel: [usize; 3],
-        bias: bool,
-    ) -> String {
-        let kind = LayerKind::Conv3d {
-            out_channels,
-            kernel,
-            stride: [1; 3],
-            dilation: [1; 3],
-            padding: None,
-            bias,
-            activation: ActivationKind::None,
-        };
-        self.push(name, inputs, kind)
-    }
-
-    fn up(&mut self, name: String, input: &str, out_channels: usize, kernel: usize) -> String {
-        let kind = LayerKind::ConvTranspose3d {
-            out_channels,
-            kernel: [kernel; 3],
-            stride: [2; 3],
-            crop: [[0, kernel - 2]; 3],
-            bias: true,
-            activation: ActivationKind::None,
-        };
-        self.push(name, &[input], kind)
-    }
-
-    fn halve(&mut self, name: String, input: &str) -> String {
-        let kind = LayerKind::MaxPool3d { kernel: [2; 3], stride: [2; 3], padding: [0; 3] };
-        self.push(name, &[input], kind)
-    }
-}
 
 /// The article's 3D U-Net as its code builds it, with `filters` channels at the finest of `levels` levels
 /// above the bottleneck (the article: 16 and 4, 5,300,257 parameters with the running statistics).
@@ -58,7 +9,7 @@ impl Builder {
 /// In that code the second convolution of a block is applied to the block's input, so that the first one
 /// drops out of the graph: one convolution a block. The bottleneck calls the block twice.
 pub fn article(filters: usize, levels: usize, dropout: f32) -> Description {
-    let mut b = Builder { layers: Vec::new() };
+    let mut b = Builder::default();
     let block = |b: &mut Builder, name: &str, inputs: &[&str], channels: usize| {
         let conv = b.conv(format!("{name}.conv"), inputs, channels, [3; 3], true);
         let norm = LayerKind::BatchNorm { eps: 1e-3, momentum: 0.01, activation: ActivationKind::Relu };
@@ -98,9 +49,14 @@ pub fn article(filters: usize, levels: usize, dropout: f32) -> Description {
             intensity: Intensity::MinMax { high: 255.0 },
             n4: Some("article".to_owned()),
             mirror: false,
+            axes: AxisCodes::RAS,
+            readout: Readout::Linear,
         },
         layers: b.layers,
         output,
+        answer: AnswerKind::Logit,
+        first: None,
+        folds: 1,
     }
 }
 
@@ -110,9 +66,9 @@ pub fn article(filters: usize, levels: usize, dropout: f32) -> Description {
 /// large as the input's and the logits': it reads each block of fold³ voxels as channels and writes one channel for each.
 pub fn residual_unet(name: &str, widths: &[usize], fold: usize, input: GridSpec) -> Description {
     let leaky = ActivationKind::LeakyRelu(0.01);
-    let mut b = Builder { layers: Vec::new() };
+    let mut b = Builder::default();
     let block = |b: &mut Builder, name: &str, inputs: &[&str], c_in: usize, channels: usize| {
-        let norm = |activation| LayerKind::InstanceNorm { eps: 1e-5, activation };
+        let norm = |activation| LayerKind::InstanceNorm { eps: 1e-5, affine: true, activation };
         let conv1 = b.conv(format!("{name}.conv1"), inputs, channels, [3; 3], false);
         let norm1 = b.push(format!("{name}.norm1"), &[&conv1], norm(leaky));
         let conv2 = b.conv(format!("{name}.conv2"), &[&norm1], channels, [3; 3], false);
@@ -150,5 +106,13 @@ pub fn residual_unet(name: &str, widths: &[usize], fold: usize, input: GridSpec)
     if fold > 1 {
         output = b.push("to_space".to_owned(), &[&output], LayerKind::DepthToSpace { factor });
     }
-    Description { name: name.to_owned(), input, layers: b.layers, output }
+    Description {
+        name: name.to_owned(),
+        input,
+        layers: b.layers,
+        output,
+        answer: AnswerKind::Logit,
+        first: None,
+        folds: 1,
+    }
 }

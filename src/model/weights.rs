@@ -85,6 +85,13 @@ const DESCRIPTION_KEY: &str = "trephine.description";
 const CARD_KEY: &str = "trephine.card";
 
 impl Model {
+    /// Whether the bytes are those of a safetensors file without a description: of weights alone.
+    pub fn is_undescribed(bytes: &[u8]) -> bool {
+        safetensors::SafeTensors::read_metadata(bytes).is_ok_and(|(_, metadata)| {
+            metadata.metadata().as_ref().is_none_or(|entries| !entries.contains_key(DESCRIPTION_KEY))
+        })
+    }
+
     /// Reads a model from the bytes of a safetensors file; `origin` names it in errors.
     ///
     /// # Errors
@@ -192,7 +199,11 @@ impl Model {
     }
 
     fn check(&self, origin: &str) -> Result<(), ModelError> {
-        for (name, desc) in expected_tensors(&self.description)? {
+        if self.description.folds == 0 {
+            let reason = "has no set of weights; expected folds above 0".to_owned();
+            return Err(ModelError::Weights { file: origin.to_owned(), reason });
+        }
+        for (name, desc) in all_tensors(&self.description)? {
             let fail = |reason: String| ModelError::Weights { file: origin.to_owned(), reason };
             match self.tensors.get(&name) {
                 None => return Err(fail(format!("tensor '{name}' of the network is missing"))),
@@ -212,7 +223,7 @@ impl Model {
     }
 }
 
-fn decode(view: &TensorView<'_>) -> Option<Vec<f32>> {
+pub(super) fn decode(view: &TensorView<'_>) -> Option<Vec<f32>> {
     let bytes = view.data();
     match view.dtype() {
         Dtype::F32 => Some(bytes.chunks_exact(4).map(bytemuck::pod_read_unaligned).collect()),
@@ -223,8 +234,8 @@ fn decode(view: &TensorView<'_>) -> Option<Vec<f32>> {
     }
 }
 
-/// Names and shapes of every tensor that a description needs.
-fn expected_tensors(description: &Description) -> Result<Vec<(String, TensorDesc)>, ModelError> {
+/// Names and shapes of every tensor that one set of weights of a description's own layers has.
+pub(super) fn expected_tensors(description: &Description) -> Result<Vec<(String, TensorDesc)>, ModelError> {
     let network = build(description, 1, description.input.shape, Mode::Inference(DType::F32))?;
     let graph = &network.graph;
     Ok(graph
@@ -232,6 +243,70 @@ fn expected_tensors(description: &Description) -> Result<Vec<(String, TensorDesc
         .into_iter()
         .map(|value| (graph.values[value.0].name.clone(), graph.desc(value).clone()))
         .collect())
+}
+
+/// What stands before the names of a set of weights other than the first.
+fn fold_prefix(fold: usize) -> String {
+    if fold == 0 { String::new() } else { format!("fold{fold}.") }
+}
+
+const FIRST_PREFIX: &str = "first.";
+
+/// Those of the tensors behind a prefix, without it.
+fn behind(tensors: &Tensors, prefix: &str) -> Tensors {
+    let behind = |(name, tensor): (&String, &(Vec<usize>, Vec<f32>))| {
+        Some((name.strip_prefix(prefix)?.to_owned(), tensor.clone()))
+    };
+    tensors.iter().filter_map(behind).collect()
+}
+
+/// One set of weights of a network's own layers.
+pub fn weights_of_fold(description: &Description, tensors: &Tensors, fold: usize) -> Tensors {
+    let mut own = behind(tensors, &fold_prefix(fold));
+    if fold == 0 && (description.folds > 1 || description.first.is_some()) {
+        own.retain(|name, _| {
+            !name.starts_with(FIRST_PREFIX)
+                && (1..description.folds).all(|n| !name.starts_with(&fold_prefix(n)))
+        });
+    }
+    own
+}
+
+/// The weights of the network that looks first.
+pub fn weights_of_first(tensors: &Tensors) -> Tensors {
+    behind(tensors, FIRST_PREFIX)
+}
+
+impl Model {
+    /// Adds a set of weights of the same network.
+    pub fn add_fold(&mut self, tensors: Tensors) {
+        let prefix = fold_prefix(self.description.folds);
+        self.tensors.extend(tensors.into_iter().map(|(name, tensor)| (prefix.clone() + &name, tensor)));
+        self.description.folds += 1;
+    }
+
+    /// Lets another network look first.
+    pub(super) fn set_first(&mut self, first: Self) {
+        let named = |(name, tensor): (String, _)| (FIRST_PREFIX.to_owned() + &name, tensor);
+        self.tensors.extend(first.tensors.into_iter().map(named));
+        self.description.first = Some(Box::new(first.description));
+    }
+}
+
+/// Names and shapes of every tensor of a model.
+fn all_tensors(description: &Description) -> Result<Vec<(String, TensorDesc)>, ModelError> {
+    let own = expected_tensors(description)?;
+    let mut all = Vec::new();
+    for fold in 0..description.folds {
+        let prefix = fold_prefix(fold);
+        all.extend(own.iter().map(|(name, desc)| (format!("{prefix}{name}"), desc.clone())));
+    }
+    if let Some(first) = &description.first {
+        all.extend(
+            all_tensors(first)?.into_iter().map(|(name, desc)| (FIRST_PREFIX.to_owned() + &name, desc)),
+        );
+    }
+    Ok(all)
 }
 
 /// Fresh weights: He-normal for convolutions (truncated at 2 sigma and rescaled, as Keras does; He et al.

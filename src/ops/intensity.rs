@@ -449,28 +449,34 @@ impl Operator for Rescale {
     }
 }
 
-/// `standardise`: y = (x - mean) / max(std, 1e-6 |mean|, 1e-30); 0 where x is not finite. The bound keeps a
-/// constant image near 0. Inputs: x, any shape; moments `[2]` = (mean, std). Output: as x.
+/// `standardise`: y = out_mean + out_std (x - mean) / max(std, 1e-6 |mean|, 1e-30); `out_mean` where x is not finite. The
+/// bound keeps a constant image near it. Inputs: x, any shape; moments `[2]` = (mean, std). Output: as x.
 #[derive(Debug, Clone)]
-pub struct Standardise;
+pub struct Standardise {
+    /// Mean of the result.
+    pub out_mean: f32,
+    /// Standard deviation of the result.
+    pub out_std: f32,
+}
 
 /// Registry entry of [`Standardise`].
 pub static STANDARDISE: OpDef = OpDef {
     name: "standardise",
-    summary: "(x - mean) / std",
+    summary: "(x - mean) / std, brought to another mean and deviation",
     shaders: &["intensity/standardise.wgsl"],
     cases: || {
-        let case = |name: &str, fill, moments| {
+        let case = |name: &str, fill, moments, [out_mean, out_std]: [f32; 2]| {
             Case::new(
                 name,
-                Standardise,
+                Standardise { out_mean, out_std },
                 vec![(TensorDesc::f32(&[9, 7, 5]), fill), (TensorDesc::f32(&[2]), Fill::Values(moments))],
             )
         };
         vec![
-            case("odd", Fill::Normal(2.0), &[0.5, 1.75]),
-            case("with NaN and infinities", SPOILT, &[-1.0, 3.0]),
-            case("constant", Fill::Values(&[1024.0]), &[1024.0, 0.0]),
+            case("odd", Fill::Normal(2.0), &[0.5, 1.75], [0.0, 1.0]),
+            case("to another scale", Fill::Normal(2.0), &[0.5, 1.75], [0.449, 0.226]),
+            case("with NaN and infinities", SPOILT, &[-1.0, 3.0], [0.25, 2.0]),
+            case("constant", Fill::Values(&[1024.0]), &[1024.0, 0.0], [0.0, 1.0]),
         ]
     },
 };
@@ -494,7 +500,7 @@ impl Operator for Standardise {
                 .bind("x", Slot::Input(0))
                 .bind("moments", Slot::Input(1))
                 .bind("y", Slot::Output(0))
-                .params(Params::new().u32("n", n))
+                .params(Params::new().u32("n", n).f32("out_mean", self.out_mean).f32("out_std", self.out_std))
                 .flat(n, FLAT),
         )
     }
@@ -502,7 +508,9 @@ impl Operator for Standardise {
     fn reference(&self, inputs: &[&HostTensor]) -> Vec<HostTensor> {
         let (mean, std) = (inputs[1].data[0], inputs[1].data[1]);
         let spread = std.max(1e-6 * mean.abs()).max(1e-30);
-        let data = inputs[0].data.iter().map(|x| if x.is_finite() { (x - mean) / spread } else { 0.0 });
+        let [out_mean, out_std] = [self.out_mean, self.out_std].map(f64::from);
+        let standard = |x: f64| if x.is_finite() { (x - mean) / spread } else { 0.0 };
+        let data = inputs[0].data.iter().map(|&x| out_mean + out_std * standard(x));
         vec![HostTensor::new(inputs[0].desc.clone(), data.collect())]
     }
 }

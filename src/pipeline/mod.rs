@@ -4,6 +4,7 @@ pub mod batch;
 pub mod bias;
 pub mod evaluate;
 pub mod input;
+mod network;
 pub mod normalise;
 pub mod place;
 pub mod plausibility;

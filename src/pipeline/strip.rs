@@ -10,23 +10,23 @@ use super::PipelineError;
 use super::bias::{
     FitRegion, N4Error, N4Options, RegionTensors, correct_bias, divide_by_fit, divide_in_place, n4,
 };
-use super::normalise::normalise_tensor;
+use super::network::{Network, Said};
 use super::place::head::{Head, SCALP_MM, SEARCH_MM};
 use super::place::placed::PlacedVolume;
 use super::place::slabs::{slabs, upload_bindable};
 use super::place::view::View;
+use super::place::voxels;
 use super::plausibility::{Answer, Signals};
 use super::postprocess::BrainMask;
 use super::window::Window;
 use crate::gpu::{Gpu, GpuTensor};
-use crate::graph::{Executor, ExecutorOptions, Tuning, run_op1};
-use crate::model::{Description, GridSpec, Mode, Model, Usual, build, fold_for_inference};
+use crate::graph::{Tuning, run_op1};
+use crate::model::{Centre, Description, GridSpec, Model, Readout, Usual, VoxelBox, weights_of_first};
 use crate::ops::activation::Activate;
 use crate::ops::elementwise::{Add, Scale};
-use crate::ops::resample::{AxisOrder, Edge, IDENTITY, Interpolation, Resample};
-use crate::ops::{Operator, ValueId};
-use crate::tensor::{DType, TensorDesc, Xyz, Zyx};
-use crate::volume::{Grid, Volume};
+use crate::ops::resample::{AxisOrder, Edge, Interpolation};
+use crate::tensor::{DType, Xyz, Zyx};
+use crate::volume::{Grid, Volume, components};
 
 /// Whether the bias field is corrected before the network.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -112,22 +112,10 @@ const MOST_EXTENT_MM: f64 = 800.0;
 /// each, and what comes back shares nothing with it.
 pub struct Stripper {
     gpu: Arc<Gpu>,
-    description: Description,
-    executor: Executor,
-    input: ValueId,
-    logits: ValueId,
+    network: Network,
+    /// The network that looks for the brain first.
+    first: Option<Network>,
     usual: Option<Usual>,
-}
-
-/// What the network says of a view of a volume as it is, on the device and on the host.
-struct FirstPass {
-    /// The view on the network's grid.
-    seen: Vec<f32>,
-    logits: Vec<f32>,
-    /// What the network was given: `seen`, normalised.
-    input: GpuTensor,
-    /// The logits on the device.
-    tensor: GpuTensor,
 }
 
 /// Wall time of stages, each waited for so that it is charged for its own work.
@@ -165,29 +153,25 @@ impl Stripper {
         dtype: DType,
         tuning: &Arc<Tuning>,
     ) -> Result<Self, PipelineError> {
-        gpu.require(dtype)?;
-        let (folded, tensors) = fold_for_inference(&model.description, &model.tensors);
-        let network = build(&folded, 1, folded.input.shape, Mode::Inference(dtype))?;
-        let options = ExecutorOptions { tuning: Arc::clone(tuning), ..ExecutorOptions::default() };
-        let executor = Executor::new(gpu, network.graph, options)?;
-        for (name, (_, values)) in &tensors {
-            if let Some(value) = executor.graph.find(name) {
-                executor.write(value, values).await?;
+        let Description { first, .. } = &model.description;
+        let first = match first {
+            None => None,
+            Some(first) => {
+                Some(Network::new(gpu, first, &weights_of_first(&model.tensors), dtype, tuning).await?)
             }
-        }
-        Ok(Self {
-            gpu: Arc::clone(gpu),
-            description: folded,
-            executor,
-            input: network.input,
-            logits: network.logits,
-            usual: model.card.usual,
-        })
+        };
+        let network = Network::new(gpu, &model.description, &model.tensors, dtype, tuning).await?;
+        Ok(Self { gpu: Arc::clone(gpu), network, first, usual: model.card.usual })
     }
 
-    /// Bytes of GPU buffers that the network holds.
+    /// What the network sees of a head.
+    fn spec(&self) -> &GridSpec {
+        &self.network.description().input
+    }
+
+    /// Bytes of GPU buffers that the network holds; one whose grid depends on the volume holds none before its first.
     pub fn network_bytes(&self) -> u64 {
-        self.executor.allocated_bytes
+        self.network.bytes() + self.first.as_ref().map_or(0, Network::bytes)
     }
 
     /// Extracts the brain. The network sees the volume through its [`Window`], so that neither the level of its background,
@@ -330,7 +314,7 @@ impl Stripper {
         let chosen = match &options.n4 {
             N4Choice::On(n4_options) => Some(n4_options.clone()),
             N4Choice::TwoPass => Some(N4Options::default().shrunken_to(TWO_PASS_MM, voxel_mm)),
-            N4Choice::AsModel => model_n4(&self.description.input)?,
+            N4Choice::AsModel => model_n4(self.spec())?,
             N4Choice::Off => None,
         };
         Ok(chosen.or_else(|| options.corrected.then(N4Options::default)))
@@ -345,14 +329,26 @@ impl Stripper {
         watch: &mut Stopwatch<'_>,
     ) -> Result<(Vec<PlacedVolume>, Answer), PipelineError> {
         let gpu = Arc::clone(&self.gpu);
-        let mut view = View::new(&gpu, volume, &self.description.input).await?;
+        let spec = self.spec().clone();
+        let mut brain = None;
+        let mut levels = None;
+        if let Some(network) = &mut self.first {
+            let view = View::new(&gpu, volume, &network.description().input).await?;
+            let said = network.ask(&view, None).await?;
+            brain = brain_ranges(&view.grid(), &said, volume, &spec)?;
+            levels = Some(said.levels);
+            watch.lap("first network").await?;
+        }
+        let levels = levels.as_ref();
+        let network = &mut self.network;
+        let mut view = View::over(&gpu, volume, &spec, brain).await?;
         watch.lap("resample").await?;
-        let mut first = self.ask(&view).await?;
+        let mut first = network.ask(&view, levels).await?;
         let mut cut = view.suspects(&first.seen, |ix| first.logits[ix] > 0.0);
         // Asked again with the volume going on beyond the faces that seem to cut the brain, until it reaches all of them.
         while cut.any() {
             let further = view.clone().beyond(cut);
-            let beyond = self.ask(&further).await?;
+            let beyond = network.ask(&further, levels).await?;
             let reached = cut.and(further.reached(|ix| beyond.logits[ix] > 0.0));
             if reached == cut {
                 (view, first) = (further, beyond);
@@ -361,79 +357,34 @@ impl Stripper {
             cut = reached;
         }
         let place = |tensor, grid: &Grid| PlacedVolume { tensor, affine: grid.affine, axes: AxisOrder::Xyz };
-        let mirror = tta || self.description.input.mirror;
-        let FirstPass { seen, logits, input, tensor } = first;
+        let Said { seen, logits, input, tensor, .. } = first;
         let mut answer = Answer { grid: view.grid(), seen, logits, mirrored: None };
         let mut all = vec![place(tensor, &answer.grid)];
-        if mirror {
-            let (mean, mirrored) = self.with_mirror_image(&input, &all[0].tensor)?;
+        if tta || spec.mirror {
+            let (mean, mirrored) = network.with_mirror_image(&input, &all[0].tensor).await?;
             answer.logits = gpu.download(&mean).await?;
             answer.mirrored = Some(gpu.download(&mirrored).await?);
             all[0].tensor = mean;
         }
         for shift in TTA_SHIFTS.into_iter().filter(|_| tta) {
             let view = view.clone().shifted(shift);
-            let (_, input) = self.input_of(&view)?;
-            let tensor = self.pass(&input)?;
-            all.push(place(self.with_mirror_image(&input, &tensor)?.0, &view.grid()));
+            let (_, input, _) = network.input_of(&view, levels)?;
+            let tensor = network.pass(&input).await?;
+            all.push(place(network.with_mirror_image(&input, &tensor).await?.0, &view.grid()));
         }
         watch.lap("network").await?;
         Ok((all, answer))
-    }
-
-    /// The network's logits for a view of a volume.
-    async fn ask(&mut self, view: &View) -> Result<FirstPass, PipelineError> {
-        let (seen, input) = self.input_of(view)?;
-        let tensor = self.pass(&input)?;
-        let (seen, logits) = (self.gpu.download(&seen).await?, self.gpu.download(&tensor).await?);
-        Ok(FirstPass { seen, logits, input, tensor })
-    }
-
-    /// A view of a volume on the network's grid, and the same normalised for the network.
-    fn input_of(&self, view: &View) -> Result<(GpuTensor, GpuTensor), PipelineError> {
-        let seen = view.sampled(&self.gpu, &view.grid())?;
-        let input = normalise_tensor(&self.gpu, &seen, &self.description.input.intensity.into())?;
-        Ok((seen, input))
-    }
-
-    /// Logits `[D, H, W]` for a normalised image on the network's grid, in a tensor of their own.
-    fn pass(&mut self, input: &GpuTensor) -> Result<GpuTensor, PipelineError> {
-        self.gpu.copy(input, self.executor.tensor(self.input), 0)?;
-        self.executor.run()?;
-        let logits = self.gpu.unfilled(&TensorDesc::f32(&self.description.input.shape))?;
-        self.gpu.copy(self.executor.tensor(self.logits), &logits, 0)?;
-        Ok(logits)
-    }
-
-    /// The mean of the logits for an input and those for its mirror image, mirrored back; and the latter.
-    fn with_mirror_image(
-        &mut self,
-        input: &GpuTensor,
-        logits: &GpuTensor,
-    ) -> Result<(GpuTensor, GpuTensor), PipelineError> {
-        let [d, h, w] = self.description.input.shape;
-        // The network's grids have x, left to right, as their first axis.
-        let flip = Resample {
-            matrix: [[-1.0, 0.0, 0.0, d as f64 - 1.0], IDENTITY[1], IDENTITY[2]],
-            shape: [d, h, w],
-            interpolation: Interpolation::Nearest,
-            edge: Edge::Zero,
-            outside: 0.0,
-        };
-        let gpu = Arc::clone(&self.gpu);
-        let run = |op: &dyn Operator, inputs: &[&GpuTensor]| -> Result<GpuTensor, PipelineError> {
-            Ok(run_op1(&gpu, op, inputs)?)
-        };
-        let mirrored = run(&flip, &[&self.pass(&run(&flip, &[input])?)?])?;
-        let mean = run(&Scale { factor: 0.5 }, &[&run(&Add, &[logits, &mirrored])?])?;
-        Ok((mean, mirrored))
     }
 
     /// Sigmoid of the mean of logits, interpolated on a volume's own grid, or some planes of it.
     fn probability_on(&self, logits: &[PlacedVolume], native: &Grid) -> Result<GpuTensor, PipelineError> {
         let gpu = &*self.gpu;
         let on_native = |logits: &PlacedVolume| -> Result<GpuTensor, PipelineError> {
-            let mut op = logits.resample_op(native, AxisOrder::Zyx, Interpolation::Linear);
+            let interpolation = match self.spec().readout {
+                Readout::Linear => Interpolation::Linear,
+                Readout::Nearest => Interpolation::Nearest,
+            };
+            let mut op = logits.resample_op(native, AxisOrder::Zyx, interpolation);
             op.edge = Edge::Clamp;
             op.outside = OUTSIDE_LOGIT;
             Ok(run_op1(gpu, &op, &[&logits.tensor])?)
@@ -455,6 +406,24 @@ impl StripOptions {
     fn fits_in_brain(&self) -> bool {
         self.n4 == N4Choice::TwoPass && self.corrected
     }
+}
+
+/// The voxels of a volume, turned to the axes of a network, that its grid is laid over: round the brain that the first network
+/// found. `None` where the grid lies elsewhere.
+fn brain_ranges(
+    grid: &Grid,
+    said: &Said,
+    volume: &PlacedVolume,
+    spec: &GridSpec,
+) -> Result<Option<voxels::Ranges>, PipelineError> {
+    let Centre::Voxels { of: VoxelBox::Brain { margin, least }, .. } = spec.centre else { return Ok(None) };
+    let mask: Vec<u8> = said.logits.iter().map(|&logit| u8::from(logit > 0.0)).collect();
+    // The network's grids have their last axis fastest.
+    let Xyz([x, y, z]) = grid.shape;
+    let largest = components::largest(&mask, Xyz([z, y, x])).expect("a mask has as many voxels as its grid");
+    let turned = voxels::turned(&volume.grid(), spec.axes);
+    let ranges = voxels::around(&turned, grid, &largest, margin, least);
+    Ok(Some(ranges.ok_or(PipelineError::NoBrain)?))
 }
 
 /// Refuses an image whose edges are those of no head: its voxel size is wrong, or the unit that it is in.

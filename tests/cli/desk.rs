@@ -8,7 +8,9 @@ use std::process::{Command, Output};
 use flate2::read::MultiGzDecoder;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use trephine::model::{Centre, GridSpec, Intensity, Model, ModelCard, Sampling, initialise, residual_unet};
+use trephine::model::{
+    AxisCodes, Centre, GridSpec, Intensity, Model, ModelCard, Readout, Sampling, initialise, residual_unet,
+};
 
 use crate::nii::{self, Folder, Nii, gz};
 use crate::program::program;
@@ -115,6 +117,8 @@ pub fn tiny_model() -> Vec<u8> {
         intensity: Intensity::Percentile { low: 1.0, high: 99.5 },
         n4: None,
         mirror: false,
+        axes: AxisCodes::RAS,
+        readout: Readout::Linear,
     };
     let description = residual_unet("tiny", &[4, 8], 1, grid);
     let mut tensors = initialise(&description, 7).expect("describes a network");

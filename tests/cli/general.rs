@@ -319,6 +319,54 @@ fn models_are_shown_and_converted() {
 }
 
 #[test]
+fn models_come_from_others_files_and_from_ones_own_folder() {
+    let desk = Desk::new();
+    let tiny = Model::read(desk.path("tiny.safetensors").as_ref()).expect("reads");
+    // Weights alone, and the network in a file of its own.
+    let views = tiny.tensors.iter().map(|(name, (shape, values))| {
+        let bytes = bytemuck::cast_slice(values.as_slice());
+        let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.clone(), bytes);
+        (name.as_str(), view.expect("fits"))
+    });
+    let weights =
+        desk.folder.put("weights.safetensors", &safetensors::serialize(views, None).expect("serialises"));
+    let network = serde_json::to_vec(&tiny.description).expect("serialises");
+    desk.folder.put("network.json", &network);
+    let (weights, network) = (weights.to_str().expect("UTF-8"), desk.path("network.json"));
+    let own = desk.path("own.safetensors");
+    let err = fail(1, &["model", "convert", weights, &own]);
+    assert!(err.contains("the weights of no network that is known here"), "{err}");
+    succeed(&["model", "convert", weights, &own, "--description", &network, "--fold", weights]);
+    let made = Model::read(own.as_ref()).expect("reads");
+    assert_eq!(made.description.folds, 2);
+    assert_eq!(made.tensors.len(), 2 * tiny.tensors.len());
+    assert_eq!(trephine::model::weights_of_fold(&made.description, &made.tensors, 0), tiny.tensors);
+    assert_eq!(trephine::model::weights_of_fold(&made.description, &made.tensors, 1), tiny.tensors);
+
+    // By name from a folder.
+    let folder = desk.folder.path("models");
+    fs::create_dir(&folder).expect("made");
+    fs::copy(&own, folder.join("mine.safetensors")).expect("copied");
+    fs::write(folder.join("bad.safetensors"), b"no model").expect("written");
+    let output = trephine(&["model", "list"]).env("TREPHINE_MODELS_DIR", &folder).output().expect("runs");
+    let [out, err] =
+        [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+    assert!(out.contains("mine ") && out.contains("mine.safetensors"), "{out}");
+    assert!(err.contains("bad.safetensors"), "{err}");
+    let output =
+        trephine(&["model", "info", "mine"]).env("TREPHINE_MODELS_DIR", &folder).output().expect("runs");
+    assert!(output.status.success());
+
+    let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/torch_zip.pt");
+    let err = fail(1, &["strip", &desk.path("head.nii.gz"), "--model", fixture]);
+    assert!(err.contains("torch_zip.pt: holds 3 tensors"), "{err}");
+    let err = fail(1, &["model", "fetch", "nonesuch"]);
+    assert!(err.contains("is no model that can be fetched; these are: deepbet"), "{err}");
+    let err = fail(1, &["model", "fetch", "deepbet", "--wheel", weights]);
+    assert!(err.contains("is not deepbet 1.0.2 as it was published"), "{err}");
+}
+
+#[test]
 fn pairs_are_found() {
     let folder = Folder::new();
     for name in ["A00028185", "A00028352"] {

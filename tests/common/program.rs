@@ -10,6 +10,7 @@ use assert_cmd::cargo::CommandCargoExt;
 pub fn program(cache: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::cargo_bin("trephine").expect("the program is built");
     command.args(arguments).stdin(Stdio::null()).env("TREPHINE_CACHE_DIR", cache);
+    command.env("TREPHINE_MODELS_DIR", cache.join("models"));
     if let Ok(device) = std::env::var("TREPHINE_DEVICE") {
         command.args(["--device", &device]);
     }

@@ -5,3 +5,4 @@ pub mod head;
 pub mod placed;
 pub mod slabs;
 pub mod view;
+pub mod voxels;

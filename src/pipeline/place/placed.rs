@@ -120,7 +120,7 @@ impl PlacedVolume {
     /// When the device fails.
     pub async fn prepared_for(&self, gpu: &Gpu, spec: &GridSpec) -> Result<Self, GraphError> {
         match spec.sampling {
-            Sampling::Nearest => Ok(self.clone()),
+            Sampling::Nearest | Sampling::Linear | Sampling::Cubic => Ok(self.clone()),
             Sampling::Area => self.averaged_over(gpu, DVec3::from_array(spec.voxel_mm)).await,
         }
     }
@@ -131,7 +131,8 @@ impl From<Sampling> for Interpolation {
     fn from(sampling: Sampling) -> Self {
         match sampling {
             Sampling::Nearest => Self::Nearest,
-            Sampling::Area => Self::Linear,
+            Sampling::Area | Sampling::Linear => Self::Linear,
+            Sampling::Cubic => Self::Cubic,
         }
     }
 }

@@ -4,16 +4,17 @@
 //! that be wrong: networks take the sudden dark for the brain's border and stay a centimetre away from it. There the volume
 //! goes on for some millimetres, mirrored at the face.
 
-use glam::DVec3;
+use glam::{DMat4, DVec3};
 
 use super::head::{Head, WorldBox};
 use super::placed::PlacedVolume;
+use super::voxels::{self, BoxGrid, Ranges};
 use crate::gpu::{Gpu, GpuTensor};
 use crate::graph::{GraphError, run_op1};
-use crate::model::{Centre, GridSpec, Sampling};
+use crate::model::{Centre, GridSpec, Sampling, VoxelBox};
 use crate::ops::resample::{AxisOrder, Edge};
 use crate::tensor::Xyz;
-use crate::volume::Grid;
+use crate::volume::{Grid, middle};
 
 /// How far a volume goes on beyond a face that cuts the brain. In five heads of four contrasts, cut at every face, 10 mm are
 /// too few beyond the vertex and 40 mm a second head.
@@ -45,9 +46,11 @@ pub struct View {
     volume: PlacedVolume,
     /// What the grid is placed on, if on the head.
     head: Option<WorldBox>,
+    /// The grid, where it is laid over voxels.
+    over: Option<BoxGrid>,
     cut: CutFaces,
-    /// How far the grid is moved from its place along x, y, z.
-    shift_mm: DVec3,
+    /// How far the grid is moved from its place along its axes, in its voxels.
+    shift: DVec3,
 }
 
 /// Faces of a volume, low and high along x, y, z, where the field of view ends within the brain.
@@ -58,18 +61,51 @@ impl View {
     /// That of a network with this input on a volume whose background is 0, before anything is known of the brain.
     ///
     /// # Errors
-    /// When the device fails.
+    /// A network that another one has to look for the brain for, or a failing device.
     pub async fn new(gpu: &Gpu, volume: &PlacedVolume, spec: &GridSpec) -> Result<Self, GraphError> {
+        Self::over(gpu, volume, spec, None).await
+    }
+
+    /// As [`View::new`]; where the network's grid lies round the brain, over these voxels of the volume, turned to the
+    /// network's axes ([`voxels::turned`]).
+    ///
+    /// # Errors
+    /// As [`View::new`].
+    pub async fn over(
+        gpu: &Gpu,
+        volume: &PlacedVolume,
+        spec: &GridSpec,
+        brain: Option<Ranges>,
+    ) -> Result<Self, GraphError> {
         let volume = volume.prepared_for(gpu, spec).await?;
-        let head = match spec.centre {
-            Centre::WorldOrigin => None,
+        let (mut head, mut over) = (None, None);
+        match spec.centre {
+            Centre::WorldOrigin | Centre::Middle => {}
             // A volume without contrast counts as head throughout.
             Centre::Head { .. } => {
                 let found = Head::find(gpu, &volume).await?;
-                Some(found.map_or_else(|| WorldBox::of(&volume.grid()), |head| head.bounds()))
+                head = Some(found.map_or_else(|| WorldBox::of(&volume.grid()), |head| head.bounds()));
             }
-        };
-        Ok(Self { spec: spec.clone(), volume, head, cut: CutFaces::default(), shift_mm: DVec3::ZERO })
+            Centre::Voxels { of, fit } => {
+                let native = volume.grid();
+                let turned = voxels::turned(&native, spec.axes);
+                let ranges = match of {
+                    VoxelBox::All => voxels::all(&turned),
+                    VoxelBox::Content => {
+                        let values: Vec<f32> = gpu.download(&volume.tensor).await?;
+                        // Tensors of volumes have the order of files, x fastest.
+                        voxels::content(&turned, &native, |ix| values[ix] > 0.0)
+                    }
+                    VoxelBox::Brain { .. } => brain.ok_or_else(|| {
+                        GraphError::Invalid(
+                            "the network's grid lies round a brain that was not looked for".into(),
+                        )
+                    })?,
+                };
+                over = Some(voxels::fitted(&turned, ranges, spec, fit));
+            }
+        }
+        Ok(Self { spec: spec.clone(), volume, head, over, cut: CutFaces::default(), shift: DVec3::ZERO })
     }
 
     /// The same of another volume on the same grid, of a mask say.
@@ -82,6 +118,9 @@ impl View {
 
     /// The network's grid.
     pub fn grid(&self) -> Grid {
+        if let Some(over) = &self.over {
+            return self.moved(&over.whole);
+        }
         let voxel = DVec3::from_array(self.spec.voxel_mm);
         let centre = match (self.spec.centre, self.head) {
             (Centre::Head { above_mm }, Some(head)) => {
@@ -90,10 +129,33 @@ impl View {
                 let height = self.spec.shape[2] as f64 * voxel.z;
                 DVec3::new(middle.x, middle.y, head.high.z + above_mm - height / 2.0)
             }
+            (Centre::Middle, _) => {
+                let grid = self.volume.grid();
+                return self.turned(grid.affine.transform_point3(middle(grid.shape)));
+            }
             // nilearn's offset of minus half the extent puts voxel n/2 at the origin.
             _ => voxel * -0.5,
         };
-        Grid::centred(Xyz(self.spec.shape), voxel, centre + self.shift_mm)
+        Grid::centred(Xyz(self.spec.shape), voxel, centre + voxel * self.shift)
+    }
+
+    /// The grid whose voxels are brought to scale before it is padded; `None` where nothing is padded with what is no voxel.
+    pub fn unpadded(&self) -> Option<Grid> {
+        self.over.as_ref().filter(|over| over.after_scaling).map(|over| self.moved(&over.content))
+    }
+
+    fn moved(&self, grid: &Grid) -> Grid {
+        Grid { affine: grid.affine * DMat4::from_translation(self.shift), ..*grid }
+    }
+
+    /// The grid along the world's axes in the network's order, its middle at `centre`.
+    fn turned(&self, centre: DVec3) -> Grid {
+        let (mut shape, mut voxel_mm) = (Xyz([0; 3]), DVec3::ZERO);
+        for (axis, (world, _)) in self.spec.axes.world().into_iter().enumerate() {
+            shape[world] = self.spec.shape[axis];
+            voxel_mm[world] = self.spec.voxel_mm[axis];
+        }
+        self.moved(&voxels::turned(&Grid::centred(shape, voxel_mm, centre), self.spec.axes))
     }
 
     /// The voxels that are sampled: the volume's own, or their averages where the network's are larger.
@@ -114,11 +176,11 @@ impl View {
     }
 
     /// The faces that may cut the brain: a network's brain in `image` comes close to them, and they show tissue there. Both
-    /// lie on the network's grid as [`View::sampled`] stores it. A network that samples the nearest voxel was made for whole
-    /// heads; it knows no such faces.
+    /// lie on the network's grid as [`View::sampled`] stores it. Networks that do not average
+    /// were made for whole heads; they know no such faces.
     pub fn suspects(&self, image: &[f32], brain: impl Fn(usize) -> bool) -> CutFaces {
         match self.spec.sampling {
-            Sampling::Nearest => CutFaces::default(),
+            Sampling::Nearest | Sampling::Linear | Sampling::Cubic => CutFaces::default(),
             Sampling::Area => CutFaces::suspects(&self.volume.grid(), &self.grid(), image, brain),
         }
     }
@@ -126,7 +188,7 @@ impl View {
     /// The faces that a brain on the network's grid reaches.
     pub fn reached(&self, brain: impl Fn(usize) -> bool) -> CutFaces {
         match self.spec.sampling {
-            Sampling::Nearest => CutFaces::default(),
+            Sampling::Nearest | Sampling::Linear | Sampling::Cubic => CutFaces::default(),
             Sampling::Area => CutFaces::close(
                 &self.volume.grid(),
                 &self.grid(),
@@ -138,10 +200,9 @@ impl View {
         }
     }
 
-    /// The view with its grid moved by parts of a voxel along x, y, z.
+    /// The view with its grid moved by parts of a voxel along its axes.
     pub fn shifted(self, voxels: DVec3) -> Self {
-        let shift_mm = DVec3::from_array(self.spec.voxel_mm) * voxels;
-        Self { shift_mm, ..self }
+        Self { shift: voxels, ..self }
     }
 
     /// The view with the volume mirrored at these faces.

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::augment::Augmentation;
 use crate::model::{
-    Centre, Description, GridSpec, Intensity, LayerKind, LossKind, OptimiserSpec, Sampling, article,
-    residual_unet,
+    AxisCodes, Centre, Description, GridSpec, Intensity, LayerKind, LossKind, OptimiserSpec, Readout,
+    Sampling, article, residual_unet,
 };
 use crate::pipeline::synth::Synthesis;
 
@@ -146,6 +146,8 @@ impl NetworkConfig {
                     intensity: Intensity::Percentile { low: 1.0, high: 99.5 },
                     n4: None,
                     mirror: true,
+                    axes: AxisCodes::RAS,
+                    readout: Readout::Linear,
                 };
                 residual_unet(name, widths, *fold, grid)
             }
