@@ -13,7 +13,7 @@ use trephine::gpu::Gpu;
 use trephine::graph::{Executor, ExecutorOptions};
 use trephine::model::{
     Description, GridSpec, LayerKind, LossKind, Mode, Model, ModelCard, OptimiserSpec, Tensors,
-    TrainingGraph, article, build, fold_for_inference, initialise, published, residual_unet,
+    TrainingGraph, article, build, fold_for_inference, initialise, published, residual_unet, split_channels,
     spread_over_blocks,
 };
 use trephine::ops::Fill;
@@ -275,6 +275,42 @@ fn published_networks_match_pytorch() {
             .map(|ix| all[ix])
             .collect();
         check(&format!("logits of {name}"), &kept, golden.get(&format!("{name}.logits")), 1e-5);
+    }
+}
+
+#[test]
+fn networks_with_their_channels_in_several_tensors_say_the_same() {
+    let Some(gpu) = gpu() else { return };
+    let shape = [32, 64, 64];
+    let input = numbers("input", shape.iter().product());
+    let plane = 4 * shape.iter().product::<usize>() as u64;
+    // Networks, and how many channels of the finest grid a tensor may hold: as many as the output.
+    let networks = [
+        ("mindgrab", published::mindgrab(5, 1), 2),
+        ("hd-bet", published::hd_bet(3), 2),
+        ("residual", residual_unet("residual", &[4, 6, 8], 1, any_grid()), 1),
+        ("article", article(3, 2, 0.0), 1),
+    ];
+    for (name, description, channels) in networks {
+        let mut tensors = formula_weights(&description);
+        let variances = tensors.iter_mut().filter(|(name, _)| name.ends_with(".running_var"));
+        variances.flat_map(|(_, (_, values))| values).for_each(|v| *v = 1.0 + v.abs());
+        let want = logits(&gpu, &description, &tensors, &input, shape);
+        let largest = |description: &Description| -> u64 {
+            let network = build(description, 1, shape, Mode::Inference(DType::F32)).expect("builds");
+            let bytes = network.layers.values().map(|&value| network.graph.desc(value).bytes());
+            bytes.max().expect("has layers")
+        };
+        let most = channels * plane;
+        let (split, parts) = split_channels(&description, &tensors, shape, DType::F32, most)
+            .expect("builds")
+            .unwrap_or_else(|| panic!("{name} has larger tensors"));
+        assert!(largest(&description) > most && largest(&split) <= most, "{name}");
+        check(name, &logits(&gpu, &split, &parts, &input, shape), &want, 1e-5);
+        let whole = split_channels(&description, &tensors, shape, DType::F32, largest(&description));
+        assert!(whole.expect("builds").is_none(), "{name} fits");
+        let hopeless = split_channels(&description, &tensors, shape, DType::F32, plane - 1);
+        assert!(hopeless.expect("builds").is_none(), "{name}: a plane does not fit");
     }
 }
 

@@ -8,6 +8,7 @@ mod fold;
 mod formats;
 pub mod published;
 mod refine;
+mod split;
 mod training;
 mod unet;
 mod weights;
@@ -23,6 +24,7 @@ pub use description::{
 pub use fold::fold_for_inference;
 pub use formats::{NamedTensors, is_torch, read_tensors};
 pub use refine::spread_over_blocks;
+pub use split::split_channels;
 pub use training::{LossKind, OptimiserSpec, TrainingGraph, is_of_optimiser, weights_of};
 pub use unet::{article, residual_unet};
 pub use weights::{Model, ModelCard, Tensors, Usual, initialise, weights_of_first, weights_of_fold};

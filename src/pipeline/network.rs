@@ -9,7 +9,8 @@ use super::place::view::View;
 use crate::gpu::{Gpu, GpuTensor};
 use crate::graph::{Executor, ExecutorOptions, Tuning, run_op1};
 use crate::model::{
-    Centre, Description, Fit, Intensity, Mode, Tensors, build, fold_for_inference, weights_of_fold,
+    Centre, Description, Fit, Intensity, Mode, Tensors, build, fold_for_inference, split_channels,
+    weights_of_fold,
 };
 use crate::ops::elementwise::{Add, Scale};
 use crate::ops::resample::{AxisOrder, Edge, IDENTITY, Interpolation, Resample};
@@ -21,7 +22,7 @@ pub(super) struct Network {
     gpu: Arc<Gpu>,
     /// Folded for inference.
     description: Description,
-    /// The weights of each fold; left out once they are on the device for good.
+    /// The weights of each fold.
     folds: Vec<Tensors>,
     dtype: DType,
     tuning: Arc<Tuning>,
@@ -31,6 +32,8 @@ pub(super) struct Network {
 struct Compiled {
     shape: [usize; 3],
     executor: Executor,
+    /// The weights of each fold as the executor takes them, where those are not the network's own.
+    weights: Option<Vec<Tensors>>,
     input: ValueId,
     logits: ValueId,
 }
@@ -94,13 +97,26 @@ impl Network {
             return Ok(());
         }
         self.compiled = None;
-        let network = build(&self.description, 1, shape, Mode::Inference(self.dtype))?;
+        let most = self.gpu.caps.max_binding;
+        let (mut description, mut weights) = (None, Vec::new());
+        for tensors in &self.folds {
+            if let Some((split, tensors)) =
+                split_channels(&self.description, tensors, shape, self.dtype, most)?
+            {
+                description = Some(split);
+                weights.push(tensors);
+            }
+        }
+        let weights = (!weights.is_empty()).then_some(weights);
+        let description = description.as_ref().unwrap_or(&self.description);
+        let network = build(description, 1, shape, Mode::Inference(self.dtype))?;
         let options = ExecutorOptions { tuning: Arc::clone(&self.tuning), ..ExecutorOptions::default() };
         let executor = Executor::new(&self.gpu, network.graph, options)?;
-        if let [only] = self.folds.as_slice() {
+        if let [only] = weights.as_ref().unwrap_or(&self.folds).as_slice() {
             load(&executor, only).await?;
         }
-        self.compiled = Some(Compiled { shape, executor, input: network.input, logits: network.logits });
+        self.compiled =
+            Some(Compiled { shape, executor, weights, input: network.input, logits: network.logits });
         Ok(())
     }
 
@@ -142,7 +158,7 @@ impl Network {
         self.compile(shape).await?;
         let compiled = self.compiled.as_ref().expect("compiled just now");
         let mut sum: Option<GpuTensor> = None;
-        for weights in &self.folds {
+        for weights in compiled.weights.as_ref().unwrap_or(&self.folds) {
             if self.folds.len() > 1 {
                 load(&compiled.executor, weights).await?;
             }
