@@ -1,8 +1,10 @@
 //! Inputs, and the names of outputs.
 
+use std::ffi::OsString;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use anyhow::bail;
+use anyhow::{anyhow, bail};
 use trephine::volume::image::{self, FrameChoice};
 
 use super::{FrameOptions, UsageError, usage};
@@ -16,6 +18,43 @@ impl From<FrameOptions> for FrameChoice {
             FrameOptions { .. } => Self::Only,
         }
     }
+}
+
+/// The paths that a list names, a line each; or, where it holds bytes that are 0, as `find -print0` writes them, between
+/// those. `-` is standard input. Relative ones are seen from the working folder; empty lines count for nothing.
+pub(super) fn read_list(list: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let mut bytes = Vec::new();
+    let (name, read) = match list.to_str() {
+        Some("-") => ("standard input".to_owned(), std::io::stdin().lock().read_to_end(&mut bytes).map(drop)),
+        _ => (list.display().to_string(), std::fs::read(list).map(|read| bytes = read)),
+    };
+    read.map_err(|e| {
+        anyhow!("{name}: cannot be read as a list of files ({e}); check its name and permissions")
+    })?;
+    let end = if bytes.contains(&0) { 0 } else { b'\n' };
+    let paths = bytes
+        .split(|&byte| byte == end)
+        .map(|line| line.strip_suffix(b"\r").unwrap_or(line))
+        .filter(|line| !line.iter().all(u8::is_ascii_whitespace))
+        .map(|line| {
+            path_of(line).ok_or_else(|| anyhow!("{name}: a line is not UTF-8; name that file another way"))
+        })
+        .collect::<anyhow::Result<Vec<PathBuf>>>()?;
+    if paths.is_empty() {
+        bail!("{name}: names no file; write one path a line");
+    }
+    Ok(paths)
+}
+
+#[cfg(unix)]
+fn path_of(bytes: &[u8]) -> Option<PathBuf> {
+    use std::os::unix::ffi::OsStringExt;
+    Some(OsString::from_vec(bytes.to_vec()).into())
+}
+
+#[cfg(not(unix))]
+fn path_of(bytes: &[u8]) -> Option<PathBuf> {
+    Some(OsString::from(std::str::from_utf8(bytes).ok()?).into())
 }
 
 /// Checks the names of output images before any work: an extension that can be written, different from each

@@ -32,6 +32,7 @@ impl Interrupt {
                 return;
             }
             unfinished::discard();
+            terminal.clear_bar();
             terminal.error("interrupted");
             // Nobody is left to tell when stdout is closed.
             let _ = terminal.close(false);

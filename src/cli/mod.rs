@@ -6,6 +6,7 @@
 
 #[cfg(feature = "bench")]
 mod bench;
+mod bids;
 mod devices;
 mod evaluate;
 mod fetch;
@@ -16,6 +17,7 @@ mod json;
 mod model;
 mod n4;
 mod normalise;
+mod report;
 mod resample;
 mod strip;
 mod synth;
@@ -86,7 +88,9 @@ struct Global {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Strip(strip::Options),
+    Strip(Box<strip::Options>),
+    Bids(Box<bids::Options>),
+    Report(report::Options),
     Evaluate(evaluate::Options),
     N4(n4::Options),
     Resample(resample::Options),
@@ -164,14 +168,18 @@ impl Session {
     }
 
     /// How the results of this run are made, for reports.
-    fn provenance(&self) -> Provenance {
+    fn provenance(&self, settings: serde_json::Value) -> Provenance {
         let envelope = self.terminal.envelope();
+        let mut options = envelope.options.clone();
+        // A report has a row for each of them.
+        options.remove("inputs");
         let [model, model_sha256] = envelope.model.clone().unwrap_or_default();
         Provenance {
             version: VERSION.to_owned(),
             model,
             model_sha256,
-            options: serde_json::Value::Object(envelope.options.clone()).to_string(),
+            settings,
+            options: serde_json::Value::Object(options),
         }
     }
 }
@@ -270,6 +278,8 @@ impl Command {
     async fn run(self, session: &Session) -> anyhow::Result<Outcome> {
         match self {
             Self::Strip(options) => options.run(session).await,
+            Self::Bids(options) => options.run(session).await,
+            Self::Report(options) => options.run(session),
             Self::Evaluate(options) => options.run(session).await,
             Self::N4(options) => options.run(session).await,
             Self::Resample(options) => options.run(session).await,

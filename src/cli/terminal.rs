@@ -5,6 +5,7 @@ use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use super::json::Envelope;
@@ -18,12 +19,54 @@ pub(super) struct Terminal {
     pub json: bool,
     /// What that object will hold.
     envelope: &'static Mutex<Envelope>,
+    /// A bar that stands below all other text.
+    bar: &'static Mutex<Option<ProgressBar>>,
 }
 
 impl Terminal {
     /// The process's own: there is one stdout, and one object goes there.
     pub fn new(quiet: bool, json: bool, envelope: Envelope) -> Self {
-        Self { quiet, json, envelope: Box::leak(Box::new(Mutex::new(envelope))) }
+        let envelope = Box::leak(Box::new(Mutex::new(envelope)));
+        Self { quiet, json, envelope, bar: Box::leak(Box::default()) }
+    }
+
+    /// Shows a bar of so many steps with the time left, where stderr is a terminal. `template` is indicatif's.
+    pub fn show_bar(&self, steps: usize, template: &str) {
+        if self.shows_progress() {
+            let style = ProgressStyle::with_template(template).expect("the template is valid");
+            let bar = ProgressBar::new(steps as u64).with_style(style);
+            bar.tick();
+            *self.bar() = Some(bar);
+        }
+    }
+
+    /// Takes the bar a step further. A step that is `free` says nothing about how long the others take.
+    pub fn step_bar(&self, free: bool, message: String) {
+        if let Some(bar) = &*self.bar() {
+            bar.set_message(message);
+            bar.inc(1);
+            if free {
+                bar.reset_eta();
+            }
+        }
+    }
+
+    /// Takes the bar away.
+    pub fn clear_bar(&self) {
+        if let Some(bar) = self.bar().take() {
+            bar.finish_and_clear();
+        }
+    }
+
+    fn bar(&self) -> MutexGuard<'static, Option<ProgressBar>> {
+        self.bar.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn to_stderr(&self, text: &str) {
+        match &*self.bar() {
+            Some(bar) => bar.suspend(|| to_stderr(text)),
+            None => to_stderr(text),
+        }
     }
 
     /// What the JSON object will hold.
@@ -35,21 +78,21 @@ impl Terminal {
     /// Something good to know, on stderr.
     pub fn note(&self, text: &str) {
         if !self.quiet {
-            to_stderr(text);
+            self.to_stderr(text);
         }
     }
 
     /// Something odd about a file.
     pub fn warning(&self, file: &Path, text: &dyn Display) {
         let text = format!("{}: {}", file.display(), one_line(&text.to_string()));
-        to_stderr(&format!("warning: {text}"));
+        self.to_stderr(&format!("warning: {text}"));
         self.envelope().warnings.push(text);
     }
 
     /// Something that failed. `FILE: what is wrong; what to do`.
     pub fn error(&self, text: &str) {
         let text = one_line(text);
-        to_stderr(&format!("error: {text}"));
+        self.to_stderr(&format!("error: {text}"));
         self.envelope().errors.push(text);
     }
 
@@ -59,7 +102,7 @@ impl Terminal {
         let (first, rest) = text.split_once('\n').unwrap_or((text, ""));
         self.error(first);
         if !rest.is_empty() {
-            to_stderr(rest);
+            self.to_stderr(rest);
         }
     }
 

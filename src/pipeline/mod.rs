@@ -2,6 +2,7 @@
 
 pub mod batch;
 pub mod bias;
+pub mod bids;
 pub mod evaluate;
 pub mod input;
 mod network;

@@ -10,7 +10,7 @@ use std::fmt;
 use std::ops::Range;
 
 use glam::{DMat4, DVec3};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::model::Usual;
 use crate::tensor::Xyz;
@@ -60,7 +60,7 @@ pub struct Answer {
 }
 
 /// A face of an image, by the side of the head that it is closest to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Face {
     /// Towards -x in the world.
@@ -78,7 +78,7 @@ pub enum Face {
 }
 
 /// What was measured of a result.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Signals {
     /// Volume of the mask in mL.
     pub brain_ml: f64,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use glam::DVec3;
+use serde::Serialize;
 
 use super::PipelineError;
 use super::bias::{
@@ -29,7 +30,7 @@ use crate::tensor::{DType, Xyz, Zyx};
 use crate::volume::{Grid, Volume, components};
 
 /// Whether the bias field is corrected before the network.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub enum N4Choice {
     /// As the network was trained.
     #[default]
@@ -44,7 +45,7 @@ pub enum N4Choice {
 }
 
 /// What to compute for a head.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct StripOptions {
     /// Moves the mask's border outward by this many mm (inward when negative).
     pub border_mm: f64,
@@ -54,8 +55,10 @@ pub struct StripOptions {
     /// times the work for a steadier border.
     pub tta: bool,
     /// Return the signed distance to the border.
+    #[serde(skip)]
     pub distance: bool,
     /// Return the probability.
+    #[serde(skip)]
     pub probability: bool,
     /// Return the bias field and the corrected image; corrects with the defaults when `n4` would not.
     pub corrected: bool,

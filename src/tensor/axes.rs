@@ -7,12 +7,14 @@
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 
+use serde::Serialize;
+
 /// A value for each axis of an image: x, y, z.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Xyz<T>(pub [T; 3]);
 
 /// A value for each dimension of a tensor that holds an image: z, y, x.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Zyx<T>(pub [T; 3]);
 
 impl<T> Xyz<T> {

@@ -41,11 +41,12 @@ fn a_batch_goes_on_after_failures() {
             assert!(Path::new(&out).join(format!("{done}{end}")).exists(), "{done}{end}");
         }
     }
-    assert_eq!(fs::read_dir(&out).expect("made").count(), 3 + 3 + 1 + 1);
+    assert_eq!(fs::read_dir(&out).expect("made").count(), 3 + 3 + 1 + 2);
     let mut report = csv::Reader::from_path(Path::new(&out).join("report.csv")).expect("written");
     let header: Vec<String> = report.headers().expect("a header").iter().map(str::to_owned).collect();
     assert_eq!(&header[..5], ["path", "status", "brain_ml", "score", "seconds"]);
-    for column in ["seconds_read", "seconds_network", "seconds_write", "warnings", "error"] {
+    for column in ["peak_memory_mb", "seconds_read", "seconds_network", "seconds_write", "warnings", "error"]
+    {
         assert!(header.iter().any(|h| h == column), "{column} is not in {header:?}");
     }
     let rows: Vec<csv::StringRecord> = report.records().map(|r| r.expect("a row")).collect();
@@ -69,8 +70,11 @@ fn a_batch_goes_on_after_failures() {
     assert_eq!((options["border"].as_f64(), options["model"].as_str()), (Some(0.0), Some(tiny.as_str())));
 }
 
+/// What a batch writes beside the outputs of its heads.
+const REPORTS: [&str; 2] = ["report.csv", "report.json"];
+
 /// Paths below `folder`, with `/`.
-fn below(folder: &Path) -> Vec<String> {
+pub fn below(folder: &Path) -> Vec<String> {
     let mut found = Vec::new();
     let mut folders = vec![folder.to_path_buf()];
     while let Some(at) = folders.pop() {
@@ -116,7 +120,7 @@ fn heads_of_one_name_get_outputs_of_their_own() {
         &tiny,
     ]);
     assert!(err.contains("other.nii: is named more than once and stripped once"), "{err}");
-    let mut wanted = vec!["report.csv".to_owned()];
+    let mut wanted = REPORTS.map(str::to_owned).to_vec();
     wanted.extend(["sub-1/anat/T1w", "sub-2/anat/T1w", "sub-2/anat/other"].map(names).concat());
     assert_eq!(below(&out), wanted);
     assert_ne!(
@@ -135,7 +139,8 @@ fn heads_of_one_name_get_outputs_of_their_own() {
     let out = desk.folder.path("extensions");
     succeed(&["strip", same.to_str().expect("UTF-8"), "-O", out.to_str().expect("UTF-8"), "--model", &tiny]);
     let mut wanted = [names("a.nii"), names("a.nii.gz")].concat();
-    wanted.extend(["a.mgz_brain.mgz", "a.mgz_mask.mgz", "a.mgz_qc.png", "report.csv"].map(str::to_owned));
+    wanted.extend(["a.mgz_brain.mgz", "a.mgz_mask.mgz", "a.mgz_qc.png"].map(str::to_owned));
+    wanted.extend(REPORTS.map(str::to_owned));
     wanted.sort();
     assert_eq!(below(&out), wanted);
 
@@ -255,8 +260,25 @@ fn an_interrupted_batch_finishes_what_is_begun() {
     assert!(done["error"]["message"].as_str().expect("text").contains("are left, the next is"), "{done}");
     // All outputs of what was done, none of what was not, and nothing half-written.
     let written = below(Path::new(&out));
-    assert_eq!(written.len(), 3 * rows.len() + 1, "{written:?}");
+    assert_eq!(written.len(), 3 * rows.len() + 2, "{written:?}");
     assert!(!written.iter().any(|name| name.ends_with(".part")), "{written:?}");
+    let report: Value =
+        serde_json::from_slice(&fs::read(Path::new(&out).join("report.json")).expect("written"))
+            .expect("JSON");
+    assert_eq!(
+        (&report["heads"].as_array().expect("rows").len(), &report["left"]),
+        (&rows.len(), &done["left"])
+    );
+
+    // The same command with --resume does the rest, and only that.
+    arguments.push("--resume");
+    let resumed: Value = serde_json::from_str(&succeed(&arguments)[0]).expect("stdout is JSON");
+    assert_eq!(resumed["heads"].as_array().expect("rows").len(), 12);
+    assert_eq!(below(Path::new(&out)).len(), 3 * 12 + 2);
+    let kept = |ix: usize| resumed["heads"][ix]["seconds"] == done["heads"][ix]["seconds"];
+    assert!((0..rows.len()).all(kept), "{resumed}");
+    let err = fail(1, &arguments[..arguments.len() - 2]);
+    assert!(err.contains("report.csv: exists already; go on with it with --resume"), "{err}");
 }
 
 #[test]

@@ -2,6 +2,8 @@
 
 mod accuracy;
 mod batch;
+mod bids;
+mod cohort;
 mod desk;
 mod evaluate;
 mod general;
@@ -11,5 +13,6 @@ mod images;
 mod nii;
 #[path = "../common/program.rs"]
 mod program;
+mod report;
 mod strip;
 mod train;

@@ -8,13 +8,51 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
+use super::select::{Selection, folders_left_out};
 use crate::volume::image;
 use crate::volume::pairs::{self, Index};
 
+/// Something that can be written for a head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// The head inside the mask.
+    Brain,
+    /// The mask.
+    Mask,
+    /// Signed distance to its border.
+    Distance,
+    /// Probability of brain.
+    Probability,
+    /// Picture.
+    Picture,
+    /// Bias field.
+    Bias,
+    /// The head with its bias field corrected.
+    Corrected,
+}
+
+impl Output {
+    /// What is written where nobody asks for anything else.
+    pub const USUAL: [Self; 3] = [Self::Brain, Self::Mask, Self::Picture];
+
+    /// The end of its name.
+    fn end(self) -> &'static str {
+        match self {
+            Self::Brain => "brain",
+            Self::Mask => "mask",
+            Self::Distance => "distance",
+            Self::Probability => "probability",
+            Self::Picture => "qc",
+            Self::Bias => "bias",
+            Self::Corrected => "corrected",
+        }
+    }
+}
+
 /// What is written for a head.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Outputs {
     /// The head inside the mask.
     #[serde(serialize_with = "lossy")]
@@ -61,20 +99,44 @@ impl Outputs {
         all
     }
 
-    /// Brain, mask and picture of `input` in `folder`, under the name `stem`; `.mgz` for an input of that format.
-    fn named(folder: &Path, stem: &OsStr, input: &Path) -> Self {
-        let extension = if image::is_mgh_name(input) { "mgz" } else { "nii.gz" };
-        let name = |end: &str, extension: &str| {
-            let mut name = stem.to_owned();
-            name.push(format!("_{end}.{extension}"));
-            Some(folder.join(name))
-        };
-        Self {
-            brain: name("brain", extension),
-            mask: name("mask", extension),
-            qc: name("qc", "png"),
-            ..Self::default()
+    /// The place of an output.
+    pub fn place(&mut self, output: Output) -> &mut Option<PathBuf> {
+        match output {
+            Output::Brain => &mut self.brain,
+            Output::Mask => &mut self.mask,
+            Output::Distance => &mut self.distance,
+            Output::Probability => &mut self.probability,
+            Output::Picture => &mut self.qc,
+            Output::Bias => &mut self.bias,
+            Output::Corrected => &mut self.corrected,
         }
+    }
+
+    /// The same with other paths.
+    pub(super) fn each(&self, path: impl Fn(&Path) -> PathBuf) -> Self {
+        let each = |of: &Option<PathBuf>| of.as_deref().map(&path);
+        Self {
+            brain: each(&self.brain),
+            mask: each(&self.mask),
+            distance: each(&self.distance),
+            probability: each(&self.probability),
+            qc: each(&self.qc),
+            bias: each(&self.bias),
+            corrected: each(&self.corrected),
+        }
+    }
+
+    /// Those of `input` that are wanted, in `folder`, under the name `stem`; `.mgz` for an input of that format.
+    fn named(folder: &Path, stem: &OsStr, input: &Path, wanted: &[Output]) -> Self {
+        let image = if image::is_mgh_name(input) { "mgz" } else { "nii.gz" };
+        let mut outputs = Self::default();
+        for &output in wanted {
+            let mut name = stem.to_owned();
+            let extension = if output == Output::Picture { "png" } else { image };
+            name.push(format!("_{}.{extension}", output.end()));
+            *outputs.place(output) = Some(folder.join(name));
+        }
+        outputs
     }
 }
 
@@ -90,11 +152,12 @@ pub struct Job {
 impl Job {
     /// A head whose outputs go to `folder`. Whether they can be written is found out now, not after the work: existing
     /// files are kept unless `force` is set.
-    pub fn new(input: &Path, folder: &Path, force: bool) -> Self {
-        Self::named(input, Outputs::named(folder, &stem(input), input), force)
+    pub fn new(input: &Path, folder: &Path, wanted: &[Output], force: bool) -> Self {
+        Self::named(input, Outputs::named(folder, &stem(input), input, wanted), force)
     }
 
-    fn named(input: &Path, outputs: Outputs, force: bool) -> Self {
+    /// A head with outputs of these names.
+    pub fn named(input: &Path, outputs: Outputs, force: bool) -> Self {
         let existing = outputs.all().into_iter().find(|path| path.exists());
         let outputs = match existing {
             Some(path) if !force => Err(format!(
@@ -105,6 +168,19 @@ impl Job {
         };
         Self { input: input.to_path_buf(), outputs }
     }
+}
+
+/// What a batch is to make of the heads that it finds.
+#[derive(Clone, Debug)]
+pub struct Plan<'a> {
+    /// Folder for the outputs.
+    pub out: &'a Path,
+    /// Which.
+    pub wanted: &'a [Output],
+    /// Replace those that exist.
+    pub force: bool,
+    /// Which heads.
+    pub selection: Selection,
 }
 
 /// The heads of a batch.
@@ -125,32 +201,65 @@ struct Found {
 }
 
 impl Batch {
-    /// The heads of files and folders, with outputs below `out`.
+    /// The heads of files and folders.
     ///
-    /// A folder that holds no head, or cannot be looked through, is a job that says so.
-    pub fn of(inputs: &[&Path], out: &Path, force: bool) -> Self {
+    /// A folder that holds no head, or cannot be looked through, is a job that says so. Of a folder, what was made from
+    /// heads is passed over: by its name, in the derivatives of a BIDS data set, in the outputs' own folder.
+    pub fn of(inputs: &[&Path], plan: &Plan<'_>) -> Self {
         let (mut found, mut failed, mut remarks) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut met, mut deselected) = (0, 0);
+        let mut selected = |path: &Path, below: &Path| {
+            met += 1;
+            let takes = plan.selection.takes(&below.join(path.file_name().unwrap_or_default()));
+            deselected += usize::from(!takes);
+            takes
+        };
         for input in inputs {
             if !input.is_dir() {
-                found.push(Found::new(input.to_path_buf(), PathBuf::new()));
+                if selected(input, input.parent().unwrap_or(Path::new(""))) {
+                    found.push(Found::new(input.to_path_buf(), PathBuf::new()));
+                }
                 continue;
             }
-            match pairs::index(input) {
-                Ok(index) if index.table.pairs.is_empty() => {
-                    failed.push(Job {
-                        input: input.to_path_buf(),
-                        outputs: Err(format!("{}: {}", input.display(), index.nothing_found())),
-                    });
+            let mut index = match pairs::index(input) {
+                Ok(index) => index,
+                Err(e) => {
+                    failed.push(Job { input: input.to_path_buf(), outputs: Err(e.to_string()) });
+                    continue;
                 }
-                Ok(index) => {
-                    remarks.extend(passed_over(input, &index));
-                    found.extend(index.table.pairs.into_iter().map(|pair| {
-                        let below = pair.image.parent().and_then(|p| p.strip_prefix(input).ok());
-                        let below = below.unwrap_or(Path::new("")).to_path_buf();
-                        Found::new(pair.image, below)
-                    }));
+            };
+            let left_out = folders_left_out(input, plan.out, &index);
+            index.table.pairs.retain(|pair| !left_out.iter().any(|folder| folder.holds(&pair.image)));
+            index.derived.retain(|path| !left_out.iter().any(|folder| folder.holds(path)));
+            if index.table.pairs.is_empty() {
+                let mut reason = format!("{}: {}", input.display(), index.nothing_found());
+                if let Some(folder) = left_out.first() {
+                    reason = format!("{}: holds no head beside those in {folder}", input.display());
                 }
-                Err(e) => failed.push(Job { input: input.to_path_buf(), outputs: Err(e.to_string()) }),
+                failed.push(Job { input: input.to_path_buf(), outputs: Err(reason) });
+                continue;
+            }
+            remarks.extend(left_out.iter().map(|folder| format!("{}: left out {folder}", input.display())));
+            remarks.extend(passed_over(input, &index));
+            for pair in index.table.pairs {
+                let below = pair.image.parent().and_then(|p| p.strip_prefix(input).ok());
+                let below = below.unwrap_or(Path::new("")).to_path_buf();
+                if selected(&pair.image, &below) {
+                    found.push(Found::new(pair.image, below));
+                }
+            }
+        }
+        if deselected > 0 {
+            let what = format!("{deselected} of {met} heads are left out by --include and --exclude");
+            match found.is_empty() && failed.is_empty() {
+                true => failed.push(Job {
+                    input: inputs.first().map(|input| input.to_path_buf()).unwrap_or_default(),
+                    outputs: Err(format!(
+                        "{what}; a pattern with a / is matched against the path below the folder, one without \
+                         against the name"
+                    )),
+                }),
+                false => remarks.push(what),
             }
         }
         let mut seen = BTreeSet::new();
@@ -161,7 +270,7 @@ impl Batch {
             }
             new
         });
-        let mut jobs = named(found, out, force);
+        let mut jobs = named(found, plan);
         jobs.append(&mut failed);
         Self { jobs, remarks }
     }
@@ -185,7 +294,7 @@ impl Found {
 }
 
 /// Gives the outputs of each head names that no other head's have.
-fn named(mut found: Vec<Found>, out: &Path, force: bool) -> Vec<Job> {
+fn named(mut found: Vec<Found>, plan: &Plan<'_>) -> Vec<Job> {
     let key = |head: &Found| (head.below.clone(), stem(&head.input));
     let mut by_name: BTreeMap<_, Vec<usize>> = BTreeMap::new();
     for (ix, head) in found.iter().enumerate() {
@@ -211,8 +320,8 @@ fn named(mut found: Vec<Found>, out: &Path, force: bool) -> Vec<Job> {
             1 => stem(&head.input),
             _ => head.input.file_name().unwrap_or_default().to_owned(),
         };
-        let outputs = Outputs::named(&out.join(&head.below), &name, &head.input);
-        let mut job = Job::named(&head.input, outputs, force);
+        let outputs = Outputs::named(&plan.out.join(&head.below), &name, &head.input, plan.wanted);
+        let mut job = Job::named(&head.input, outputs, plan.force);
         if let Ok(outputs) = &job.outputs {
             let is_input =
                 |path: &&Path| inputs.contains(&Found::new(path.to_path_buf(), PathBuf::new()).place);

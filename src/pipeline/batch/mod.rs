@@ -2,7 +2,9 @@
 //! does not stop the rest. Without a terminal: who calls hears of each head as it is done.
 
 mod jobs;
+mod report;
 mod rows;
+mod select;
 
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
@@ -10,17 +12,25 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-pub use jobs::{Batch, Job, Outputs};
-pub use rows::{Provenance, Row, Status, report_csv};
+use serde::Serialize;
+
+pub use jobs::{Batch, Job, Output, Outputs, Plan};
+pub use report::{
+    BatchReport, Earlier, Keeper, REPORT_CSV, REPORT_JSON, read_report, read_rows, write_report, write_rows,
+};
+pub use rows::{Provenance, Row, Status};
+pub use select::Selection;
 
 use super::input::{Input, append};
 use super::report::qc;
 use super::strip::{StripOptions, Stripped, Stripper};
 use super::threads::{ReadAhead, WriteBehind};
 use super::{PipelineError, write_whole};
+use crate::tensor::DType;
 use crate::volume::image::{self, FrameChoice};
 use crate::volume::unfinished::Together;
 use crate::volume::{Volume, VolumeError};
+use rows::peak_memory_mb;
 
 /// What is done with every head.
 #[derive(Clone)]
@@ -34,10 +44,39 @@ pub struct BatchOptions {
     pub fill: Option<f32>,
     /// Make the outputs' folders; where a user named every file, a missing folder is a mistake.
     pub create_folders: bool,
-    /// A report that is renewed after every head, so that a batch that is cut short leaves it.
-    pub report: Option<(PathBuf, Provenance)>,
+    /// Name of the model, for the pictures.
+    pub model: String,
     /// Set from elsewhere, it ends the batch when the heads that are begun are done.
     pub stop: Arc<AtomicBool>,
+}
+
+/// What the outputs of a head depend on beside its file, the model and the version of the program.
+pub fn settings(options: &BatchOptions, dtype: DType) -> serde_json::Value {
+    #[derive(Serialize)]
+    struct Settings<'a> {
+        strip: &'a StripOptions,
+        // JSON has no NaN.
+        fill: Option<String>,
+        frames: String,
+        dtype: String,
+    }
+    let settings = Settings {
+        strip: &options.strip,
+        fill: options.fill.map(|fill| fill.to_string()),
+        frames: format!("{:?}", options.frames),
+        dtype: format!("{dtype:?}"),
+    };
+    serde_json::to_value(settings).expect("numbers and names make JSON")
+}
+
+/// What is kept of a batch for later.
+pub struct Keeping {
+    /// How results are made.
+    pub made: Provenance,
+    /// Heads that earlier runs finished, which are left as they are.
+    pub earlier: Earlier,
+    /// Takes the rows.
+    pub keeper: Box<dyn Keeper>,
 }
 
 /// How a batch ended.
@@ -53,18 +92,24 @@ pub struct Finished {
 /// `open` is called when the first head is read, so that a bad file shows before any work on the device.
 ///
 /// # Errors
-/// When `open` fails or the report cannot be written.
+/// When `open` fails or what is kept cannot be written.
 pub async fn run<E: From<PipelineError>>(
     jobs: Vec<Job>,
     options: &BatchOptions,
+    keeping: Option<Keeping>,
     open: impl AsyncFnOnce() -> Result<Stripper, E>,
     done: impl FnMut(&Row) + Send + 'static,
 ) -> Result<Finished, E> {
     let inputs: Vec<PathBuf> = jobs.iter().map(|job| job.input.clone()).collect();
     // One head waits on either side: memory for four at most.
-    let reader = ReadAhead::start(1, read_all(jobs, options.clone()));
+    let (kept, mut keeper) = match keeping {
+        Some(Keeping { made, earlier, keeper }) => (Some((made, earlier)), Some(keeper)),
+        None => (None, None),
+    };
+    let reader = ReadAhead::start(1, read_all(jobs, options.clone(), kept));
     let written_with = options.clone();
-    let writer = WriteBehind::start(1, move |heads| write_all(heads, &written_with, done));
+    let writer =
+        WriteBehind::start(1, move |heads| write_all(heads, &written_with, keeper.as_deref_mut(), done));
     let result = strip_all(reader, &writer, options, open).await;
     let rows = writer.finish().await.unwrap_or_else(|panic| resume_unwind(panic))?;
     result?;
@@ -72,11 +117,18 @@ pub async fn run<E: From<PipelineError>>(
     Ok(Finished { rows, left })
 }
 
-/// A head read, or why not.
+/// A head read.
 struct Loaded {
-    job: Job,
-    input: Result<Input, String>,
-    seconds: f64,
+    row: Row,
+    head: Content,
+}
+
+/// What of it there is to strip.
+enum Content {
+    /// All.
+    Read(Box<Input>, Outputs),
+    /// Nothing, and the row says why.
+    Done,
 }
 
 /// Arrays to write, of all the volumes one after the other.
@@ -91,30 +143,57 @@ struct Results {
     shown: Option<usize>,
 }
 
-/// A head stripped, or a row that says why not.
+/// A head stripped, or a row that says why there is nothing to write.
 enum Head {
     Stripped(Box<(Input, Outputs, Results)>, Row),
-    Failed(Row),
+    Done(Row),
 }
 
-/// Reads the heads until somebody stops the batch.
-fn read_all(jobs: Vec<Job>, options: BatchOptions) -> impl Iterator<Item = Loaded> {
-    jobs.into_iter().map_while(move |job| {
-        if options.stop.load(Ordering::Relaxed) {
-            return None;
-        }
+/// Reads the heads until somebody stops the batch; those that an earlier run finished are only looked at.
+fn read_all(
+    jobs: Vec<Job>,
+    options: BatchOptions,
+    kept: Option<(Provenance, Earlier)>,
+) -> impl Iterator<Item = Loaded> {
+    let inner = options.clone();
+    let read = move |Job { input: path, outputs }: Job| {
         let begun = Instant::now();
-        let input = job.outputs.clone().and_then(|outputs| {
-            let mut input = Input::read_series(&job.input, options.frames).map_err(|e| e.to_string())?;
-            if let Some(brain) = &outputs.brain {
-                let told = check_fill(&input, brain, options.fill).map_err(|e| e.to_string())?;
-                input.warnings.extend(told);
+        let mut row = Row::new(path);
+        let outputs = match outputs {
+            Ok(outputs) => outputs,
+            Err(error) => return Loaded { row: row.failed(error), head: Content::Done },
+        };
+        if let Some((made, earlier)) = &kept {
+            row.input_sha256 = report::sha256_of(&row.path);
+            let sha256 = row.input_sha256.as_deref();
+            if let Some(known) = sha256.and_then(|sha256| earlier.finished(sha256, &outputs, made)) {
+                // The file may have been moved since.
+                let row = Row { path: row.path, kept: true, ..known.clone() };
+                return Loaded { row, head: Content::Done };
             }
-            Ok(input)
-        });
-        let seconds = begun.elapsed().as_secs_f64();
-        Some(Loaded { job, input, seconds })
-    })
+            row.made = Some(made.clone());
+        }
+        let input = read_head(&row.path, &outputs, &inner);
+        row.add_seconds("read", begun.elapsed().as_secs_f64());
+        match input {
+            Ok(input) => {
+                row.warnings.extend_from_slice(&input.warnings);
+                Loaded { row, head: Content::Read(Box::new(input), outputs) }
+            }
+            Err(error) => Loaded { row: row.failed(error.to_string()), head: Content::Done },
+        }
+    };
+    let stop = Arc::clone(&options.stop);
+    jobs.into_iter().map_while(move |job| (!stop.load(Ordering::Relaxed)).then(|| read(job)))
+}
+
+fn read_head(path: &Path, outputs: &Outputs, options: &BatchOptions) -> Result<Input, VolumeError> {
+    let mut input = Input::read_series(path, options.frames)?;
+    if let Some(brain) = &outputs.brain {
+        let told = check_fill(&input, brain, options.fill)?;
+        input.warnings.extend(told);
+    }
+    Ok(input)
 }
 
 /// Refuses a fill value that the voxels cannot store, and tells of one that is stored as another.
@@ -139,17 +218,14 @@ async fn strip_all<E, R: Send + 'static>(
     let mut open = Some(open);
     let mut stripper = None;
     while let Some(loaded) = reader.next().await.unwrap_or_else(|panic| resume_unwind(panic)) {
-        let Loaded { job, input, seconds } = loaded;
+        let Loaded { mut row, head } = loaded;
         // The one at work when the batch was stopped is done; those read ahead are left.
         if options.stop.load(Ordering::Relaxed) {
             break;
         }
-        let mut row = Row::new(job.input);
-        row.add_seconds("read", seconds);
-        let head = match (input, job.outputs) {
-            (Err(error), _) | (_, Err(error)) => Head::Failed(row.failed(error)),
-            (Ok(input), Ok(outputs)) => {
-                row.warnings.extend_from_slice(&input.warnings);
+        let head = match head {
+            Content::Done => Head::Done(row),
+            Content::Read(input, outputs) => {
                 if let Some(open) = open.take() {
                     let begun = Instant::now();
                     stripper = Some(open().await?);
@@ -157,10 +233,10 @@ async fn strip_all<E, R: Send + 'static>(
                 }
                 let stripper = stripper.as_mut().expect("opened for the first head");
                 match strip(stripper, &input, &options.strip, &mut row).await {
-                    Ok(results) => Head::Stripped(Box::new((input, outputs, results)), row),
+                    Ok(results) => Head::Stripped(Box::new((*input, outputs, results)), row),
                     Err(error) => {
                         let text = error.about(&row.path);
-                        Head::Failed(row.failed(text))
+                        Head::Done(row.failed(text))
                     }
                 }
             }
@@ -245,19 +321,29 @@ impl Results {
 fn write_all(
     stripped: &mut dyn Iterator<Item = Head>,
     options: &BatchOptions,
+    mut keeper: Option<&mut (dyn Keeper + 'static)>,
     mut done: impl FnMut(&Row),
 ) -> Result<Vec<Row>, PipelineError> {
     let mut rows: Vec<Row> = Vec::new();
     for head in stripped {
-        let row = match head {
-            Head::Failed(row) => row,
+        let mut row = match head {
+            Head::Done(row) => row,
             Head::Stripped(head, mut row) => {
                 let (input, outputs, results) = *head;
                 let begun = Instant::now();
-                let written = write(&input, &outputs, &results, &row.warnings, options);
+                let written = write(&input, &outputs, &results, &row, options).and_then(|mut together| {
+                    for (path, bytes) in keeper.iter().flat_map(|keeper| keeper.sidecars(&row, &outputs)) {
+                        write_whole(&path, &bytes)?;
+                        together.add(&path);
+                    }
+                    Ok(together)
+                });
                 row.add_seconds("write", begun.elapsed().as_secs_f64());
                 match written {
-                    Ok(()) => Row { outputs: Some(outputs), ..row },
+                    Ok(together) => {
+                        together.keep();
+                        Row { outputs: Some(outputs), ..row }
+                    }
                     Err(error) => {
                         let text = error.about(input.image.path());
                         row.failed(text)
@@ -265,28 +351,34 @@ fn write_all(
                 }
             }
         };
+        if !row.kept {
+            row.peak_memory_mb = peak_memory_mb();
+        }
         done(&row);
         rows.push(row);
-        if let Some((file, made)) = &options.report {
-            let bytes = report_csv(&rows, made)
-                .map_err(|e| PipelineError::Write { file: file.clone(), source: std::io::Error::other(e) })?;
-            write_whole(file, &bytes)?;
+        if let Some(keeper) = &mut keeper {
+            keeper.keep(&rows, false)?;
         }
+    }
+    if let Some(keeper) = &mut keeper {
+        keeper.keep(&rows, true)?;
     }
     Ok(rows)
 }
 
-/// Writes all outputs of a head or none; the picture says what its row warns of.
+/// Writes all outputs of a head or none; the picture says what its row warns of. They stay if what is returned is kept.
 fn write(
     input: &Input,
     outputs: &Outputs,
     results: &Results,
-    warnings: &[String],
+    row: &Row,
     options: &BatchOptions,
-) -> Result<(), PipelineError> {
-    if let (true, Some(folder)) = (options.create_folders, outputs.mask.as_deref().and_then(Path::parent)) {
-        std::fs::create_dir_all(folder)
-            .map_err(|source| PipelineError::Write { file: folder.to_path_buf(), source })?;
+) -> Result<Together, PipelineError> {
+    if options.create_folders {
+        for folder in outputs.all().into_iter().filter_map(Path::parent) {
+            std::fs::create_dir_all(folder)
+                .map_err(|source| PipelineError::Write { file: folder.to_path_buf(), source })?;
+        }
     }
     let image = &input.image;
     let mut written = Together::default();
@@ -312,9 +404,14 @@ fn write(
     if let Some(path) = &outputs.qc {
         let (frame, voxels) = (results.shown.unwrap_or(0), image.voxels());
         let mask = &results.mask[frame * voxels..(frame + 1) * voxels];
-        qc::write(path, &input.volume(frame)?, mask, warnings)?;
+        let caption = qc::Caption {
+            file: row.path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            brain_ml: row.brain_ml,
+            score: row.score,
+            model: options.model.clone(),
+        };
+        qc::write(path, &input.volume(frame)?, mask, &caption, &row.warnings)?;
         written.add(path);
     }
-    written.keep();
-    Ok(())
+    Ok(written)
 }

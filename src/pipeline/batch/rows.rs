@@ -1,14 +1,17 @@
-//! What became of each head: rows for programs and for `report.csv`.
+//! What became of each head: rows for programs and for reports.
 
+use std::borrow::Cow;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
-use serde::{Serialize, Serializer};
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::jobs::Outputs;
 use crate::pipeline::plausibility::Signals;
 
 /// How a head ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
     /// All of it was done.
@@ -20,7 +23,8 @@ pub enum Status {
 }
 
 impl Status {
-    fn name(self) -> &'static str {
+    /// As reports have it.
+    pub fn name(self) -> &'static str {
         match self {
             Self::Ok => "ok",
             Self::Partial => "partial",
@@ -29,12 +33,38 @@ impl Status {
     }
 }
 
+/// How results were made.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Provenance {
+    /// Of the program.
+    pub version: String,
+    /// Name of the model.
+    pub model: String,
+    /// SHA-256 of its weight file.
+    pub model_sha256: String,
+    /// What the outputs depend on beside input, model and version (see [`super::settings`]).
+    pub settings: serde_json::Value,
+    /// Options as given and their defaults.
+    pub options: serde_json::Value,
+}
+
+impl Provenance {
+    /// Whether the same input gives the same outputs.
+    pub fn gives_the_same(&self, other: &Self) -> bool {
+        (&self.version, &self.model_sha256, &self.settings)
+            == (&other.version, &other.model_sha256, &other.settings)
+    }
+}
+
 /// A head's row in the report.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Row {
     /// The image.
     #[serde(serialize_with = "lossy")]
     pub path: PathBuf,
+    /// Of its file (of a pair, of both), where results are kept for later runs.
+    #[serde(default)]
+    pub input_sha256: Option<String>,
     /// How it ended.
     pub status: Status,
     /// Volume of the mask in mL; of a series, that of the first volume that has one.
@@ -42,8 +72,11 @@ pub struct Row {
     /// How plausible the mask is, 0 to 1; of a series, that of the first volume that has one.
     pub score: Option<f64>,
     /// Wall time by stage, in order.
-    #[serde(serialize_with = "as_map")]
-    pub seconds: Vec<(&'static str, f64)>,
+    #[serde(serialize_with = "as_map", deserialize_with = "from_map")]
+    pub seconds: Vec<(Cow<'static, str>, f64)>,
+    /// Most memory that the process had held when the head was done, MiB; only Linux tells.
+    #[serde(default)]
+    pub peak_memory_mb: Option<f64>,
     /// What the mask was judged by; of a series, that of the first volume that has one.
     pub signals: Option<Signals>,
     /// What a person should look at.
@@ -52,10 +85,37 @@ pub struct Row {
     pub error: Option<String>,
     /// What was written.
     pub outputs: Option<Outputs>,
+    /// How, where results are kept for later runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made: Option<Provenance>,
+    /// An earlier run finished it, and this one left it as it is.
+    #[serde(skip)]
+    pub kept: bool,
 }
 
-fn as_map<S: Serializer>(pairs: &[(&'static str, f64)], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_map(pairs.iter().copied())
+fn as_map<S: Serializer>(pairs: &[(Cow<'static, str>, f64)], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(pairs.iter().map(|(stage, seconds)| (stage, seconds)))
+}
+
+/// A map whose order counts.
+fn from_map<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<(Cow<'static, str>, f64)>, D::Error> {
+    struct Pairs;
+    impl<'de> Visitor<'de> for Pairs {
+        type Value = Vec<(Cow<'static, str>, f64)>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("seconds by stage")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut pairs = Vec::new();
+            while let Some((stage, seconds)) = map.next_entry::<String, f64>()? {
+                pairs.push((Cow::Owned(stage), seconds));
+            }
+            Ok(pairs)
+        }
+    }
+    deserializer.deserialize_map(Pairs)
 }
 
 /// JSON is Unicode, names of files need not be.
@@ -71,14 +131,18 @@ impl Row {
         }
         Self {
             path,
+            input_sha256: None,
             status: Status::Ok,
             brain_ml: None,
             score: None,
             seconds: Vec::new(),
+            peak_memory_mb: None,
             signals: None,
             warnings,
             error: None,
             outputs: None,
+            made: None,
+            kept: false,
         }
     }
 
@@ -94,63 +158,22 @@ impl Row {
     }
 
     pub(super) fn add_seconds(&mut self, stage: &'static str, seconds: f64) {
-        match self.seconds.iter_mut().find(|(name, _)| *name == stage) {
+        match self.seconds.iter_mut().find(|(name, _)| name == stage) {
             Some((_, sum)) => *sum += seconds,
-            None => self.seconds.push((stage, seconds)),
+            None => self.seconds.push((Cow::Borrowed(stage), seconds)),
         }
+    }
+
+    /// Wall time of all stages.
+    pub fn total_seconds(&self) -> f64 {
+        self.seconds.iter().map(|(_, seconds)| seconds).sum()
     }
 }
 
-/// How results were made: the same for all rows of a report.
-#[derive(Clone, Debug)]
-pub struct Provenance {
-    /// Of the program.
-    pub version: String,
-    /// Name of the model.
-    pub model: String,
-    /// SHA-256 of its weight file.
-    pub model_sha256: String,
-    /// Options as JSON.
-    pub options: String,
-}
-
-/// The report as CSV: one column a stage that any head went through; the last columns say how it was made.
-///
-/// # Errors
-/// When the rows do not make a table.
-pub fn report_csv(rows: &[Row], made: &Provenance) -> csv::Result<Vec<u8>> {
-    let mut stages: Vec<&str> = Vec::new();
-    for (stage, _) in rows.iter().flat_map(|row| &row.seconds) {
-        // The last stage stays last when a later head adds one.
-        if !stages.contains(stage) {
-            let at = stages.iter().position(|s| *s == "write").unwrap_or(stages.len());
-            stages.insert(at, stage);
-        }
-    }
-    let mut writer = csv::Writer::from_writer(Vec::new());
-    let mut header: Vec<String> =
-        ["path", "status", "brain_ml", "score", "seconds"].map(str::to_owned).into();
-    header.extend(stages.iter().map(|stage| format!("seconds_{}", stage.replace(' ', "_"))));
-    header.extend(["warnings", "error", "version", "model", "model_sha256", "options"].map(str::to_owned));
-    writer.write_record(&header)?;
-    for row in rows {
-        let total: f64 = row.seconds.iter().map(|(_, s)| s).sum();
-        let mut cells = vec![
-            row.path.display().to_string(),
-            row.status.name().to_owned(),
-            row.brain_ml.map(|ml| format!("{ml:.3}")).unwrap_or_default(),
-            row.score.map(|score| format!("{score:.3}")).unwrap_or_default(),
-            format!("{total:.3}"),
-        ];
-        cells.extend(stages.iter().map(|stage| {
-            let found = row.seconds.iter().find(|(name, _)| name == stage);
-            found.map(|(_, seconds)| format!("{seconds:.3}")).unwrap_or_default()
-        }));
-        cells.push(row.warnings.join("; "));
-        cells.push(row.error.clone().unwrap_or_default());
-        let Provenance { version, model, model_sha256, options } = made;
-        cells.extend([version, model, model_sha256, options].map(String::clone));
-        writer.write_record(&cells)?;
-    }
-    writer.into_inner().map_err(|e| e.into_error().into())
+/// The most memory that this process has held so far, MiB; `None` where the system does not tell.
+pub(super) fn peak_memory_mb() -> Option<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib / 1024.0)
 }

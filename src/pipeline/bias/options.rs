@@ -1,5 +1,7 @@
 //! Settings of N4, and which of them can run.
 
+use serde::Serialize;
+
 use super::error::{N4Error, factors};
 use crate::ops::n4::{LogShrink, MAX_BINS};
 use crate::tensor::{Xyz, Zyx};
@@ -8,7 +10,7 @@ use crate::tensor::{Xyz, Zyx};
 const MOST_CONTROL_POINTS: f64 = 1.6e7;
 
 /// Settings of N4.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct N4Options {
     /// Every how many voxels the field is estimated from, along each axis.
     pub shrink: Zyx<usize>,

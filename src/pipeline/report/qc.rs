@@ -1,13 +1,12 @@
-//! The picture that a person checks a mask with: three planes, several slices each, the mask's outline on the
-//! head, the stripped brain below, and what is to be said of it.
+//! The picture that a person checks a mask with: its file, volume and score on top, three planes, several slices each, the
+//! mask's outline on the head, the stripped brain below, and what is to be said of it.
 //!
 //! Slices lie along the axes of the image turned closest to RAS, at its true proportions. Left is left (the
 //! neurological convention): the letters L and R, P and A on the first slice of each row say so.
 
-use std::io::Cursor;
 use std::path::Path;
 
-use image::{ImageFormat, Rgb, RgbImage};
+use image::{Rgb, RgbImage};
 use plotters::style::{Color, IntoFont, RGBColor};
 use plotters_backend::DrawingBackend;
 
@@ -30,19 +29,84 @@ const LETTER: Rgb<u8> = Rgb([255, 210, 60]);
 /// Size of the warnings' letters and distance of their lines, in the canvas's own pixels.
 const REMARK_EM: u32 = 11;
 const REMARK_LINE: u32 = 15;
+/// The same of the caption's.
+const CAPTION_EM: u32 = 13;
+const CAPTION_LINE: u32 = 20;
+const CAPTION: Rgb<u8> = Rgb([235, 235, 235]);
 /// Air left round the head, mm.
 const MARGIN_MM: f64 = 6.0;
 
+/// What stands above the slices.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Caption {
+    /// Name of the image's file.
+    pub file: String,
+    /// Volume of the mask in mL.
+    pub brain_ml: Option<f64>,
+    /// How plausible it is.
+    pub score: Option<f64>,
+    /// Name of the model.
+    pub model: String,
+}
+
+impl Caption {
+    fn text(&self, voxel_mm: [f64; 3], warnings: usize) -> String {
+        let Self { file, brain_ml, score, model } = self;
+        let mut parts = vec![file.clone()];
+        parts.extend(brain_ml.map(|ml| format!("brain {ml:.0} mL")));
+        parts.extend(score.map(|score| format!("score {score:.2}")));
+        parts.push(format!("model {model}"));
+        let short = |mm: f64| format!("{:.2}", mm).trim_end_matches('0').trim_end_matches('.').to_owned();
+        parts.push(format!("voxels {} mm", voxel_mm.map(short).join(" x ")));
+        match warnings {
+            0 => {}
+            1 => parts.push("1 warning, below".to_owned()),
+            _ => parts.push(format!("{warnings} warnings, below")),
+        }
+        parts.join("  \u{b7}  ")
+    }
+}
+
+/// A rectangle of a picture, pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Columns left of it.
+    pub left: u32,
+    /// Rows above it.
+    pub top: u32,
+    /// Its columns.
+    pub width: u32,
+    /// Its rows.
+    pub height: u32,
+}
+
+/// A picture and where its middle slices stand.
+pub struct Picture {
+    /// The picture.
+    pub image: RgbImage,
+    /// A sagittal, a coronal and an axial slice with the outline.
+    pub middle: [Place; 3],
+}
+
 /// Draws a head with its mask (one value a voxel, not 0 inside; it may be empty), and writes what is to be said of the
-/// result below.
+/// result above and below.
 ///
 /// # Errors
 /// When the letters cannot be read.
 ///
 /// # Panics
 /// If the mask is not on the volume's grid.
-pub fn picture(volume: &Volume, mask: &[u8], warnings: &[String]) -> Result<RgbImage, PipelineError> {
-    let remarks = lines_of(warnings)?;
+pub fn picture(
+    volume: &Volume,
+    mask: &[u8],
+    caption: Option<&Caption>,
+    warnings: &[String],
+) -> Result<Picture, PipelineError> {
+    let voxel_mm = volume.voxel_size().to_array();
+    let caption: Vec<String> = caption.map(|c| c.text(voxel_mm, warnings.len())).into_iter().collect();
+    let caption = lines_of(&caption, CAPTION_EM)?;
+    let remarks: Vec<String> = warnings.iter().map(|text| format!("Warning: {text}")).collect();
+    let remarks = lines_of(&remarks, REMARK_EM)?;
     let scene = Scene::new(volume, mask);
     let tile_width = (WIDTH - (SLICES + 1) * GAP) / SLICES;
     let planes = [Plane::SAGITTAL, Plane::CORONAL, Plane::AXIAL];
@@ -53,53 +117,88 @@ pub fn picture(volume: &Volume, mask: &[u8], warnings: &[String]) -> Result<RgbI
         .map(|[across, up]| (tile_width as f64 / across).min(tile_width as f64 * TALLEST / up))
         .fold(f64::INFINITY, f64::min);
     let heights = extents.map(|[_, up]| ((up * scale).round() as u32).max(FONT_HEIGHT + 4));
-    let height = heights.iter().map(|h| 2 * (h + GAP)).sum::<u32>() + GAP;
-    let mut canvas = RgbImage::new(WIDTH, height + SCALE * REMARK_LINE * remarks.len() as u32);
-    let mut top = GAP;
+    let above = SCALE * CAPTION_LINE * caption.len() as u32;
+    let slices = heights.iter().map(|h| 2 * (h + GAP)).sum::<u32>() + GAP;
+    let below = SCALE * REMARK_LINE * remarks.len() as u32;
+    let mut canvas = RgbImage::new(WIDTH, above + slices + below);
+    write_lines(&mut canvas, &caption, 0, [CAPTION_EM, CAPTION_LINE], CAPTION)?;
+    let mut top = above + GAP;
+    let mut middle = Vec::new();
     for (plane, height) in planes.into_iter().zip(heights) {
         for column in 0..SLICES {
             let left = GAP + column * (tile_width + GAP);
+            let place = Place { left, top, width: tile_width, height };
             let tile = Tile { left, top, width: tile_width, height, scale };
             tile.draw(&mut canvas, &scene, plane, scene.slice(plane.through, column));
             if column == 0 {
                 tile.label(&mut canvas, plane);
             }
+            // Beside the very middle, where a sagittal slice would show little but the falx.
+            if column == SLICES / 2 {
+                middle.push(place);
+            }
         }
         top += 2 * (height + GAP);
     }
-    write_lines(&mut canvas, &remarks, top)?;
-    Ok(canvas)
+    write_lines(&mut canvas, &remarks, top, [REMARK_EM, REMARK_LINE], LETTER)?;
+    let middle = middle.try_into().expect("each plane has a middle column");
+    Ok(Picture { image: canvas, middle })
 }
 
-/// Warnings as lines of text that fit the picture.
-fn lines_of(warnings: &[String]) -> Result<Vec<String>, PipelineError> {
+/// Texts as lines that fit the picture.
+fn lines_of(texts: &[String], em: u32) -> Result<Vec<String>, PipelineError> {
     let mut picture = RgbImage::new(WIDTH, 1);
     let canvas = Canvas::new(&mut picture).map_err(|e| PipelineError::Plot(e.to_string()))?;
-    let wrapped = |text: &String| canvas.wrapped(&format!("Warning: {text}"), f64::from(REMARK_EM), GAP);
-    Ok(warnings.iter().flat_map(wrapped).collect())
+    Ok(texts.iter().flat_map(|text| canvas.wrapped(text, f64::from(em), GAP)).collect())
 }
 
 /// Writes lines of text from a row of the picture on.
-fn write_lines(picture: &mut RgbImage, lines: &[String], top: u32) -> Result<(), PipelineError> {
+fn write_lines(
+    picture: &mut RgbImage,
+    lines: &[String],
+    top: u32,
+    [em, line_height]: [u32; 2],
+    Rgb([r, g, b]): Rgb<u8>,
+) -> Result<(), PipelineError> {
     let mut canvas = Canvas::new(picture).map_err(|e| PipelineError::Plot(e.to_string()))?;
-    let Rgb([r, g, b]) = LETTER;
-    let style = ("sans-serif", REMARK_EM).into_font().color(&RGBColor(r, g, b).to_rgba());
+    let style = ("sans-serif", em).into_font().color(&RGBColor(r, g, b).to_rgba());
     for (ix, line) in (0u32..).zip(lines) {
-        let y = top / SCALE + REMARK_LINE * ix;
+        let y = top / SCALE + line_height * ix + (line_height - em) / 2;
         let at = (GAP.cast_signed(), y.cast_signed());
         canvas.draw_text(line, &style, at).map_err(|e| PipelineError::Plot(e.to_string()))?;
     }
     Ok(())
 }
 
-/// Draws a head with its mask and warnings into a PNG file, whole or not at all.
+/// The keyword under which a PNG file says where its middle slices stand: `left,top,width,height`, blanks between them.
+pub const MIDDLE: &str = "trephine:middle";
+
+/// Draws a head with its mask, caption and warnings into a PNG file, whole or not at all.
 ///
 /// # Errors
 /// When the file cannot be written.
-pub fn write(path: &Path, volume: &Volume, mask: &[u8], warnings: &[String]) -> Result<(), PipelineError> {
+pub fn write(
+    path: &Path,
+    volume: &Volume,
+    mask: &[u8],
+    caption: &Caption,
+    warnings: &[String],
+) -> Result<(), PipelineError> {
+    let Picture { image, middle } = picture(volume, mask, Some(caption), warnings)?;
     let mut bytes = Vec::new();
-    picture(volume, mask, warnings)?
-        .write_to(&mut Cursor::new(&mut bytes), ImageFormat::Png)
+    let mut encoder = png::Encoder::new(&mut bytes, image.width(), image.height());
+    encoder.set_color(png::ColorType::Rgb);
+    encoder.set_depth(png::BitDepth::Eight);
+    encoder.set_compression(png::Compression::Fast);
+    let middle = middle.map(|Place { left, top, width, height }| format!("{left},{top},{width},{height}"));
+    let written = encoder
+        .add_text_chunk(MIDDLE.to_owned(), middle.join(" "))
+        .and_then(|()| encoder.write_header())
+        .and_then(|mut writer| {
+            writer.write_image_data(image.as_raw())?;
+            writer.finish()
+        });
+    written
         .map_err(|e| PipelineError::Write { file: path.to_path_buf(), source: std::io::Error::other(e) })?;
     write_whole(path, &bytes)
 }
@@ -375,7 +474,7 @@ mod tests {
     }
 
     fn drawn(volume: &Volume, mask: &[u8]) -> RgbImage {
-        picture(volume, mask, &[]).expect("the letters are built in")
+        picture(volume, mask, None, &[]).expect("the letters are built in").image
     }
 
     #[test]
@@ -384,7 +483,7 @@ mod tests {
         let (volume, mask) = ball(centred(DVec3::ONE, Xyz(shape)), Xyz(shape));
         let plain = drawn(&volume, &mask);
         let warnings = ["short".to_owned(), "a long one ".repeat(40)];
-        let warned = picture(&volume, &mask, &warnings).expect("the letters are built in");
+        let warned = picture(&volume, &mask, None, &warnings).expect("the letters are built in").image;
         // One line, and several.
         let (line, extra) = (SCALE * REMARK_LINE, warned.height() - plain.height());
         assert!(extra % line == 0 && extra / line >= 4, "{extra} pixels");
@@ -394,6 +493,36 @@ mod tests {
             let at = plain.height() + row * line;
             let lit = (at..at + line).any(|y| (0..WIDTH).any(|x| warned.get_pixel(x, y)[0] > 200));
             assert!(lit, "line {row} is empty");
+        }
+    }
+
+    #[test]
+    fn the_caption_says_what_the_mask_is_worth() {
+        let shape = [40, 44, 48];
+        let (volume, mask) = ball(centred(DVec3::new(1.0, 1.25, 2.0), shape), shape);
+        let caption = Caption {
+            file: "head.nii".into(),
+            brain_ml: Some(1431.7),
+            score: Some(0.934),
+            model: "default".into(),
+        };
+        let voxel_mm = volume.voxel_size().to_array();
+        assert_eq!(
+            caption.text(voxel_mm, 2).replace("  \u{b7}  ", "; "),
+            "head.nii; brain 1432 mL; score 0.93; model default; voxels 1 x 1.25 x 2 mm; 2 warnings, below"
+        );
+        let plain = picture(&volume, &mask, None, &[]).unwrap();
+        let titled = picture(&volume, &mask, Some(&caption), &[]).unwrap();
+        let above = SCALE * CAPTION_LINE;
+        assert_eq!(titled.image.height(), plain.image.height() + above);
+        assert!((0..above).any(|y| (0..WIDTH).any(|x| titled.image.get_pixel(x, y)[0] > 200)));
+        // The middle slices are where they are said to be: they show the outline, on all sides.
+        for ([a, b], view) in titled.middle.iter().zip(&plain.middle).map(|(a, b)| [a, b]).zip(0..) {
+            assert_eq!((a.top, a.left, a.height), (b.top + above, b.left, b.height));
+            let outline = (a.top..a.top + a.height)
+                .flat_map(|y| (a.left..a.left + a.width).map(move |x| (x, y)))
+                .filter(|&(x, y)| *titled.image.get_pixel(x, y) == OUTLINE);
+            assert!(outline.count() > 100, "view {view}");
         }
     }
 

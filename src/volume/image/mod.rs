@@ -108,6 +108,15 @@ pub fn read_single(path: impl AsRef<Path>) -> Result<Image, VolumeError> {
     })
 }
 
+/// The files that hold an image: one, or the header and the voxels of a pair.
+pub fn files(path: &Path) -> Vec<PathBuf> {
+    match (sibling(path, "img", "hdr"), sibling(path, "hdr", "img")) {
+        (Some(header), _) => vec![header, path.to_path_buf()],
+        (None, Some(voxels)) => vec![path.to_path_buf(), voxels],
+        (None, None) => vec![path.to_path_buf()],
+    }
+}
+
 /// The header that a file begins with.
 enum Start {
     Nifti(Header),

@@ -252,8 +252,8 @@ struct BidsName<'a> {
     entities: Vec<&'a str>,
     /// Values of `desc` and `label`: what was made from the scan.
     about: Vec<&'a str>,
-    /// Which image a derivative belongs to, where it says so: the value of `mod`, or a suffix
-    /// left in the middle (`sub-01_T1w_desc-brain_mask`).
+    /// Which image a derivative belongs to, where it says so: the value of `mod`, a suffix left in the middle
+    /// (`sub-01_T1w_desc-brain_mask`), or the end of the description (`sub-01_desc-brainT2w_mask`).
     modality: Option<&'a str>,
     /// The last part.
     suffix: &'a str,
@@ -268,7 +268,13 @@ impl<'a> BidsName<'a> {
         let (mut entities, mut about, mut modality) = (Vec::new(), Vec::new(), None);
         for part in rest.split('_') {
             match part.split_once('-') {
-                Some(("desc" | "label", value)) => about.push(value),
+                Some((key @ ("desc" | "label"), value)) => {
+                    about.push(value);
+                    // As `trephine bids` names the masks of other contrasts than T1w.
+                    let contrast =
+                        value.strip_prefix("brain").filter(|c| key == "desc" && CONTRASTS.contains(c));
+                    modality = contrast.or(modality);
+                }
                 Some(("mod", value)) => modality = Some(value),
                 Some(_) => entities.push(part),
                 None => modality = Some(part),
@@ -425,6 +431,9 @@ mod tests {
             "sub-2/anat/sub-2_T1w.nii.gz",
             "out/sub-2/anat/sub-2_desc-preproc_T1w.nii.gz",
             "out/sub-2/anat/sub-2_desc-brain_mask.nii.gz",
+            "sub-4/anat/sub-4_T1w.nii.gz",
+            "sub-4/anat/sub-4_T2w.nii.gz",
+            "out/sub-4/anat/sub-4_desc-brainT2w_mask.nii.gz",
             "sub-3/anat/sub-3_FLAIR.nii.gz",
             "out/sub-3/anat/sub-3_space-orig_desc-brain_mask.nii.gz",
         ]);
@@ -442,6 +451,8 @@ mod tests {
                     "sub-3/anat/sub-3_FLAIR.nii.gz",
                     "out/sub-3/anat/sub-3_space-orig_desc-brain_mask.nii.gz"
                 ),
+                pair("sub-4/anat/sub-4_T1w.nii.gz", ""),
+                pair("sub-4/anat/sub-4_T2w.nii.gz", "out/sub-4/anat/sub-4_desc-brainT2w_mask.nii.gz"),
             ]
         );
         assert!(unused.is_empty());

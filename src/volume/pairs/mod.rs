@@ -4,4 +4,4 @@ mod index;
 mod table;
 
 pub use index::{Index, index, stem};
-pub use table::{Pair, PairTable};
+pub use table::{Pair, PairTable, relative};

@@ -129,7 +129,7 @@ pub(super) fn cell(file: &Path, folder: &Path) -> Option<String> {
 
 /// `file` as seen from `folder`, with `/` between the parts; absolute where they share no root.
 /// `None` where it is not UTF-8.
-pub(super) fn relative(file: &Path, folder: &Path) -> Option<String> {
+pub fn relative(file: &Path, folder: &Path) -> Option<String> {
     // Only folders are resolved: a file may be a link into some store, and its name counts.
     let resolved = |p: &Path| {
         let p = if p.as_os_str().is_empty() { Path::new(".") } else { p };
