@@ -37,6 +37,14 @@ if fetch_colin27; then
 else
   say "Colin27 cannot be fetched: the accuracy of the built-in model is not tested"
 fi
+# Some tests ask other programs, and pass over what is not at hand.
+have chromium || have chromium-browser || have google-chrome || [ -n "${TREPHINE_CHROMIUM:-}" ] ||
+  say "No Chromium is found (Debian: chromium): the page of a batch is made, but not looked at"
+have "${TREPHINE_BIDS_VALIDATOR:-bids-validator-deno}" ||
+  say "No BIDS validator is found (PyPI: bids-validator-deno): derivatives are not asked to be valid"
+"${TREPHINE_PYTHON:-python3}" -c 'import nibabel, nipype' 2>/dev/null ||
+  say "Python lacks nibabel or nipype (TREPHINE_PYTHON names another one): the Python package is not tested, or in part"
+have script || say "No script is found (Debian: bsdutils): progress on a terminal is not tested"
 
 say "Tests"
 export REQUIRE_GPU=1

@@ -109,6 +109,7 @@ impl Options {
         bids::prepare(&self.data_set, &self.out)?;
         let options = BatchOptions {
             frames: FrameChoice::Only,
+            mean: false,
             strip: StripOptions {
                 border_mm: self.border,
                 n4: self.model.n4_choice(),

@@ -19,6 +19,7 @@ mod n4;
 mod normalise;
 mod report;
 mod resample;
+mod shell;
 mod strip;
 mod synth;
 mod terminal;
@@ -105,6 +106,8 @@ enum Command {
     #[cfg(feature = "bench")]
     Tune(tune::Options),
     Model(model::Options),
+    Completions(shell::Completions),
+    Man(shell::Man),
 }
 
 /// How a command ended that did not break off.
@@ -293,6 +296,8 @@ impl Command {
             #[cfg(feature = "bench")]
             Self::Tune(options) => options.run(session).await,
             Self::Model(options) => options.run(session),
+            Self::Completions(options) => options.run(session, Cli::command()),
+            Self::Man(options) => options.run(session, Cli::command()),
         }
     }
 }

@@ -11,6 +11,7 @@ use trephine::pipeline::batch::{
     REPORT_CSV, REPORT_JSON, Row, Selection,
 };
 use trephine::pipeline::strip::{StripOptions, Stripper};
+use trephine::volume::image::FrameChoice;
 
 use super::files::{check_distinct, check_folder, check_outputs, read_list};
 use super::json::named;
@@ -122,6 +123,11 @@ pub(super) struct Options {
     no_csf: bool,
     #[command(flatten)]
     frames: FrameOptions,
+    /// Strip the mean of all volumes of a 4D input and lay its mask on each of them
+    ///
+    /// The mask is 3D, as are distance and probability; the brain is 4D.
+    #[arg(long, conflicts_with_all = ["volume", "all", "bias", "corrected"])]
+    mean: bool,
     #[command(flatten)]
     model: ModelOptions,
 }
@@ -285,6 +291,11 @@ impl Options {
         if strip.corrected && self.model.no_n4 {
             return Err(usage("--save bias and --save corrected need a bias correction; leave out --no-n4"));
         }
+        if strip.corrected && self.mean {
+            return Err(usage(
+                "--mean has one bias field for all volumes; leave out --save bias and --save corrected",
+            ));
+        }
         let Task { jobs, batch } = self.task(session)?;
         let model = self.model.load(session)?;
         if self.no_csf {
@@ -295,7 +306,8 @@ impl Options {
         }
         let heads = jobs.len();
         let options = BatchOptions {
-            frames: self.frames.into(),
+            frames: if self.mean { FrameChoice::All } else { self.frames.into() },
+            mean: self.mean,
             strip,
             fill: self.fill,
             create_folders: self.named_outputs().all().is_empty(),

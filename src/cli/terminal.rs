@@ -62,7 +62,7 @@ impl Terminal {
         self.bar.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn to_stderr(&self, text: &str) {
+    fn say(&self, text: &str) {
         match &*self.bar() {
             Some(bar) => bar.suspend(|| to_stderr(text)),
             None => to_stderr(text),
@@ -78,21 +78,21 @@ impl Terminal {
     /// Something good to know, on stderr.
     pub fn note(&self, text: &str) {
         if !self.quiet {
-            self.to_stderr(text);
+            self.say(text);
         }
     }
 
     /// Something odd about a file.
     pub fn warning(&self, file: &Path, text: &dyn Display) {
         let text = format!("{}: {}", file.display(), one_line(&text.to_string()));
-        self.to_stderr(&format!("warning: {text}"));
+        self.say(&format!("warning: {text}"));
         self.envelope().warnings.push(text);
     }
 
     /// Something that failed. `FILE: what is wrong; what to do`.
     pub fn error(&self, text: &str) {
         let text = one_line(text);
-        self.to_stderr(&format!("error: {text}"));
+        self.say(&format!("error: {text}"));
         self.envelope().errors.push(text);
     }
 
@@ -102,7 +102,7 @@ impl Terminal {
         let (first, rest) = text.split_once('\n').unwrap_or((text, ""));
         self.error(first);
         if !rest.is_empty() {
-            self.to_stderr(rest);
+            self.say(rest);
         }
     }
 

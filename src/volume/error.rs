@@ -130,7 +130,7 @@ pub enum Problem {
     VoxelSize([f64; 3]),
     /// A 4D image where no frame was chosen.
     #[error(
-        "is 4D with {0} volumes; choose one with --volume N (0 to {last}) or take each with --all",
+        "is 4D with {0} volumes; choose one with --volume N (0 to {last}) or take each with --all (strip: or their mean with --mean)",
         last = .0.saturating_sub(1)
     )]
     FrameNeeded(usize),

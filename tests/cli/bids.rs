@@ -8,6 +8,8 @@ use serde_json::Value;
 
 use crate::batch::below;
 use crate::desk::{Desk, fail, head, json, sha256, succeed, text};
+#[cfg(unix)]
+use crate::dropin::stand_in;
 use crate::nii::gz;
 use crate::program::has_gpu;
 
@@ -152,4 +154,72 @@ fn a_bids_data_set_becomes_derivatives() {
     assert!(err.contains("describes the data set of another program"), "{err}");
     let err = fail(1, &["bids", out.join("sub-01").to_str().expect("UTF-8"), &out_text, "group"]);
     assert!(err.contains("is no BIDS data set"), "{err}");
+}
+
+#[test]
+#[cfg(unix)]
+fn snakemake_runs_a_cohort() {
+    if !has_gpu() {
+        return;
+    }
+    let snakemake = std::env::var("TREPHINE_SNAKEMAKE").unwrap_or("snakemake".into());
+    if Command::new(&snakemake).arg("--version").output().is_err() {
+        eprintln!("SKIPPED: no {snakemake} to run the workflow with");
+        return;
+    }
+    let desk = Desk::new();
+    let data = desk.folder.path("ds");
+    fs::create_dir_all(&data).expect("made");
+    fs::write(data.join("dataset_description.json"), br#"{"Name": "Six", "BIDSVersion": "1.10.0"}"#)
+        .expect("written");
+    for n in 1..=6 {
+        let bytes = gz(&head(n).bytes());
+        let folder = data.join(format!("sub-{n}/anat"));
+        fs::create_dir_all(&folder).expect("made");
+        let whole = if n == 4 { bytes.len() / 2 } else { bytes.len() };
+        fs::write(folder.join(format!("sub-{n}_T1w.nii.gz")), &bytes[..whole]).expect("written");
+    }
+    let out = data.join("derivatives/trephine");
+    let program = stand_in(&desk.folder.path("."));
+    let run = |more: &[&str]| -> String {
+        let output = Command::new(&snakemake)
+            .args([
+                "-s",
+                concat!(env!("CARGO_MANIFEST_DIR"), "/tools/cohort/Snakefile"),
+                "--cores",
+                "2",
+                "--keep-going",
+            ])
+            .args(["--resources", "gpu=1"])
+            .args(more)
+            .arg("--config")
+            .args([format!("bids={}", data.display()), format!("out={}", out.display())])
+            .args([
+                format!("trephine={program}"),
+                format!("options=--model '{}'", desk.path("tiny.safetensors")),
+            ])
+            .current_dir(desk.folder.path("."))
+            .env("XDG_CACHE_HOME", desk.folder.path("cache"))
+            .output()
+            .expect("starts");
+        let said = text(&output.stdout) + &text(&output.stderr);
+        assert!(output.status.success(), "{said}");
+        said
+    };
+    run(&[]);
+    let report = read(&out.join("report.json"));
+    let status = |report: &Value| -> Vec<String> {
+        let rows = report["heads"].as_array().expect("rows").iter();
+        rows.map(|row| row["status"].as_str().expect("text").to_owned()).collect()
+    };
+    assert_eq!(status(&report), ["ok", "ok", "ok", "failed", "ok", "ok"]);
+    assert!(out.join("report.html").exists() && out.join("sub-6/anat/sub-6_desc-brain_mask.nii.gz").exists());
+    // Again: nothing to do. A mended scan: that one, and the report.
+    assert!(run(&[]).contains("Nothing to be done"));
+    fs::write(data.join("sub-4/anat/sub-4_T1w.nii.gz"), gz(&head(4).bytes())).expect("written");
+    let before = report["heads"][0]["seconds"].clone();
+    run(&[]);
+    let report = read(&out.join("report.json"));
+    assert_eq!(status(&report), ["ok"; 6]);
+    assert_eq!(report["heads"][0]["seconds"], before);
 }

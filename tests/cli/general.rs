@@ -1,6 +1,7 @@
 //! Help, mistakes on the command line, devices, models, tables.
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
@@ -20,6 +21,8 @@ fn help_of_every_command() {
         vec!["resample"],
         vec!["normalise"],
         vec!["index"],
+        vec!["bids"],
+        vec!["report"],
         vec!["train"],
         vec!["devices"],
         vec!["model"],
@@ -393,4 +396,18 @@ fn pairs_are_found() {
         assert!(err.starts_with(&format!("error: {name}: ")) && err.lines().count() == 1, "{err}");
     }
     assert!(!folder.path("none.tsv").exists());
+}
+
+#[test]
+fn shells_and_man_learn_the_commands() {
+    let desk = Desk::new();
+    for shell in ["bash", "zsh", "fish"] {
+        let [script, _] = succeed(&["completions", shell]);
+        assert!(script.contains("trephine") && script.contains("--participant-label"), "{shell}: {script}");
+    }
+    let man = desk.path("man");
+    succeed(&["man", &man]);
+    let page = |name: &str| fs::read_to_string(Path::new(&man).join(name)).expect("written");
+    assert!(page("trephine.1").contains("Brain extraction") && page("trephine.1").contains("strip"));
+    assert!(page("trephine-strip.1").contains("resume") && page("trephine-bids.1").contains("participant"));
 }

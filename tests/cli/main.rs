@@ -5,6 +5,7 @@ mod batch;
 mod bids;
 mod cohort;
 mod desk;
+mod dropin;
 mod evaluate;
 mod general;
 mod images;

@@ -159,6 +159,60 @@ fn volumes_of_a_series() {
 }
 
 #[test]
+fn the_mask_of_the_mean_lies_on_every_volume() {
+    if !has_gpu() {
+        return;
+    }
+    let desk = Desk::new();
+    let tiny = desk.path("tiny.safetensors");
+    // Two volumes, one of them empty in between: the mean is of the two.
+    let mut three = series();
+    three.dim[3] = 3;
+    three.scaling = [1.0, 0.0];
+    three.data.splice(2 * VOXELS..2 * VOXELS, vec![0; 2 * VOXELS]);
+    let first = head_values(1);
+    let mean: Vec<f32> =
+        first.iter().zip(head_values(2)).map(|(&a, b)| (f32::from(a) + f32::from(b)) / 2.0).collect();
+    let data = mean.iter().flat_map(|v| v.to_le_bytes()).collect();
+    let mean = Nii { datatype: 16, bits: 32, scaling: [1.0, 0.0], data, ..head(1) };
+    desk.folder.put("three.nii", &three.bytes());
+    desk.folder.put("mean.nii", &mean.bytes());
+    let [three, mean, brain, mask, sdt, own] =
+        ["three.nii", "mean.nii", "brain.nii", "mask.nii", "sdt.nii", "own.nii"].map(|name| desk.path(name));
+    let arguments =
+        ["strip", "-i", &three, "--mean", "--model", &tiny, "-o", &brain, "-m", &mask, "-d", &sdt];
+    let done = json(&arguments);
+    let warnings = done["heads"][0]["warnings"].to_string();
+    assert!(
+        warnings.contains("volume 1 is empty") && warnings.contains("it is left out of the mean"),
+        "{warnings}"
+    );
+    succeed(&["strip", "-i", &mean, "-m", &own, "--model", &tiny]);
+    let (labels, wanted) = (desk.read("mask.nii"), desk.read("own.nii"));
+    assert_eq!(labels[352..], wanted[352..]);
+    assert_eq!(floats(&desk.read("sdt.nii")).len(), VOXELS);
+    let brains = desk.read("brain.nii");
+    assert_eq!(brains.len(), 352 + 3 * 2 * VOXELS);
+    let stored = shorts(&brains);
+    for (frame, values) in [(0, &first), (2, &head_values(2))] {
+        let same = (0..VOXELS)
+            .all(|ix| stored[frame * VOXELS + ix] == if labels[352 + ix] == 1 { values[ix] } else { 0 });
+        assert!(same, "volume {frame}");
+    }
+    // Of one volume, it is that volume.
+    let head = desk.path("head.nii.gz");
+    succeed(&["strip", "-i", &head, "--mean", "-m", &mask, "--model", &tiny]);
+    succeed(&["strip", "-i", &head, "-m", &own, "--model", &tiny]);
+    assert_eq!(desk.read("mask.nii"), desk.read("own.nii"));
+    assert!(fail(2, &["strip", "-i", &head, "--mean", "--all", "-m", &mask]).contains("--all"));
+}
+
+/// int16 voxels of a NIfTI file.
+fn shorts(nifti: &[u8]) -> Vec<i16> {
+    nifti[352..].chunks_exact(2).map(|b| i16::from_le_bytes(b.try_into().expect("2 bytes"))).collect()
+}
+
+#[test]
 fn an_empty_volume_of_a_series_fails_alone() {
     if !has_gpu() {
         return;

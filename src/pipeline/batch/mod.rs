@@ -6,6 +6,7 @@ mod report;
 mod rows;
 mod select;
 
+use std::borrow::Cow;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,10 +17,10 @@ use serde::Serialize;
 
 pub use jobs::{Batch, Job, Output, Outputs, Plan};
 pub use report::{
-    BatchReport, Earlier, Keeper, REPORT_CSV, REPORT_JSON, read_report, read_rows, write_report, write_rows,
+    BatchReport, Earlier, Keeper, REPORT_CSV, read_report, read_rows, write_report, write_rows,
 };
 pub use rows::{Provenance, Row, Status};
-pub use select::Selection;
+pub use select::{REPORT_JSON, Selection};
 
 use super::input::{Input, append};
 use super::report::qc;
@@ -37,6 +38,8 @@ use rows::peak_memory_mb;
 pub struct BatchOptions {
     /// Which volumes of a series.
     pub frames: FrameChoice,
+    /// Strip the mean of these volumes, and lay its mask on each of them.
+    pub mean: bool,
     /// How they are stripped.
     pub strip: StripOptions,
     /// Value outside the brain; `None` for 0 or, where the voxels cannot store it, the nearest that they can, with a
@@ -58,12 +61,14 @@ pub fn settings(options: &BatchOptions, dtype: DType) -> serde_json::Value {
         // JSON has no NaN.
         fill: Option<String>,
         frames: String,
+        mean: bool,
         dtype: String,
     }
     let settings = Settings {
         strip: &options.strip,
         fill: options.fill.map(|fill| fill.to_string()),
         frames: format!("{:?}", options.frames),
+        mean: options.mean,
         dtype: format!("{dtype:?}"),
     };
     serde_json::to_value(settings).expect("numbers and names make JSON")
@@ -141,6 +146,8 @@ struct Results {
     corrected: Vec<f32>,
     /// The first volume that has a mask, which the picture shows.
     shown: Option<usize>,
+    /// The mean of all volumes, which the picture shows where it was what was stripped.
+    mean: Option<Volume>,
 }
 
 /// A head stripped, or a row that says why there is nothing to write.
@@ -232,7 +239,11 @@ async fn strip_all<E, R: Send + 'static>(
                     row.add_seconds("start", begun.elapsed().as_secs_f64());
                 }
                 let stripper = stripper.as_mut().expect("opened for the first head");
-                match strip(stripper, &input, &options.strip, &mut row).await {
+                let result = match options.mean && input.image.frames() > 1 {
+                    true => strip_mean(stripper, &input, &options.strip, &mut row).await,
+                    false => strip(stripper, &input, &options.strip, &mut row).await,
+                };
+                match result {
                     Ok(results) => Head::Stripped(Box::new((*input, outputs, results)), row),
                     Err(error) => {
                         let text = error.about(&row.path);
@@ -268,13 +279,7 @@ async fn strip(
         match stripper.strip(&volume, options).await {
             Ok(stripped) => {
                 let prefix = if frames > 1 { format!("volume {frame}: ") } else { String::new() };
-                row.warnings.extend(stripped.warnings.iter().map(|text| format!("{prefix}{text}")));
-                row.brain_ml.get_or_insert(stripped.brain_ml);
-                row.score.get_or_insert(stripped.score);
-                row.signals.get_or_insert_with(|| stripped.signals.clone());
-                for (stage, seconds) in &stripped.seconds {
-                    row.add_seconds(stage, *seconds);
-                }
+                row.tells_of(&stripped, &prefix);
                 results.shown.get_or_insert(frame);
                 results.add(stripped);
             }
@@ -294,6 +299,36 @@ async fn strip(
         let what = failures.join("; ");
         row.error = Some(format!("{}: {what}; the mask is empty there", row.path.display()));
     }
+    Ok(results)
+}
+
+/// Strips the mean of all held volumes, less those that are of no use.
+async fn strip_mean(
+    stripper: &mut Stripper,
+    input: &Input,
+    options: &StripOptions,
+    row: &mut Row,
+) -> Result<Results, PipelineError> {
+    let mut sum: Option<Vec<f64>> = None;
+    let mut useful = 0.0;
+    let mut mean = None;
+    for frame in 0..input.image.frames() {
+        if let Some(problem) = input.hopeless.get(&frame) {
+            row.warnings.push(format!("volume {frame} {problem}; it is left out of the mean"));
+            continue;
+        }
+        let volume = input.volume(frame)?;
+        let sum = sum.get_or_insert_with(|| vec![0.0; volume.data.len()]);
+        sum.iter_mut().zip(&volume.data).for_each(|(sum, &value)| *sum += f64::from(value));
+        useful += 1.0;
+        mean = Some(volume);
+    }
+    let (Some(sum), Some(mut mean)) = (sum, mean) else { return Err(PipelineError::NoBrain) };
+    mean.data.iter_mut().zip(sum).for_each(|(value, sum)| *value = (sum / useful) as f32);
+    let stripped = stripper.strip(&mean, options).await?;
+    row.tells_of(&stripped, "");
+    let mut results = Results { mean: Some(mean), ..Results::default() };
+    results.add(stripped);
     Ok(results)
 }
 
@@ -404,13 +439,17 @@ fn write(
     if let Some(path) = &outputs.qc {
         let (frame, voxels) = (results.shown.unwrap_or(0), image.voxels());
         let mask = &results.mask[frame * voxels..(frame + 1) * voxels];
+        let shown = match &results.mean {
+            Some(mean) => Cow::Borrowed(mean),
+            None => Cow::Owned(input.volume(frame)?),
+        };
         let caption = qc::Caption {
             file: row.path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             brain_ml: row.brain_ml,
             score: row.score,
             model: options.model.clone(),
         };
-        qc::write(path, &input.volume(frame)?, mask, &caption, &row.warnings)?;
+        qc::write(path, &shown, mask, &caption, &row.warnings)?;
         written.add(path);
     }
     Ok(written)

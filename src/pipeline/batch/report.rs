@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 
 use super::jobs::Outputs;
 use super::rows::{Provenance, Row, Status};
+use super::select::REPORT_JSON;
 use crate::pipeline::{PipelineError, write_whole};
 use crate::volume::image;
 
@@ -87,8 +88,6 @@ pub(super) fn sha256_of(image: &Path) -> Option<String> {
     Some(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// Name of the report for programs.
-pub const REPORT_JSON: &str = "report.json";
 /// Name of the report for people.
 pub const REPORT_CSV: &str = "report.csv";
 

@@ -9,6 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::jobs::Outputs;
 use crate::pipeline::plausibility::Signals;
+use crate::pipeline::strip::Stripped;
 
 /// How a head ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -154,6 +155,17 @@ impl Row {
             signals: None,
             error: Some(error),
             ..self
+        }
+    }
+
+    /// Takes over what is to be said of a volume; of several, figures are those of the first.
+    pub(super) fn tells_of(&mut self, stripped: &Stripped, prefix: &str) {
+        self.warnings.extend(stripped.warnings.iter().map(|text| format!("{prefix}{text}")));
+        self.brain_ml.get_or_insert(stripped.brain_ml);
+        self.score.get_or_insert(stripped.score);
+        self.signals.get_or_insert_with(|| stripped.signals.clone());
+        for (stage, seconds) in &stripped.seconds {
+            self.add_seconds(stage, *seconds);
         }
     }
 

@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use serde_json::Value;
 
-use super::report::REPORT_JSON;
 use crate::volume::pairs::Index;
 
 /// Patterns of heads to take and to leave.
@@ -148,6 +147,9 @@ fn is_derivative(folder: &Path) -> bool {
     // Before BIDS 1.4, a pipeline's description stood for the type.
     description["DatasetType"] == "derivative" || description["PipelineDescription"].is_object()
 }
+
+/// Name of the report that a batch leaves for programs.
+pub const REPORT_JSON: &str = "report.json";
 
 /// Whether a folder holds the report of a batch.
 fn is_of_a_batch(folder: &Path) -> bool {

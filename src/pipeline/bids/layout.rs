@@ -49,6 +49,9 @@ pub struct Found {
     pub remarks: Vec<String>,
 }
 
+/// Folder of a data set of derivatives for what became of each scan.
+pub(super) const LOGS: &str = "logs";
+
 /// The file that a data set says in what it is.
 pub const DESCRIPTION: &str = "dataset_description.json";
 
@@ -221,7 +224,7 @@ impl Scan {
 
     /// Where a data set of derivatives keeps what became of it.
     pub fn record(&self, out: &Path) -> PathBuf {
-        out.join(super::LOGS).join(format!("{}.json", self.name()))
+        out.join(LOGS).join(format!("{}.json", self.name()))
     }
 }
 

@@ -13,14 +13,13 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use layout::LOGS;
 pub use layout::{DESCRIPTION, Found, Query, Scan, find};
 
 use super::batch::{Earlier, Job, Keeper, Outputs, Provenance, Row, read_rows, write_report, write_rows};
 use super::{PipelineError, write_whole};
 use crate::volume::pairs::relative;
 
-/// Folder of a data set of derivatives for what became of each scan.
-const LOGS: &str = "logs";
 /// The version of BIDS that names and sidecars follow.
 const BIDS_VERSION: &str = "1.10.0";
 /// What validators are not to look at: it is no part of BIDS.

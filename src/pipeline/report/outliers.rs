@@ -67,10 +67,7 @@ fn suspicion(row: &Row, usual: Option<[f64; 2]>) -> Suspicion {
         let side = if apart < 0.0 { "below" } else { "above" };
         add(
             apart.abs() / OUTLIER,
-            format!(
-                "volume {:.1} robust standard deviations {side} the median of {median:.0} mL",
-                apart.abs()
-            ),
+            format!("volume {:.1} robust SD {side} the median of {median:.0} mL", apart.abs()),
         );
     }
     if let Some(score) = row.score {
@@ -110,7 +107,7 @@ mod tests {
             levels[0] > 10.0 && levels[1] == 2.0 && levels[2] == 1.0 && levels[3] == f64::INFINITY,
             "{levels:?}"
         );
-        assert!(found[20].reasons[0].contains("standard deviations below the median of 14"), "{found:?}");
+        assert!(found[20].reasons[0].contains("robust SD below the median of 14"), "{found:?}");
         assert_eq!(found[21].reasons, ["score 0.25"]);
         // Outliers do not hide each other: with as many as a third, each is still one.
         rows.truncate(20);

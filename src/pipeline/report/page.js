@@ -59,7 +59,7 @@
     } else {
       thumb.append(make("small", head.status === "failed" ? "failed" : "no picture"));
     }
-    const name = make("td", head.name);
+    const name = make("td", head.name, "name");
     if (head.folder) name.append(make("small", head.folder));
     const reasons = make("td");
     head.reasons.forEach((reason) => reasons.append(make("small", reason, "reason")));
@@ -182,9 +182,8 @@
     const svg = at("histogram");
     svg.replaceChildren();
     if (!volumes.length) { text(at("histogram-note"), "No head has a volume."); return; }
-    const [W, H, base] = [640, 92, 72];
+    const [W, H, base] = [svg.clientWidth || 640, 92, 72];
     svg.setAttribute("viewBox", `0 0 ${W} ${H}`);
-    svg.setAttribute("preserveAspectRatio", "none");
     const draw = (name, attributes, content) => {
       const node = document.createElementNS("http://www.w3.org/2000/svg", name);
       Object.entries(attributes).forEach(([k, v]) => node.setAttribute(k, v));
@@ -299,6 +298,8 @@
     const act = keys[event.key];
     if (act) { event.preventDefault(); act(); }
   });
+
+  addEventListener("resize", drawHistogram);
 
   text(at("made"), report.made.join(" \u00b7 "));
   list();

@@ -24,7 +24,8 @@ const SLICES: u32 = 6;
 const GAP: u32 = 6;
 /// Height of a slice at most, as a multiple of its width: a tall, narrow field of view stays on the screen.
 const TALLEST: f64 = 1.6;
-const OUTLINE: Rgb<u8> = Rgb([255, 72, 48]);
+/// Colour of a mask's outline: an orange that colour-blind readers tell from grey by its brightness, too.
+pub(super) const OUTLINE: Rgb<u8> = Rgb([255, 150, 0]);
 const LETTER: Rgb<u8> = Rgb([255, 210, 60]);
 /// Size of the warnings' letters and distance of their lines, in the canvas's own pixels.
 const REMARK_EM: u32 = 11;
@@ -498,7 +499,7 @@ mod tests {
 
     #[test]
     fn the_caption_says_what_the_mask_is_worth() {
-        let shape = [40, 44, 48];
+        let shape = Xyz([40, 44, 48]);
         let (volume, mask) = ball(centred(DVec3::new(1.0, 1.25, 2.0), shape), shape);
         let caption = Caption {
             file: "head.nii".into(),

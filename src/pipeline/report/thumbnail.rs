@@ -8,7 +8,7 @@ use image::codecs::jpeg::JpegEncoder;
 use image::imageops::{self, FilterType};
 use image::{ExtendedColorType, RgbImage};
 
-use super::qc::{MIDDLE, Place};
+use super::qc::{MIDDLE, OUTLINE, Place};
 
 /// Width of a slice in the small picture, pixels.
 const SLICE: u32 = 150;
@@ -28,7 +28,7 @@ pub fn jpeg(picture: &Path) -> Result<Vec<u8>, String> {
     let small = match middle {
         Some(places) => {
             let views = places.map(|Place { left, top, width, height }| {
-                scaled(&imageops::crop_imm(&large, left, top, width, height).to_image(), SLICE)
+                outlined(&imageops::crop_imm(&large, left, top, width, height).to_image(), SLICE)
             });
             let height = views.iter().map(RgbImage::height).max().unwrap_or(1);
             let mut small = RgbImage::new(WHOLE, height);
@@ -44,6 +44,16 @@ pub fn jpeg(picture: &Path) -> Result<Vec<u8>, String> {
         .encode(&small, small.width(), small.height(), ExtendedColorType::Rgb8)
         .map_err(|e| e.to_string())?;
     Ok(bytes)
+}
+
+/// A slice made smaller, with its outline as wide as before.
+fn outlined(view: &RgbImage, width: u32) -> RgbImage {
+    let mut small = scaled(view, width);
+    let (across, down) = (small.width(), small.height());
+    for (x, y, _) in view.enumerate_pixels().filter(|(.., pixel)| **pixel == OUTLINE) {
+        small.put_pixel(x * across / view.width(), y * down / view.height(), OUTLINE);
+    }
+    small
 }
 
 fn scaled(view: &RgbImage, width: u32) -> RgbImage {
@@ -90,6 +100,7 @@ fn places(text: &str) -> Option<[Place; 3]> {
 mod tests {
     use super::super::qc::{self, Caption};
     use super::*;
+    use crate::tensor::Xyz;
     use crate::volume::Volume;
     use glam::DMat4;
 
@@ -97,7 +108,7 @@ mod tests {
     fn a_thumbnail_shows_the_middle_slices() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.png");
-        let mut volume = Volume::zeros([20, 24, 22], DMat4::from_scale([8.0, 8.0, 8.0].into()));
+        let mut volume = Volume::zeros(Xyz([20, 24, 22]), DMat4::from_scale([8.0, 8.0, 8.0].into()));
         volume.data.iter_mut().enumerate().for_each(|(ix, v)| *v = (ix % 20) as f32);
         let mask = vec![1; volume.data.len()];
         let caption = Caption { file: "a".into(), brain_ml: None, score: None, model: "m".into() };
