@@ -83,7 +83,8 @@ def strip(
     """Extracts the brain of a head.
 
     Args:
-        image: path of a NIfTI or MGH file, or a nibabel image.
+        image: path of a NIfTI or MGH file, or a nibabel image. Of a path, the brain's voxels are those of the file, bit for bit; an
+            image is stored by nibabel first, which may round integers that are scaled.
         border: moves the mask's border outward by so many mm, inward when negative.
         fill: value outside the brain; 0 without.
         no_csf: leave out the CSF around the brain, with models that offer it.

@@ -196,7 +196,7 @@ fn snakemake_runs_a_cohort() {
             .args([format!("bids={}", data.display()), format!("out={}", out.display())])
             .args([
                 format!("trephine={program}"),
-                format!("options=--model '{}'", desk.path("tiny.safetensors")),
+                format!("options=--model {}", desk.path("tiny.safetensors")),
             ])
             .current_dir(desk.folder.path("."))
             .env("XDG_CACHE_HOME", desk.folder.path("cache"))

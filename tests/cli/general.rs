@@ -403,7 +403,7 @@ fn shells_and_man_learn_the_commands() {
     let desk = Desk::new();
     for shell in ["bash", "zsh", "fish"] {
         let [script, _] = succeed(&["completions", shell]);
-        assert!(script.contains("trephine") && script.contains("--participant-label"), "{shell}: {script}");
+        assert!(script.contains("trephine") && script.contains("participant-label"), "{shell}: {script}");
     }
     let man = desk.path("man");
     succeed(&["man", &man]);

@@ -125,13 +125,16 @@ const VISIT: &str = r##"
     transfer.items.add(file);
     document.getElementById("load").files = transfer.files;
     document.getElementById("load").dispatchEvent(new Event("change"));
-    await new Promise((done) => setTimeout(done, 200));
+    // The page reads the file at its own pace.
+    for (let tries = 0; tries < 100 && document.getElementById("counts").textContent === seen.marked; tries += 1) {
+      await file.text();
+    }
     seen.loaded = document.getElementById("counts").textContent;
     seen.kept = Object.keys(localStorage).filter((key) => key.startsWith("trephine-marks-")).length;
     const with_picture = [...document.querySelectorAll("#rows tr")].find((row) => row.dataset.path.includes("sub-003/"));
     with_picture.click();
     const picture = document.getElementById("picture");
-    await new Promise((done) => setTimeout(done, 300));
+    await picture.decode();
     seen.picture = [picture.naturalWidth, decodeURI(picture.src.split("/").slice(-2).join("/"))];
     seen.thumbs = document.querySelectorAll("#rows img").length;
   } catch (error) {

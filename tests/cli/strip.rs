@@ -91,7 +91,7 @@ fn outputs_keep_the_geometry_and_the_voxels() {
     }
     let picture = image::open(picture).expect("a PNG");
     assert_eq!(picture.width(), 1600);
-    let outline = image::Rgba([255, 72, 48, 255]);
+    let outline = image::Rgba([255, 150, 0, 255]);
     assert!(picture.to_rgba8().pixels().any(|p| *p == outline));
 
     // A border moves outward, and only what is named is written.
