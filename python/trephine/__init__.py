@@ -83,8 +83,7 @@ def strip(
     """Extracts the brain of a head.
 
     Args:
-        image: path of a NIfTI or MGH file, or a nibabel image. Of a path, the brain's voxels are those of the file, bit for bit; an
-            image is stored by nibabel first, which may round integers that are scaled.
+        image: path of a NIfTI or MGH file, or a nibabel image.
         border: moves the mask's border outward by so many mm, inward when negative.
         fill: value outside the brain; 0 without.
         no_csf: leave out the CSF around the brain, with models that offer it.
@@ -112,7 +111,7 @@ def strip(
         else:
             end = ".mgz" if isinstance(image, nibabel.freesurfer.MGHImage) else ".nii"
             source = folder / f"head{end}"
-            nibabel.save(image, source)
+            nibabel.save(_scaled_as_loaded(nibabel, image), source)
         wanted = {"brain": "-o", "mask": "-m"}
         if distance:
             wanted["distance"] = "-d"
@@ -150,6 +149,17 @@ def strip(
             warnings=warnings,
             provenance={name: said[name] for name in ("version", "model", "model_sha256", "options")},
         )
+
+
+def _scaled_as_loaded(nibabel, image):
+    """The same image, to be stored with the slope and intercept of its file: left to itself, nibabel chooses new ones, which
+    round the voxels and may not hold 0."""
+    slope = getattr(image.dataobj, "slope", None)
+    if slope is None or not hasattr(image.header, "set_slope_inter"):
+        return image
+    copy = image.__class__(image.dataobj.get_unscaled(), image.affine, image.header.copy())
+    copy.header.set_slope_inter(slope, image.dataobj.inter)
+    return copy
 
 
 def _in_memory(nibabel, path):

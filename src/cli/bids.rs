@@ -105,8 +105,8 @@ impl Options {
 
     async fn participant(&self, session: &Session, scans: &[bids::Scan]) -> anyhow::Result<Outcome> {
         let model = self.model.load(session)?;
-        let (jobs, earlier) = bids::jobs(scans, &self.out, self.force)?;
         bids::prepare(&self.data_set, &self.out)?;
+        let (jobs, earlier) = bids::jobs(scans, &self.out, self.force)?;
         let options = BatchOptions {
             frames: FrameChoice::Only,
             mean: false,

@@ -283,6 +283,43 @@ fn an_interrupted_batch_finishes_what_is_begun() {
 
 #[test]
 #[cfg(unix)]
+fn a_second_interrupt_stops_at_once_and_loses_nothing() {
+    if !has_gpu() {
+        return;
+    }
+    let desk = Desk::new();
+    let heads = desk.folder.path("heads");
+    fs::create_dir_all(&heads).expect("made");
+    for seed in 1..=6 {
+        head(seed).write(&heads.join(format!("{seed}.nii")));
+    }
+    let (folder, tiny, out) =
+        (heads.to_str().expect("UTF-8"), desk.path("tiny.safetensors"), desk.path("out"));
+    let arguments = ["strip", folder, "-O", &out, "--model", &tiny];
+    let mut child =
+        trephine(&arguments).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("starts");
+    let mut lines =
+        BufReader::new(child.stderr.take().expect("piped")).lines().map(|line| line.expect("text"));
+    assert!(lines.any(|line| line.starts_with("[1/6] ")), "no head was done");
+    interrupt(&child);
+    assert!(lines.any(|line| line.contains("once more stops at once")), "it did not hear");
+    interrupt(&child);
+    let rest: Vec<String> = lines.collect();
+    assert_eq!(child.wait().expect("ended").code(), Some(130), "{rest:?}");
+    // Of each head all outputs or none, and nothing half-written.
+    let written = below(Path::new(&out));
+    assert!(!written.iter().any(|name| name.ends_with(".part")), "{written:?}");
+    for seed in 1..=6 {
+        let outputs = written.iter().filter(|name| name.starts_with(&format!("{seed}_"))).count();
+        assert!(outputs == 0 || outputs == 3, "{written:?}");
+    }
+    let [_, err] = succeed(&[&arguments[..], &["--resume"]].concat());
+    assert!(err.contains("6 heads, 0 failed"), "{err}");
+    assert_eq!(below(Path::new(&out)).len(), 3 * 6 + 2);
+}
+
+#[test]
+#[cfg(unix)]
 fn what_is_stopped_leaves_no_half_written_file() {
     if !has_gpu() {
         return;

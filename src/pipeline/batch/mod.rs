@@ -360,6 +360,10 @@ fn write_all(
     mut done: impl FnMut(&Row),
 ) -> Result<Vec<Row>, PipelineError> {
     let mut rows: Vec<Row> = Vec::new();
+    // Whatever ends the batch from now on, a later one knows that what lies there is its own.
+    if let Some(keeper) = &mut keeper {
+        keeper.keep(&rows, false)?;
+    }
     for head in stripped {
         let mut row = match head {
             Head::Done(row) => row,

@@ -25,7 +25,8 @@ pub trait Keeper: Send {
         Vec::new()
     }
 
-    /// One more row is there, the last one; or the batch has ended, whether or not all heads are done.
+    /// The batch begins, with no row yet; or one more row is there, the last one; or the batch has ended, whether or not all
+    /// heads are done.
     ///
     /// # Errors
     /// When it cannot be written.

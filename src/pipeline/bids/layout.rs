@@ -4,7 +4,7 @@
 //! that the masks of two contrasts of a session would share a name: that of a T1w scan is `desc-brain_mask`, that of another says
 //! which in the description, `desc-brainT2w_mask`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -117,6 +117,13 @@ pub fn find(data_set: &Path, query: &Query) -> Result<Found, PipelineError> {
         )));
     }
     found.scans.sort_by(|a, b| a.path.cmp(&b.path));
+    let mut names = BTreeSet::new();
+    if let Some(twice) = found.scans.iter().find(|scan| !names.insert(scan.name())) {
+        let name = twice.name();
+        return Err(refused(format!(
+            "holds {name} as .nii and as .nii.gz, which is one name in BIDS; remove one"
+        )));
+    }
     Ok(found)
 }
 
@@ -283,6 +290,8 @@ mod tests {
         );
         assert!(error(&query(&[], &["c"], &["T1w"])).contains("has no session c"));
         assert!(error(&query(&[], &[], &["FLAIR"])).contains("no anatomical scan of suffix FLAIR"));
+        fs::write(at.join("sub-01/anat/sub-01_T1w.nii"), b"").unwrap();
+        assert!(error(&query(&[], &[], &["T1w"])).contains("holds sub-01_T1w as .nii and as .nii.gz"));
         assert!(
             find(&at.join("sub-01"), &Query::default())
                 .unwrap_err()

@@ -29,17 +29,18 @@ fn refused(file: &Path, reason: impl Into<String>) -> PipelineError {
     PipelineError::Input { file: file.to_path_buf(), reason: reason.into() }
 }
 
-/// Scans as jobs, with outputs in a data set of derivatives at `out`; and what earlier runs have finished there, of which a scan
-/// may replace its own outputs.
+/// Scans as jobs, with outputs in a data set of derivatives at `out`, which is ours and may be replaced; and what earlier runs have
+/// finished there, unless all is to be done anew.
 ///
 /// # Errors
 /// A record that cannot be read.
-pub fn jobs(scans: &[Scan], out: &Path, force: bool) -> Result<(Vec<Job>, Earlier), PipelineError> {
+pub fn jobs(scans: &[Scan], out: &Path, anew: bool) -> Result<(Vec<Job>, Earlier), PipelineError> {
     let (mut jobs, mut rows) = (Vec::new(), Vec::new());
     for scan in scans {
-        let known = if force { None } else { read_rows(&scan.record(out), out)? };
-        jobs.push(Job::named(&scan.path, scan.outputs(out), force || known.is_some()));
-        rows.extend(known.unwrap_or_default());
+        if !anew {
+            rows.extend(read_rows(&scan.record(out), out)?.unwrap_or_default());
+        }
+        jobs.push(Job::named(&scan.path, scan.outputs(out), true));
     }
     Ok((jobs, Earlier::new(rows)))
 }
