@@ -4,6 +4,8 @@
 #[expect(dead_code, reason = "other tests also compare with tolerances")]
 mod common;
 
+use std::sync::Arc;
+
 use common::{gpu, wait};
 use glam::{DMat4, DVec3};
 use trephine::model::{
@@ -11,7 +13,7 @@ use trephine::model::{
     published,
 };
 use trephine::pipeline::strip::{StripOptions, Stripper};
-use trephine::tensor::Xyz;
+use trephine::tensor::{DType, Xyz};
 use trephine::volume::Volume;
 use trephine::volume::orientation::AxisMap;
 
@@ -175,4 +177,28 @@ fn sets_of_weights_answer_by_their_mean() {
         let dice = dice_with(&volume, &got.mask, within);
         assert!(dice > 0.96, "{} folds: Dice {dice} with {within}", model.description.folds);
     }
+}
+
+#[test]
+fn several_models_give_their_mean_and_how_far_they_disagree() {
+    let Some(gpu) = gpu() else { return };
+    let volume = head();
+    let [narrow, wide] = [0.55, 0.15].map(|threshold| brighter(published::synthstrip(4), threshold, 32, 3.0));
+    for (models, within) in [([&narrow, &wide, &wide], 1.0), ([&narrow, &wide, &narrow], 0.8)] {
+        let models = models.map(Model::clone);
+        let mut stripper =
+            wait(Stripper::of_several(&gpu, &models, DType::F32, &Arc::default())).expect("compiles");
+        let got = wait(stripper.strip(&volume, &StripOptions::default())).expect("strips");
+        let dice = dice_with(&volume, &got.mask, within);
+        assert!(dice > 0.96, "Dice {dice} with {within}");
+        // What lies between the radii 0.8 and 1.
+        let disagreement = got.disagreement.expect("several looked");
+        assert!((disagreement - (1.0 - 0.8f64.powi(3))).abs() < 0.03, "{disagreement}");
+    }
+    let mut corrected = wide.clone();
+    corrected.description.input.n4 = Some("default".into());
+    let mut stripper =
+        wait(Stripper::of_several(&gpu, &[wide, corrected], DType::F32, &Arc::default())).expect("compiles");
+    let error = wait(stripper.strip(&volume, &StripOptions::default())).expect_err("is no one's wish");
+    assert!(error.to_string().contains("different bias corrections"), "{error}");
 }

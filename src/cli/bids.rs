@@ -14,7 +14,7 @@ use trephine::volume::image::FrameChoice;
 use super::json::named;
 use super::report::{REPORT_HTML, write_page};
 use super::strip::{heads_done, say_left, summary};
-use super::{ModelOptions, Outcome, Session, usage};
+use super::{ModelOptions, Outcome, Session, names_of, usage};
 
 /// Strip the anatomical scans of a BIDS data set into a data set of derivatives
 ///
@@ -104,7 +104,7 @@ impl Options {
     }
 
     async fn participant(&self, session: &Session, scans: &[bids::Scan]) -> anyhow::Result<Outcome> {
-        let model = self.model.load(session)?;
+        let models = self.model.load(session)?;
         bids::prepare(&self.data_set, &self.out)?;
         let (jobs, earlier) = bids::jobs(scans, &self.out, self.force)?;
         let options = BatchOptions {
@@ -118,7 +118,7 @@ impl Options {
             },
             fill: None,
             create_folders: true,
-            model: model.description.name.clone(),
+            model: names_of(&models),
             stop: session.interrupt.stop_of_batch(jobs.len()),
         };
         let mut adapter = None;
@@ -126,7 +126,7 @@ impl Options {
         let open = async || -> anyhow::Result<Stripper> {
             let gpu = session.gpu().await?;
             adapter = Some(gpu.summary.clone());
-            Ok(Stripper::tuned(&gpu, &model, dtype, &tuning.load(&gpu)).await?)
+            Ok(Stripper::of_several(&gpu, &models, dtype, &tuning.load(&gpu)).await?)
         };
         let keeping = Keeping {
             made: session.provenance(batch::settings(&options, dtype)),

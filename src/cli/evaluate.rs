@@ -14,7 +14,7 @@ use trephine::volume::pairs::{Pair, PairTable};
 
 use super::files::check_folder;
 use super::json::named;
-use super::{ModelOptions, Outcome, Session, text_about, usage};
+use super::{ModelOptions, Outcome, Session, names_of, text_about, usage};
 
 /// Compare a model's masks with reference masks
 ///
@@ -57,14 +57,15 @@ impl Options {
             session.terminal.warning(&self.data, &format!("{without} images have no mask and are left out"));
         }
         [&self.csv, &self.figure].into_iter().flatten().try_for_each(|path| check_folder(path))?;
-        let model = self.model.load(session)?;
+        let models = self.model.load(session)?;
+        let name = names_of(&models);
         let gpu = session.gpu().await?;
         let options =
             StripOptions { n4: self.model.n4_choice(), tta: self.model.tta, ..StripOptions::default() };
         let count = table.pairs.len();
         let mut done = 0;
         let (dtype, tuning) = (self.model.dtype.into(), self.model.tuning.load(&gpu));
-        let scores = evaluate(&gpu, &model, dtype, &tuning, &table, &options, &mut |result| {
+        let scores = evaluate(&gpu, &models, dtype, &tuning, &table, &options, &mut |result| {
             done += 1;
             match result {
                 Ok(score) => {
@@ -86,17 +87,13 @@ impl Options {
         }
         let good: Vec<&HeadScore> = scores.iter().filter_map(|s| s.as_ref().ok()).collect();
         if let Some(path) = &self.figure {
-            let title = format!(
-                "Model {}: agreement with reference masks, {} heads",
-                model.description.name,
-                good.len()
-            );
+            let title = format!("Model {}: agreement with reference masks, {} heads", name, good.len());
             plot::agreement(path, &title, &good)?;
         }
         session.terminal.result(&table_of(&good))?;
         session.terminal.json(&json!({
             "adapter": gpu.summary,
-            "model": model.description.name,
+            "model": name,
             "heads": scores.iter().map(json_of).collect::<Vec<_>>(),
             "summary": groups(&good).iter().map(Summary::json).collect::<Vec<_>>(),
         }))?;

@@ -170,6 +170,21 @@ impl Session {
         Ok(model)
     }
 
+    /// Models by a list of names and files with commas between, unless all of it is the name of a file.
+    fn load_models(&self, names: &str) -> anyhow::Result<Vec<Model>> {
+        if Path::new(names).exists() || !names.contains(',') {
+            return Ok(vec![self.load_model(names)?]);
+        }
+        let (mut models, mut used) = (Vec::new(), Vec::new());
+        for name in names.split(',') {
+            models.push(self.load_model(name)?);
+            used.extend(self.terminal.envelope().model.clone());
+        }
+        let joined = |part: usize| used.iter().map(|pair| pair[part].as_str()).collect::<Vec<_>>().join(",");
+        self.terminal.envelope().model = Some([joined(0), joined(1)]);
+        Ok(models)
+    }
+
     /// How the results of this run are made, for reports.
     fn provenance(&self, settings: serde_json::Value) -> Provenance {
         let envelope = self.terminal.envelope();
@@ -306,6 +321,11 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
 }
 
+/// The names of models with commas between.
+fn names_of(models: &[Model]) -> String {
+    models.iter().map(|model| model.description.name.as_str()).collect::<Vec<_>>().join(",")
+}
+
 /// An error in one line with the file it is about, unless its text names one already.
 fn text_about(file: &Path, error: &PipelineError) -> String {
     one_line(&error.about(file))
@@ -392,6 +412,7 @@ struct ModelOptions {
     /// A model by name, or a file: .safetensors, or PyTorch's of a published network [default: default]
     ///
     /// `trephine model list` shows the ones that are built in or in your folder, `trephine model fetch` gets published ones.
+    /// Of several with commas between (`default,deepbet`), the mean probability counts, and --json says how far they disagree.
     #[arg(long, value_name = "NAME|FILE")]
     model: Option<String>,
     /// A whole published pipeline
@@ -438,13 +459,14 @@ impl TuningOptions {
 }
 
 impl ModelOptions {
-    fn load(&self, session: &Session) -> anyhow::Result<Model> {
-        let name = match (&self.model, self.preset) {
+    /// The models, one at least.
+    fn load(&self, session: &Session) -> anyhow::Result<Vec<Model>> {
+        let names = match (&self.model, self.preset) {
             (Some(name), _) => name.as_str(),
             (None, Some(StripPreset::Article)) => "article",
             (None, None) => "default",
         };
-        session.load_model(name)
+        session.load_models(names)
     }
 
     fn n4_choice(&self) -> N4Choice {

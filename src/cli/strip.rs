@@ -16,7 +16,7 @@ use trephine::volume::image::FrameChoice;
 use super::files::{check_distinct, check_folder, check_outputs, read_list};
 use super::json::named;
 use super::terminal::Terminal;
-use super::{FrameOptions, ModelOptions, Outcome, Session, usage};
+use super::{FrameOptions, ModelOptions, Outcome, Session, names_of, usage};
 
 /// Extract the brain from heads
 ///
@@ -297,11 +297,11 @@ impl Options {
             ));
         }
         let Task { jobs, batch } = self.task(session)?;
-        let model = self.model.load(session)?;
+        let models = self.model.load(session)?;
         if self.no_csf {
             bail!(
                 "model {}: does not offer --no-csf; leave it out, or name a model that does",
-                model.description.name
+                models[0].description.name
             );
         }
         let heads = jobs.len();
@@ -311,7 +311,7 @@ impl Options {
             strip,
             fill: self.fill,
             create_folders: self.named_outputs().all().is_empty(),
-            model: model.description.name.clone(),
+            model: names_of(&models),
             stop: session.interrupt.stop_of_batch(heads),
         };
         let mut adapter = None;
@@ -319,7 +319,7 @@ impl Options {
         let open = async || -> anyhow::Result<Stripper> {
             let gpu = session.gpu().await?;
             adapter = Some(gpu.summary.clone());
-            Ok(Stripper::tuned(&gpu, &model, dtype, &tuning.load(&gpu)).await?)
+            Ok(Stripper::of_several(&gpu, &models, dtype, &tuning.load(&gpu)).await?)
         };
         let report = batch.as_ref().map(|(out, _)| out.join(REPORT_CSV));
         let keeping = batch.map(|(out, earlier)| {

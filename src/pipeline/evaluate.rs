@@ -39,21 +39,21 @@ pub struct HeadFailure {
     pub error: PipelineError,
 }
 
-/// Strips every head that has a mask, the network's activations in `dtype`, and compares; `progress` hears of each result. A head that fails does
+/// Strips every head that has a mask by a model or the mean of several, the network's activations in `dtype`, and compares; `progress` hears of each result. A head that fails does
 /// not stop the rest.
 ///
 /// # Errors
 /// When the model does not compile.
 pub async fn evaluate(
     gpu: &Arc<Gpu>,
-    model: &Model,
+    models: &[Model],
     dtype: DType,
     tuning: &Arc<Tuning>,
     table: &PairTable,
     options: &StripOptions,
     progress: &mut dyn FnMut(&Result<HeadScore, HeadFailure>),
 ) -> Result<Vec<Result<HeadScore, HeadFailure>>, PipelineError> {
-    let mut stripper = Stripper::tuned(gpu, model, dtype, tuning).await?;
+    let mut stripper = Stripper::of_several(gpu, models, dtype, tuning).await?;
     let contrast = table.extra_columns.iter().position(|name| name == "contrast");
     let mut scores = Vec::new();
     for pair in &table.pairs {

@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::Instant;
 
 use glam::DVec3;
 use serde::Serialize;
@@ -11,23 +10,19 @@ use super::PipelineError;
 use super::bias::{
     FitRegion, N4Error, N4Options, RegionTensors, correct_bias, divide_by_fit, divide_in_place, n4,
 };
-use super::network::{Network, Said};
+use super::opinion::{Member, Opinion};
 use super::place::head::{Head, SCALP_MM, SEARCH_MM};
-use super::place::placed::PlacedVolume;
 use super::place::slabs::{slabs, upload_bindable};
-use super::place::view::View;
-use super::place::voxels;
-use super::plausibility::{Answer, Signals};
-use super::postprocess::BrainMask;
+use super::plausibility::Signals;
+use super::postprocess::{BrainMask, THRESHOLD};
+use super::stopwatch::Stopwatch;
 use super::window::Window;
 use crate::gpu::{Gpu, GpuTensor};
 use crate::graph::{Tuning, run_op1};
-use crate::model::{Centre, Description, GridSpec, Model, Readout, Usual, VoxelBox, weights_of_first};
-use crate::ops::activation::Activate;
+use crate::model::{GridSpec, Model, ModelError};
 use crate::ops::elementwise::{Add, Scale};
-use crate::ops::resample::{AxisOrder, Edge, Interpolation};
 use crate::tensor::{DType, Xyz, Zyx};
-use crate::volume::{Grid, Volume, components};
+use crate::volume::{Grid, Volume};
 
 /// Whether the bias field is corrected before the network.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -85,21 +80,12 @@ pub struct Stripped {
     pub signals: Signals,
     /// How plausible the mask is, 0 to 1 (see [`Signals::score`]).
     pub score: f64,
+    /// Of several models: the part of the voxels that any of them marks and not all do.
+    pub disagreement: Option<f64>,
     /// What a person should look at.
     pub warnings: Vec<String>,
 }
 
-/// Moves of the network's grid, in voxels, of test-time augmentation: the corners of a tetrahedron, half way to the next
-/// voxels.
-const TTA_SHIFTS: [DVec3; 4] = [
-    DVec3::new(0.5, 0.5, 0.5),
-    DVec3::new(0.5, -0.5, -0.5),
-    DVec3::new(-0.5, 0.5, -0.5),
-    DVec3::new(-0.5, -0.5, 0.5),
-];
-
-/// Logit of voxels outside the network's grid: certainly not brain.
-const OUTSIDE_LOGIT: f32 = -20.0;
 /// Voxel size that the two passes of N4 work on.
 const TWO_PASS_MM: f64 = 3.0;
 
@@ -109,32 +95,14 @@ const LEAST_EXTENT_MM: f64 = 60.0;
 /// body is longer along one axis only.
 const MOST_EXTENT_MM: f64 = 800.0;
 
-/// A network compiled for a device, ready for any number of heads, one at a time.
+/// A model compiled for a device, or several, ready for any number of heads, one at a time.
 ///
-/// The network has one set of buffers, so stripping borrows it mutably: threads either take turns or have a `Stripper`
+/// A network has one set of buffers, so stripping borrows it mutably: threads either take turns or have a `Stripper`
 /// each, and what comes back shares nothing with it.
 pub struct Stripper {
     gpu: Arc<Gpu>,
-    network: Network,
-    /// The network that looks for the brain first.
-    first: Option<Network>,
-    usual: Option<Usual>,
-}
-
-/// Wall time of stages, each waited for so that it is charged for its own work.
-struct Stopwatch<'a> {
-    gpu: &'a Gpu,
-    begun: Instant,
-    seconds: Vec<(&'static str, f64)>,
-}
-
-impl Stopwatch<'_> {
-    async fn lap(&mut self, stage: &'static str) -> Result<(), PipelineError> {
-        self.gpu.wait().await?;
-        self.seconds.push((stage, self.begun.elapsed().as_secs_f64()));
-        self.begun = Instant::now();
-        Ok(())
-    }
+    /// One model, or several whose mean probability counts.
+    members: Vec<Member>,
 }
 
 impl Stripper {
@@ -156,25 +124,34 @@ impl Stripper {
         dtype: DType,
         tuning: &Arc<Tuning>,
     ) -> Result<Self, PipelineError> {
-        let Description { first, .. } = &model.description;
-        let first = match first {
-            None => None,
-            Some(first) => {
-                Some(Network::new(gpu, first, &weights_of_first(&model.tensors), dtype, tuning).await?)
-            }
-        };
-        let network = Network::new(gpu, &model.description, &model.tensors, dtype, tuning).await?;
-        Ok(Self { gpu: Arc::clone(gpu), network, first, usual: model.card.usual })
+        Self::of_several(gpu, std::slice::from_ref(model), dtype, tuning).await
     }
 
-    /// What the network sees of a head.
-    fn spec(&self) -> &GridSpec {
-        &self.network.description().input
+    /// As [`Stripper::tuned`], of several models: the mean of their probabilities counts, and the first one's answer is what
+    /// the mask is judged by.
+    ///
+    /// # Errors
+    /// As [`Stripper::tuned`], and models that were trained behind different bias corrections.
+    ///
+    /// # Panics
+    /// Without a model.
+    pub async fn of_several(
+        gpu: &Arc<Gpu>,
+        models: &[Model],
+        dtype: DType,
+        tuning: &Arc<Tuning>,
+    ) -> Result<Self, PipelineError> {
+        assert!(!models.is_empty(), "someone has to look at the head");
+        let mut members = Vec::new();
+        for model in models {
+            members.push(Member::new(gpu, model, dtype, tuning).await?);
+        }
+        Ok(Self { gpu: Arc::clone(gpu), members })
     }
 
-    /// Bytes of GPU buffers that the network holds; one whose grid depends on the volume holds none before its first.
+    /// Bytes of GPU buffers that the networks hold; one whose grid depends on the volume holds none before its first.
     pub fn network_bytes(&self) -> u64 {
-        self.network.bytes() + self.first.as_ref().map_or(0, Network::bytes)
+        self.members.iter().map(Member::bytes).sum()
     }
 
     /// Extracts the brain. The network sees the volume through its [`Window`], so that neither the level of its background,
@@ -194,7 +171,7 @@ impl Stripper {
         check_field_of_view(volume)?;
         let gpu = Arc::clone(&self.gpu);
         let gpu = &*gpu;
-        let mut watch = Stopwatch { gpu, begun: Instant::now(), seconds: Vec::new() };
+        let mut watch = Stopwatch::start(gpu);
         let (placed, halvings) = upload_bindable(gpu, volume, &window).await?;
         watch.lap("upload").await?;
         let mut warnings = Vec::new();
@@ -238,20 +215,26 @@ impl Stripper {
             watch.lap("n4").await?;
         }
 
-        let (logits, answer) = self.logits(&placed, options.tta, &mut watch).await?;
+        let mut opinions = Vec::new();
+        for member in &mut self.members {
+            opinions.push(member.opinion(&placed, options.tta, &mut watch).await?);
+        }
         // Volumes on the device are freed as soon as nobody needs them.
         drop(placed);
         let native = Grid::of(volume);
         let mut probability = options.probability.then(Vec::new);
         let mut brain = BrainMask::on(&native);
+        let mut overlap = Overlap::default();
         for planes in slabs(gpu, native.shape) {
-            let slab = self.probability_on(&logits, &native.planes(&planes))?;
+            let slab = mean_probability(gpu, &opinions, &native.planes(&planes), &mut overlap).await?;
             if let Some(probability) = &mut probability {
                 probability.append(&mut gpu.download(&slab).await?);
             }
             brain.add(gpu, slab).await?;
         }
-        drop(logits);
+        // What the mask is judged by.
+        let answer = opinions.swap_remove(0).answer;
+        drop(opinions);
         watch.lap("to native grid").await?;
         let brain = brain.cleaned(gpu).await?;
         let labels = match options.fits_in_brain() {
@@ -293,7 +276,8 @@ impl Stripper {
         let voxels = mask.iter().filter(|&&v| v != 0).count();
         let brain_ml = voxels as f64 * volume.voxel_volume_ml();
         let signals = Signals::measure(&answer, volume, brain_ml);
-        warnings.extend(signals.doubts(self.usual).iter().map(ToString::to_string));
+        let usual = self.members[0].usual;
+        warnings.extend(signals.doubts(usual).iter().map(ToString::to_string));
         Ok(Stripped {
             mask,
             probability,
@@ -302,7 +286,8 @@ impl Stripper {
             corrected,
             brain_ml,
             seconds: watch.seconds,
-            score: signals.score(self.usual),
+            score: signals.score(usual),
+            disagreement: overlap.disagreement(),
             signals,
             warnings,
         })
@@ -317,90 +302,20 @@ impl Stripper {
         let chosen = match &options.n4 {
             N4Choice::On(n4_options) => Some(n4_options.clone()),
             N4Choice::TwoPass => Some(N4Options::default().shrunken_to(TWO_PASS_MM, voxel_mm)),
-            N4Choice::AsModel => model_n4(self.spec())?,
+            N4Choice::AsModel => {
+                let spec = self.members[0].spec();
+                if self.members.iter().any(|member| member.spec().n4 != spec.n4) {
+                    let reason =
+                        "were trained behind different bias corrections; choose one with --n4, or --no-n4";
+                    return Err(
+                        ModelError::Weights { file: "the models".into(), reason: reason.into() }.into()
+                    );
+                }
+                model_n4(spec)?
+            }
             N4Choice::Off => None,
         };
         Ok(chosen.or_else(|| options.corrected.then(N4Options::default)))
-    }
-
-    /// What the network says of a volume, on its own grid or on several: on the device, and, of the first, for the judgement of
-    /// the result.
-    async fn logits(
-        &mut self,
-        volume: &PlacedVolume,
-        tta: bool,
-        watch: &mut Stopwatch<'_>,
-    ) -> Result<(Vec<PlacedVolume>, Answer), PipelineError> {
-        let gpu = Arc::clone(&self.gpu);
-        let spec = self.spec().clone();
-        let mut brain = None;
-        let mut levels = None;
-        if let Some(network) = &mut self.first {
-            let view = View::new(&gpu, volume, &network.description().input).await?;
-            let said = network.ask(&view, None).await?;
-            brain = brain_ranges(&view.grid(), &said, volume, &spec)?;
-            levels = Some(said.levels);
-            watch.lap("first network").await?;
-        }
-        let levels = levels.as_ref();
-        let network = &mut self.network;
-        let mut view = View::over(&gpu, volume, &spec, brain).await?;
-        watch.lap("resample").await?;
-        let mut first = network.ask(&view, levels).await?;
-        let mut cut = view.suspects(&first.seen, |ix| first.logits[ix] > 0.0);
-        // Asked again with the volume going on beyond the faces that seem to cut the brain, until it reaches all of them.
-        while cut.any() {
-            let further = view.clone().beyond(cut);
-            let beyond = network.ask(&further, levels).await?;
-            let reached = cut.and(further.reached(|ix| beyond.logits[ix] > 0.0));
-            if reached == cut {
-                (view, first) = (further, beyond);
-                break;
-            }
-            cut = reached;
-        }
-        let place = |tensor, grid: &Grid| PlacedVolume { tensor, affine: grid.affine, axes: AxisOrder::Xyz };
-        let Said { seen, logits, input, tensor, .. } = first;
-        let mut answer = Answer { grid: view.grid(), seen, logits, mirrored: None };
-        let mut all = vec![place(tensor, &answer.grid)];
-        if tta || spec.mirror {
-            let (mean, mirrored) = network.with_mirror_image(&input, &all[0].tensor).await?;
-            answer.logits = gpu.download(&mean).await?;
-            answer.mirrored = Some(gpu.download(&mirrored).await?);
-            all[0].tensor = mean;
-        }
-        for shift in TTA_SHIFTS.into_iter().filter(|_| tta) {
-            let view = view.clone().shifted(shift);
-            let (_, input, _) = network.input_of(&view, levels)?;
-            let tensor = network.pass(&input).await?;
-            all.push(place(network.with_mirror_image(&input, &tensor).await?.0, &view.grid()));
-        }
-        watch.lap("network").await?;
-        Ok((all, answer))
-    }
-
-    /// Sigmoid of the mean of logits, interpolated on a volume's own grid, or some planes of it.
-    fn probability_on(&self, logits: &[PlacedVolume], native: &Grid) -> Result<GpuTensor, PipelineError> {
-        let gpu = &*self.gpu;
-        let on_native = |logits: &PlacedVolume| -> Result<GpuTensor, PipelineError> {
-            let interpolation = match self.spec().readout {
-                Readout::Linear => Interpolation::Linear,
-                Readout::Nearest => Interpolation::Nearest,
-            };
-            let mut op = logits.resample_op(native, AxisOrder::Zyx, interpolation);
-            op.edge = Edge::Clamp;
-            op.outside = OUTSIDE_LOGIT;
-            Ok(run_op1(gpu, &op, &[&logits.tensor])?)
-        };
-        let (first, further) = logits.split_first().expect("a network answers once at least");
-        let mut mean = on_native(first)?;
-        for logits in further {
-            mean = run_op1(gpu, &Add, &[&mean, &on_native(logits)?])?;
-        }
-        if !further.is_empty() {
-            mean = run_op1(gpu, &Scale { factor: 1.0 / logits.len() as f32 }, &[&mean])?;
-        }
-        Ok(run_op1(gpu, &Activate::Sigmoid, &[&mean])?)
     }
 }
 
@@ -411,22 +326,48 @@ impl StripOptions {
     }
 }
 
-/// The voxels of a volume, turned to the axes of a network, that its grid is laid over: round the brain that the first network
-/// found. `None` where the grid lies elsewhere.
-fn brain_ranges(
-    grid: &Grid,
-    said: &Said,
-    volume: &PlacedVolume,
-    spec: &GridSpec,
-) -> Result<Option<voxels::Ranges>, PipelineError> {
-    let Centre::Voxels { of: VoxelBox::Brain { margin, least }, .. } = spec.centre else { return Ok(None) };
-    let mask: Vec<u8> = said.logits.iter().map(|&logit| u8::from(logit > 0.0)).collect();
-    // The network's grids have their last axis fastest.
-    let Xyz([x, y, z]) = grid.shape;
-    let largest = components::largest(&mask, Xyz([z, y, x])).expect("a mask has as many voxels as its grid");
-    let turned = voxels::turned(&volume.grid(), spec.axes);
-    let ranges = voxels::around(&turned, grid, &largest, margin, least);
-    Ok(Some(ranges.ok_or(PipelineError::NoBrain)?))
+/// How many voxels several models mark.
+#[derive(Default)]
+struct Overlap {
+    all: usize,
+    any: usize,
+}
+
+impl Overlap {
+    /// Counts the voxels of one more slab, of which each model gives the probability.
+    fn add(&mut self, opinions: &[Vec<f32>]) {
+        for ix in 0..opinions[0].len() {
+            let marks = opinions.iter().filter(|probability| probability[ix] > THRESHOLD).count();
+            self.all += usize::from(marks == opinions.len());
+            self.any += usize::from(marks > 0);
+        }
+    }
+
+    fn disagreement(&self) -> Option<f64> {
+        (self.any > 0).then(|| 1.0 - self.all as f64 / self.any as f64)
+    }
+}
+
+/// The mean of the probabilities that models give to the voxels of a volume's own grid, or some planes of it.
+async fn mean_probability(
+    gpu: &Gpu,
+    opinions: &[Opinion],
+    native: &Grid,
+    overlap: &mut Overlap,
+) -> Result<GpuTensor, PipelineError> {
+    let mut mean = opinions[0].probability_on(gpu, native)?;
+    let [_, others @ ..] = opinions else { return Ok(mean) };
+    if others.is_empty() {
+        return Ok(mean);
+    }
+    let mut each = vec![gpu.download(&mean).await?];
+    for opinion in others {
+        let probability = opinion.probability_on(gpu, native)?;
+        each.push(gpu.download(&probability).await?);
+        mean = run_op1(gpu, &Add, &[&mean, &probability])?;
+    }
+    overlap.add(&each);
+    Ok(run_op1(gpu, &Scale { factor: 1.0 / opinions.len() as f32 }, &[&mean])?)
 }
 
 /// Refuses an image whose edges are those of no head: its voxel size is wrong, or the unit that it is in.

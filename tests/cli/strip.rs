@@ -469,3 +469,23 @@ fn folders_and_disks_that_refuse() {
     // A probability to nowhere is fine.
     succeed(&["strip", &head, "-p", "/dev/null", "--model", &tiny]);
 }
+
+#[test]
+fn several_models_are_asked() {
+    if !has_gpu() {
+        return;
+    }
+    let desk = Desk::new();
+    let tiny = desk.path("tiny.safetensors");
+    let (both, mask) = (format!("{tiny},{tiny}"), desk.path("mask.nii.gz"));
+    let said = json(&["strip", "-i", &desk.path("head.nii.gz"), "-m", &mask, "--model", &both]);
+    assert_eq!(
+        (&said["model"], &said["heads"][0]["disagreement"]),
+        (&"tiny,tiny".into(), &0.0.into()),
+        "{said}"
+    );
+    let alone = json(&["strip", "-i", &desk.path("head.nii.gz"), "-m", &mask, "--force", "--model", &tiny]);
+    assert!(alone["heads"][0]["disagreement"].is_null(), "{alone}");
+    let err = fail(1, &["strip", &desk.path("head.nii.gz"), "--model", &format!("{tiny},nonesuch")]);
+    assert!(err.contains("nonesuch: is neither a file"), "{err}");
+}

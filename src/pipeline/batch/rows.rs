@@ -72,6 +72,10 @@ pub struct Row {
     pub brain_ml: Option<f64>,
     /// How plausible the mask is, 0 to 1; of a series, that of the first volume that has one.
     pub score: Option<f64>,
+    /// How far several models disagree (see [`Stripped::disagreement`](crate::pipeline::strip::Stripped)); of a series, that of
+    /// the first volume that has one.
+    #[serde(default)]
+    pub disagreement: Option<f64>,
     /// Wall time by stage, in order.
     #[serde(serialize_with = "as_map", deserialize_with = "from_map")]
     pub seconds: Vec<(Cow<'static, str>, f64)>,
@@ -136,6 +140,7 @@ impl Row {
             status: Status::Ok,
             brain_ml: None,
             score: None,
+            disagreement: None,
             seconds: Vec::new(),
             peak_memory_mb: None,
             signals: None,
@@ -152,6 +157,7 @@ impl Row {
             status: Status::Failed,
             brain_ml: None,
             score: None,
+            disagreement: None,
             signals: None,
             error: Some(error),
             ..self
@@ -163,6 +169,7 @@ impl Row {
         self.warnings.extend(stripped.warnings.iter().map(|text| format!("{prefix}{text}")));
         self.brain_ml.get_or_insert(stripped.brain_ml);
         self.score.get_or_insert(stripped.score);
+        self.disagreement = self.disagreement.or(stripped.disagreement);
         self.signals.get_or_insert_with(|| stripped.signals.clone());
         for (stage, seconds) in &stripped.seconds {
             self.add_seconds(stage, *seconds);
