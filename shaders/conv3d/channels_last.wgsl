@@ -1,12 +1,13 @@
-// channels_last: y[n][v][c] = x[n][c][v], channels padded with zeros to a multiple of 4.
-// Input: x [N, C, V] f32. Output: y [N][V][C4] vec4<f32>, C4 = ceil(C / 4).
+// channels_last: y[n][v][c] = x[n][c][v], channels padded with zeros to `quads` fours.
+// Input: x [N, C, V] f32. Output: y [N][V][quads] vec4<f32>, 4 quads >= C.
 // Threads: global x (folded on to y) = voxel; workgroup z = (n, group of 4 quads), the group fastest.
-// Cost: 4 C V bytes read, 16 C4 V written.
+// Cost: 4 C V bytes read, 16 quads V written.
 #import "lib/index.wgsl"
 
 struct Params {
     channels: u32,
     volume: u32,
+    quads: u32,
 }
 
 @group(0) @binding(0) var<storage, read> x: array<f32>;
@@ -23,7 +24,7 @@ fn main(
     if voxel >= params.volume {
         return;
     }
-    let quads = (params.channels + 3u) / 4u;
+    let quads = params.quads;
     let quad_groups = (quads + 3u) / 4u;
     let n = group.z / quad_groups;
     let first = group.z % quad_groups * 4u;

@@ -108,6 +108,10 @@ enum Command {
     Model(model::Options),
     Completions(shell::Completions),
     Man(shell::Man),
+    /// What `bench --compile-for` runs in a process of its own
+    #[cfg(all(feature = "bench", target_os = "linux"))]
+    #[command(hide = true)]
+    CompileSpirv,
 }
 
 /// How a command ended that did not break off.
@@ -313,6 +317,8 @@ impl Command {
             Self::Model(options) => options.run(session),
             Self::Completions(options) => options.run(session, Cli::command()),
             Self::Man(options) => options.run(session, Cli::command()),
+            #[cfg(all(feature = "bench", target_os = "linux"))]
+            Self::CompileSpirv => bench::compile_stdin(session),
         }
     }
 }

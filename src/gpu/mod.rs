@@ -11,6 +11,8 @@ mod excerpt;
 mod kernel;
 mod launch;
 mod profile;
+#[cfg(all(feature = "bench", target_os = "linux"))]
+pub mod radv;
 mod recording;
 mod shader;
 mod transfer;

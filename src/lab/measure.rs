@@ -101,6 +101,16 @@ impl Plan {
         };
         Ok(Self { variants, place })
     }
+
+    /// The variants.
+    pub fn variants(&self) -> &[&'static str] {
+        &self.variants
+    }
+
+    /// What the user's own kernel stands in for.
+    pub fn place(&self) -> Option<Place> {
+        self.place
+    }
 }
 
 /// What was found about an operator.

@@ -2,12 +2,17 @@
 //! adapter's own roofline.
 //!
 //! [`subject`] says what is timed, `check` compares it with the f64 reference, [`timing`] takes the samples,
-//! [`peak`] measures the roofline, `report` is what comes out.
+//! [`peak`] measures the roofline, `report` is what comes out. `foreign` compiles for GPUs that are not there, and `listing` reads
+//! the machine code.
 
 mod check;
 mod compare;
 mod error;
+#[cfg(target_os = "linux")]
+mod foreign;
 mod html;
+#[cfg(target_os = "linux")]
+mod listing;
 mod measure;
 mod network;
 mod own;
@@ -23,6 +28,8 @@ mod watchdog;
 
 pub use compare::{Change, compare};
 pub use error::LabError;
+#[cfg(target_os = "linux")]
+pub use foreign::{CompiledKernel, compile_for};
 pub use html::write_html;
 pub use measure::{LIMIT_S, Measured, OWN_LIMIT_S, Plan, Settings, Variants, distinct, measure};
 pub use network::{NetworkBench, NetworkDirection, NetworkResult, measure_network};

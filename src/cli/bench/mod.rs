@@ -1,7 +1,11 @@
 //! `trephine bench`.
 
+#[cfg(target_os = "linux")]
+mod foreign;
 mod table;
 
+#[cfg(target_os = "linux")]
+pub(super) use foreign::compile_stdin;
 pub(super) use table::number;
 
 use std::path::PathBuf;
@@ -88,6 +92,18 @@ pub(in crate::cli) struct Options {
     /// Write the assembled WGSL of all kernels, and its SPIR-V, MSL and HLSL, to this folder
     #[arg(long, value_name = "DIR", help_heading = "A kernel of your own")]
     dump: Option<PathBuf>,
+
+    /// Run nothing: compile for a GPU that need not be there, amd:FAMILY as Mesa names it (navi21, gfx1100)
+    ///
+    /// Prints registers, waves and the hottest block of each kernel, and the share of the GPU's multiply-adds that these
+    /// allow; docs/kernels.md says how. Needs Mesa's driver for AMD with its null device: Debian 12 has it.
+    #[cfg(target_os = "linux")]
+    #[arg(
+        long,
+        value_name = "GPU",
+        conflicts_with_all = ["watch", "check", "dump", "csv", "html", "compare", "profile", "trace"]
+    )]
+    compile_for: Option<String>,
 
     /// Give up on a run that takes longer: the device cannot be stopped, so the program ends then [default: 600;
     /// of a kernel of your own 20, or 20 times what ours takes]
@@ -194,6 +210,13 @@ impl Options {
         self.check_options()?;
         let target = self.target(session)?;
         self.check_files()?;
+        #[cfg(target_os = "linux")]
+        if let Some(gpu) = &self.compile_for {
+            let Target::Operators(subjects) = &target else {
+                return Err(usage("--compile-for belongs to operators"));
+            };
+            return foreign::run(session, gpu, subjects, &self.settings());
+        }
         let old = self.compare.as_deref().map(Report::read).transpose()?;
         let gpu = session.gpu().await?;
         gpu.require(self.dtype.into())?;

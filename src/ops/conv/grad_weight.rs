@@ -59,6 +59,7 @@ pub static CONV3D_GRAD_WEIGHT: OpDef = OpDef {
         vec![
             case("odd sizes", same, [3; 3], [2, 5, 3, 6, 9], 0, [2, 6, 3, 6, 9]),
             case("18 channels out", same, [3; 3], [1, 3, 4, 5, 2], 0, [1, 18, 4, 5, 2]),
+            case("rows of 8", same, [3; 3], [1, 2, 2, 3, 8], 0, [1, 9, 2, 3, 8]),
             case("width 1", same, [3; 3], [1, 2, 3, 4, 1], 0, [1, 3, 3, 4, 1]),
             case("two inputs", same, [3; 3], [1, 3, 4, 2, 5], 6, [1, 4, 4, 2, 5]),
             case("pointwise", Window::same([1; 3]), [1; 3], [2, 7, 3, 4, 5], 0, [2, 5, 3, 4, 5]),
@@ -116,23 +117,33 @@ impl Conv3dGradWeight {
         let chunks = rows.div_ceil(rows_per_chunk);
         let sums = lowered.scratch((weights * chunks * pieces.len()) as u64 * 4);
         let transposed_bytes =
-            |x: &TensorDesc, n: usize| (n * x.voxels() * x.shape[1].next_multiple_of(4)) as u64 * 4;
-        let dy_last = lowered.scratch(transposed_bytes(dy, pieces[0].len()));
+            |x: &TensorDesc, quads: usize| (pieces[0].len() * x.voxels() * quads) as u64 * 16;
+        let dy_quads = channel_tiles * groups;
+        let x_quads = |source: usize| inputs[source].shape[1].div_ceil(4);
+        let dy_last = lowered.scratch(transposed_bytes(dy, dy_quads));
         let x_last: Vec<Slot> =
-            (0..sources).map(|s| lowered.scratch(transposed_bytes(&inputs[s], pieces[0].len()))).collect();
+            (0..sources).map(|s| lowered.scratch(transposed_bytes(&inputs[s], x_quads(s)))).collect();
+        // A processor's compiler spills what it unrolls.
+        let steps: &[usize] = if caps.class == DeviceClass::Software { &[1] } else { &[4, 2, 1] };
+        let step = steps.iter().copied().find(|&step| dy.shape[4].is_multiple_of(step));
+        let step = step.expect("every extent is a multiple of 1");
         for (ix, piece) in pieces.iter().enumerate() {
-            let mut transpose = |slot: Slot, desc: &TensorDesc, to: Slot| {
+            let mut transpose = |slot: Slot, desc: &TensorDesc, quads: usize, to: Slot| {
+                let params = Params::new()
+                    .u32("channels", desc.shape[1])
+                    .u32("volume", desc.voxels())
+                    .u32("quads", quads);
                 let mut dispatch = Dispatch::new(KernelKey::new(CHANNELS_LAST))
                     .bind_range("x", slot, sample_range(desc, piece))
                     .bind("y", to)
-                    .params(Params::new().u32("channels", desc.shape[1]).u32("volume", desc.voxels()))
+                    .params(params)
                     .flat(desc.voxels(), FLAT);
-                dispatch = dispatch.layers(piece.len() * desc.shape[1].div_ceil(16));
+                dispatch = dispatch.layers(piece.len() * quads.div_ceil(4));
                 lowered.push(dispatch);
             };
-            transpose(Slot::Input(sources), dy, dy_last);
+            transpose(Slot::Input(sources), dy, dy_quads, dy_last);
             for (source, &to) in x_last.iter().enumerate() {
-                transpose(Slot::Input(source), &inputs[source], to);
+                transpose(Slot::Input(source), &inputs[source], x_quads(source), to);
             }
             let mut first_channel = 0;
             for (source, &from) in x_last.iter().enumerate() {
@@ -150,7 +161,8 @@ impl Conv3dGradWeight {
                     .count("GROUPS", groups)
                     .define("WIDE2", (groups >= 2).into())
                     .define("WIDE4", (groups >= 4).into())
-                    .define("SLIDE", slide.into());
+                    .define("SLIDE", slide.into())
+                    .count("STEP", step);
                 lowered.push(
                     Dispatch::new(key)
                         .bind("x", from)

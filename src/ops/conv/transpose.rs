@@ -5,7 +5,7 @@ use super::forward::Conv3d;
 use super::grad_weight::Conv3dGradWeight;
 use super::pass::{PACK, Packing, Pass, TRANSPOSED, pack_weights};
 use super::window::{Window, conv_cost, for_each_tap, spatial};
-use crate::gpu::{Caps, Lowered, Slot};
+use crate::gpu::{Caps, DeviceClass, Lowered, Slot};
 use crate::ops::activation::Activation;
 use crate::ops::reduction::SumChannels;
 use crate::ops::{
@@ -15,6 +15,12 @@ use crate::ops::{
 use crate::tensor::{HostTensor, TensorDesc};
 
 const CELL: &str = "conv_transpose3d/cell.wgsl";
+
+/// Cells along w that an invocation computes: what is loaded of the weights serves all of them. On a GPU the registers of
+/// more than three leave too few waves.
+fn cells_each(caps: &Caps) -> usize {
+    if caps.class == DeviceClass::Software { 2 } else { 3 }
+}
 
 /// `conv_transpose3d`:
 /// `y[n,co,o] = act(bias[co] + Σ_{i·stride + k·dilation − crop = o} x[n,ci,i] · weight[ci,co,k])`.
@@ -162,9 +168,10 @@ impl Operator for ConvTranspose3d {
         };
         if variant == "cell" {
             let packed = pack_weights(&mut lowered, Slot::Input(1), &pass.weight.1, 4);
-            let key = pass.kernel(CELL).define("K3", (kernel[0] == 3).into());
-            let cells = spatial(&outputs[0].shape).map(|n| n.div_ceil(2)).iter().product();
-            let grid = [cells, FLAT, c_out.div_ceil(4)];
+            let cells_each = cells_each(caps);
+            let key = pass.kernel(CELL).define("K3", (kernel[0] == 3).into()).count("CELLS", cells_each);
+            let [d, h, w] = spatial(&outputs[0].shape).map(|n| n.div_ceil(2));
+            let grid = [d * h * w.div_ceil(cells_each), FLAT, c_out.div_ceil(4)];
             pass.launch(&mut lowered, &key, &pass.shape_params(), packed, grid, caps);
         } else {
             lower_transposed(&mut lowered, &pass, caps);
