@@ -178,6 +178,13 @@ fn configurations_that_make_no_network_are_named_by_key() {
             NetworkConfig::Article { .. } => unreachable!("the default is a residual U-Net"),
         }
     }
+    // Without a fold, voxel by voxel.
+    fn unfolded() -> TrainConfig {
+        let mut config = TrainConfig::default_preset();
+        *fold(&mut config) = 1;
+        (*unet(&mut config).1, *unet(&mut config).2) = ([48, 56, 56], 4.0);
+        config
+    }
     let cases: &[(Change, &str)] = &[
         (|c| unet(c).0.clear(), "network.widths names 0 levels"),
         (|c| unet(c).0[1] = 0, "network.widths is 0"),
@@ -216,7 +223,7 @@ fn configurations_that_make_no_network_are_named_by_key() {
         (|c| c.network.set_name(""), "the model's name '' is empty"),
     ];
     for (change, words) in cases {
-        let mut config = TrainConfig::default_preset();
+        let mut config = unfolded();
         change(&mut config);
         let faults = config.check().expect_err(words);
         assert!(faults.contains(words) && !faults.contains("; "), "{words}: {faults}");

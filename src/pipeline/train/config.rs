@@ -156,15 +156,16 @@ impl NetworkConfig {
 }
 
 impl TrainConfig {
-    /// The set-up behind the built-in `default` model, that of weights/default.toml.
+    /// What a run does that is told nothing else: the network of the built-in `default`, which `--init default` begins with,
+    /// and a short run with real heads alone. weights/default.toml is what made `default`.
     pub fn default_preset() -> Self {
         Self {
             network: NetworkConfig::ResidualUnet {
                 name: "default".into(),
                 widths: vec![16, 32, 64, 128],
-                shape: [48, 56, 56],
-                voxel_mm: 4.0,
-                fold: 1,
+                shape: [96, 112, 112],
+                voxel_mm: 2.0,
+                fold: 2,
             },
             batch: 1,
             crop: None,
