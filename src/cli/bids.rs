@@ -55,6 +55,9 @@ pub(super) struct Options {
     /// Move the mask's border outward by MM; inward when negative
     #[arg(short, long, value_name = "MM", default_value_t = 0.0, allow_negative_numbers = true)]
     border: f64,
+    /// Leave the free text of the scans' headers out of the outputs
+    #[arg(long)]
+    anonymise: bool,
     #[command(flatten)]
     model: ModelOptions,
 }
@@ -117,6 +120,7 @@ impl Options {
                 ..StripOptions::default()
             },
             fill: None,
+            anonymise: self.anonymise,
             create_folders: true,
             model: names_of(&models),
             stop: session.interrupt.stop_of_batch(jobs.len()),

@@ -118,6 +118,12 @@ pub(super) struct Options {
     /// One that the voxels of the input cannot store is refused.
     #[arg(short, long, value_name = "VALUE", allow_negative_numbers = true)]
     fill: Option<f32>,
+    /// Leave the free text of the input's header out of the outputs
+    ///
+    /// Descriptions, names of files, extensions: they may name a person. What says where voxels lie stays. Names of files, and
+    /// the report, are as the input's.
+    #[arg(long)]
+    anonymise: bool,
     /// Leave out the CSF around the brain (for models that offer it)
     #[arg(long)]
     no_csf: bool,
@@ -310,6 +316,7 @@ impl Options {
             mean: self.mean,
             strip,
             fill: self.fill,
+            anonymise: self.anonymise,
             create_folders: self.named_outputs().all().is_empty(),
             model: names_of(&models),
             stop: session.interrupt.stop_of_batch(heads),

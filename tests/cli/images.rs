@@ -1,12 +1,13 @@
 //! Resampling, normalising, bias fields, FreeSurfer files.
 
 use std::fs;
+use std::path::Path;
 
 use crate::desk::{
-    CAL, Desk, SCALING, TYPE, VOXELS, fail, floats, head, head_values, json, mask, radius, same_header,
-    series, succeed,
+    CAL, Desk, SCALING, TYPE, VOXELS, fail, floats, head, head_values, inflated, json, mask, radius,
+    same_header, series, succeed,
 };
-use crate::nii::Nii;
+use crate::nii::{Nii, gz};
 use crate::program::has_gpu;
 
 #[test]
@@ -212,4 +213,51 @@ fn a_saved_bias_field_applies_again() {
     assert!(err.starts_with(&format!("error: {labels}: has no voxel of label 4")), "{err}");
     let err = fail(1, &["n4", "-i", &head, "-o", &again, "--apply-field", brain]);
     assert!(err.starts_with(&format!("error: {brain}: holds 0; a multiplicative bias field")), "{err}");
+}
+
+#[test]
+fn free_text_of_the_header_stays_behind_on_demand() {
+    if !has_gpu() {
+        return;
+    }
+    let desk = Desk::new();
+    let tiny = desk.path("tiny.safetensors");
+    let mut bytes = head(1).bytes();
+    // data_type, db_name, descrip, aux_file, intent_name.
+    for (at, text) in [
+        (4, "Erika"),
+        (14, "Mustermann"),
+        (148, "Erika M., 1957-08-12"),
+        (228, "erika.nii"),
+        (328, "for Erika"),
+    ] {
+        bytes[at..at + text.len()].copy_from_slice(text.as_bytes());
+    }
+    desk.folder.put("named.nii", &bytes);
+    let [named, brain, mask, sdt] =
+        ["named.nii", "brain.nii", "mask.nii", "sdt.nii"].map(|name| desk.path(name));
+    let strip = |more: &[&str]| {
+        let start = ["strip", "-i", &named, "-o", &brain, "-m", &mask, "-d", &sdt, "--model", &tiny];
+        succeed(&[&start[..], more].concat());
+        ["brain.nii", "mask.nii", "sdt.nii"].map(|name| desk.read(name))
+    };
+    let names = |bytes: &[u8]| bytes.windows(5).any(|five| five.eq_ignore_ascii_case(b"erika"));
+    let kept = strip(&[]);
+    assert!(kept.iter().all(|bytes| names(bytes)));
+    let cleared = strip(&["--anonymise"]);
+    for (kept, cleared) in kept.iter().zip(&cleared) {
+        assert!(!names(cleared));
+        same_header(kept, cleared, &[4..32, 148..252, 328..344]);
+        assert_eq!(kept[352..], cleared[352..]);
+    }
+    // FreeSurfer's files end in names and commands.
+    let [mgz, out] = ["named.mgz", "brain.mgz"].map(|name| desk.path(name));
+    succeed(&["resample", "-i", &named, "-o", &mgz, "--like", &named]);
+    let mut tagged = inflated(Path::new(&mgz));
+    tagged.extend(b"\0\0\0\x03\0\0\0\0\0\0\0\x18mri_convert erika.dcm x.mgz");
+    fs::write(&mgz, gz(&tagged)).expect("written");
+    for (more, wanted) in [(&[][..], true), (&["--anonymise"], false)] {
+        succeed(&[&["strip", "-i", &mgz, "-o", &out, "--model", &tiny], more].concat());
+        assert_eq!(names(&inflated(Path::new(&out))), wanted, "{more:?}");
+    }
 }

@@ -45,6 +45,8 @@ pub struct BatchOptions {
     /// Value outside the brain; `None` for 0 or, where the voxels cannot store it, the nearest that they can, with a
     /// warning.
     pub fill: Option<f32>,
+    /// Leave the free text of the input's header out of the outputs.
+    pub anonymise: bool,
     /// Make the outputs' folders; where a user named every file, a missing folder is a mistake.
     pub create_folders: bool,
     /// Name of the model, for the pictures.
@@ -62,6 +64,7 @@ pub fn settings(options: &BatchOptions, dtype: DType) -> serde_json::Value {
         fill: Option<String>,
         frames: String,
         mean: bool,
+        anonymise: bool,
         dtype: String,
     }
     let settings = Settings {
@@ -69,6 +72,7 @@ pub fn settings(options: &BatchOptions, dtype: DType) -> serde_json::Value {
         fill: options.fill.map(|fill| fill.to_string()),
         frames: format!("{:?}", options.frames),
         mean: options.mean,
+        anonymise: options.anonymise,
         dtype: format!("{dtype:?}"),
     };
     serde_json::to_value(settings).expect("numbers and names make JSON")
@@ -196,6 +200,9 @@ fn read_all(
 
 fn read_head(path: &Path, outputs: &Outputs, options: &BatchOptions) -> Result<Input, VolumeError> {
     let mut input = Input::read_series(path, options.frames)?;
+    if options.anonymise {
+        input.image.anonymise();
+    }
     if let Some(brain) = &outputs.brain {
         let told = check_fill(&input, brain, options.fill)?;
         input.warnings.extend(told);

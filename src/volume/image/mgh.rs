@@ -13,6 +13,9 @@ use glam::{DMat3, DMat4, DVec3};
 /// Bytes of the header.
 pub(super) const SIZE: usize = 284;
 
+/// Bytes of the figures of the scan, with which the tail begins.
+const SCAN: usize = 20;
+
 /// The version, which is also how such a file begins.
 const VERSION: [u8; 4] = 1_i32.to_be_bytes();
 
@@ -60,6 +63,11 @@ impl Header {
         // Repetition time, flip angle, echo time, inversion time, field of view.
         let scan = [repetition_ms, 0.0, 0.0, 0.0, 0.0];
         Self { raw, tail: scan.into_iter().flat_map(f32::to_be_bytes).collect() }
+    }
+
+    /// Clears what follows the voxels, commands and names of files among it, but for the figures of the scan.
+    pub(super) fn clear_texts(&mut self) {
+        self.tail.truncate(SCAN);
     }
 
     /// The header's bytes as read.

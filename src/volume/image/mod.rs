@@ -330,6 +330,14 @@ fn read_range(
 }
 
 impl Image {
+    /// Clears the free text of the header, which may name a person: whatever is written like this image has none.
+    pub fn anonymise(&mut self) {
+        self.info.header.clear_texts();
+        if let Some(mgh) = &mut self.info.mgh {
+            mgh.clear_texts();
+        }
+    }
+
     /// The file it was read from.
     pub fn path(&self) -> &Path {
         &self.path

@@ -183,6 +183,16 @@ impl Header {
         Err(other_format(bytes))
     }
 
+    /// Clears what is free text: data_type, db_name, descrip, aux_file, intent_name, extensions.
+    pub(super) fn clear_texts(&mut self) {
+        let texts: &[std::ops::Range<usize>] = match self.version {
+            Version::One => &[4..32, 148..252, 328..344],
+            Version::Two => &[240..344, 508..524],
+        };
+        texts.iter().for_each(|text| self.raw[text.clone()].fill(0));
+        self.extensions.clear();
+    }
+
     /// The header of a grid that came from another format: NIfTI-1 where its dimensions fit,
     /// both forms set to `affine` as [`Header::for_new_grid`] does, mm and seconds.
     pub(super) fn new(
