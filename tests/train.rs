@@ -564,7 +564,8 @@ fn a_model_keeps_its_parents_name_licence_and_credits() {
     assert_eq!(sha256.len(), 64);
     let mut card = ModelCard { data: "pairs.tsv".into(), ..ModelCard::default() };
     card.descend_from(&parent, &sha256);
-    assert_eq!(card.parent, format!("default (sha256 {sha256})"));
+    // It has a parent itself.
+    assert_eq!(card.parent, format!("default (sha256 {sha256}), from {}", parent.card.parent));
     assert!(!card.licence.is_empty() && card.licence == parent.card.licence);
     assert!(!card.attribution.is_empty() && card.attribution == parent.card.attribution);
     // A grandchild, with words of its own.
@@ -574,7 +575,7 @@ fn a_model_keeps_its_parents_name_licence_and_credits() {
     let child = Model::from_bytes(&child.to_bytes(false).expect("serialises"), "child").expect("parses");
     let mut card = ModelCard { licence: "CC0".into(), attribution: "me".into(), ..ModelCard::default() };
     card.descend_from(&child, "abc");
-    assert_eq!(card.parent, format!("child (sha256 abc), from default (sha256 {sha256})"));
+    assert_eq!(card.parent, format!("child (sha256 abc), from {}", child.card.parent));
     assert!(card.licence.contains("CC0") && card.licence.contains(&parent.card.licence));
     assert_eq!(card.attribution, format!("me; {}", parent.card.attribution));
 }

@@ -28,7 +28,7 @@ fn run(arguments: &[&str]) -> Command {
 struct Desk(Folder);
 
 const RUN: &str = "batch = 1\nepochs = 2\nsteps_per_epoch = 2\nvalidation_fraction = 0.3\nwarmup_steps = 1\ncosine = false\n\
-                   [network]\nkind = \"residual-unet\"\nname = \"tiny\"\nwidths = [4, 8]\nshape = [16, 16, 16]\n\
+                   [network]\nkind = \"residual-unet\"\nname = \"tiny\"\nwidths = [4, 8]\nshape = [16, 16, 16]\nfold = 1\n\
                    voxel_mm = 12.0\n";
 
 impl Desk {
@@ -318,7 +318,9 @@ fn a_run_that_begins_with_a_model_says_so() {
     );
 
     // On voxels half as large, of which the network reads blocks.
-    let finer = RUN.replace("shape = [16, 16, 16]", "shape = [32, 32, 32]\nfold = 2").replace("12.0", "6.0");
+    let finer = RUN
+        .replace("shape = [16, 16, 16]\nfold = 1", "shape = [32, 32, 32]\nfold = 2")
+        .replace("12.0", "6.0");
     desk.0.put("finer.toml", finer.as_bytes());
     let finer = ["--config", &desk.path("finer.toml"), "--epochs", "1", "--init", shared];
     let words = desk.succeed("finer", &finer);
@@ -354,7 +356,7 @@ fn bad_rows_and_settings_end_before_the_first_step() {
     for (text, words) in [
         ("widths = []", "network.widths names 0 levels"),
         ("widths = [4, 0]", "network.widths is 0"),
-        ("shape = [16, 17, 16]", "network.shape is 17 voxels along y, must be a multiple of 8"),
+        ("shape = [16, 17, 16]", "network.shape is 17 voxels along y, must be a multiple of 16"),
     ] {
         let file =
             desk.0.put("run2.toml", format!("[network]\nkind = \"residual-unet\"\n{text}\n").as_bytes());
