@@ -110,7 +110,10 @@ enum Command {
     Man(shell::Man),
     /// What `bench --compile-for` runs in a process of its own
     #[cfg(all(feature = "bench", target_os = "linux"))]
-    #[command(hide = true)]
+    #[command(
+        hide = true,
+        after_long_help = "Example:\n  trephine compile-spirv < kernels.json > compiled.json"
+    )]
     CompileSpirv,
 }
 
