@@ -44,6 +44,8 @@ have "${TREPHINE_BIDS_VALIDATOR:-bids-validator-deno}" ||
   say "No BIDS validator is found (PyPI: bids-validator-deno): derivatives are not asked to be valid"
 "${TREPHINE_PYTHON:-python3}" -c 'import nibabel, nipype' 2>/dev/null ||
   say "Python lacks nibabel or nipype (TREPHINE_PYTHON names another one): the Python package is not tested, or in part"
+have "${TREPHINE_DCM2NIIX:-dcm2niix}" ||
+  say "No dcm2niix is found (PyPI: dcm2niix): series of DICOM are read, but not compared with it"
 have script || say "No script is found (Debian: bsdutils): progress on a terminal is not tested"
 
 say "Tests"

@@ -11,7 +11,8 @@ use trephine::pipeline::batch::{
     REPORT_CSV, REPORT_JSON, Row, Selection,
 };
 use trephine::pipeline::strip::{StripOptions, Stripper};
-use trephine::volume::image::FrameChoice;
+use trephine::volume::image::{self, FrameChoice};
+use trephine::volume::pairs;
 
 use super::files::{check_distinct, check_folder, check_outputs, read_list};
 use super::json::named;
@@ -33,22 +34,25 @@ use super::{FrameOptions, ModelOptions, Outcome, Session, names_of, usage};
 ///
 /// Of a folder, derivatives are left out: by their names, and those of a BIDS data set by their folder.
 ///
+/// DICOM: a folder that holds one series (and no NIfTI or MGH file) is one head, and a file stands for the series that it
+/// belongs to, with the files beside it. Of a folder with several series, they are listed.
+///
 /// Outputs lie on the input's grid with its header; the brain is bit-equal to the input inside the mask. Their
 /// names say what they are: NIfTI (.nii, .nii.gz) or FreeSurfer's MGH (.mgz, .mgh), which knows no scaling and
 /// stores scaled voxels as float32.
 #[derive(Debug, Args)]
 #[command(
-    after_long_help = "Example:\n  trephine strip head.nii.gz\n  trephine strip -i head.nii.gz -o brain.nii.gz -m mask.nii.gz -q check.png\n  trephine strip heads/ -O stripped --include '*_T1w.nii.gz' --resume\n  find . -name '*_T1w.nii.gz' | trephine strip --files-from - -O stripped --save mask"
+    after_long_help = "Example:\n  trephine strip head.nii.gz\n  trephine strip -i head.nii.gz -o brain.nii.gz -m mask.nii.gz -q check.png\n  trephine strip -i dicom/ -o brain.nii.gz -m mask.nii.gz\n  trephine strip heads/ -O stripped --include '*_T1w.nii.gz' --resume\n  find . -name '*_T1w.nii.gz' | trephine strip --files-from - -O stripped --save mask"
 )]
 pub(super) struct Options {
-    /// Heads: NIfTI or MGH files, or folders to look through
+    /// Heads: NIfTI or MGH files, DICOM series, or folders to look through
     #[arg(
         value_name = "FILE|DIR",
         required_unless_present_any = ["input", "files_from"],
         conflicts_with = "input"
     )]
     inputs: Vec<PathBuf>,
-    /// One head
+    /// One head: a file, or the folder of a DICOM series
     #[arg(short, long, value_name = "FILE")]
     input: Option<PathBuf>,
     /// Folder for the outputs; created if needed [default, for one head: beside the input]
@@ -199,6 +203,12 @@ impl Options {
         }
     }
 
+    /// Whether a folder is one head: it holds DICOM, and no image beside it unless it was named as one head.
+    fn takes_series(&self, folder: &Path) -> bool {
+        let holds_images = || pairs::index(folder).is_ok_and(|index| !index.table.pairs.is_empty());
+        (self.input.is_some() || !holds_images()) && image::is_dicom(folder)
+    }
+
     fn task(&self, session: &Session) -> anyhow::Result<Task> {
         let listed = self.files_from.as_deref().map(read_list).transpose()?.unwrap_or_default();
         let inputs: Vec<&Path> =
@@ -209,7 +219,7 @@ impl Options {
         let of_batches =
             self.files_from.is_some() || self.resume || !self.include.is_empty() || !self.exclude.is_empty();
         let single = match inputs[..] {
-            [one] if !one.is_dir() && !of_batches => Some(one),
+            [one] if !of_batches && (!one.is_dir() || self.takes_series(one)) => Some(one),
             _ => None,
         };
         let named = self.named_outputs();

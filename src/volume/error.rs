@@ -22,7 +22,7 @@ pub enum Problem {
     #[error("does not exist; check the path")]
     Missing,
     /// A folder where a file is expected.
-    #[error("is a folder; name an image file in it")]
+    #[error("is a folder; name an image file in it, or a folder of DICOM slices")]
     Folder,
     /// The operating system refused to open or read.
     #[error("cannot be read ({0}); check its permissions and the disk")]
@@ -95,6 +95,25 @@ pub enum Problem {
         /// The most that can come out of a gzip file of this length.
         most: u64,
     },
+    /// A DICOM file that cannot be followed.
+    #[error("is a damaged DICOM file ({0}); export it again, or move it away if it is not of the series")]
+    DicomDamaged(&'static str),
+    /// DICOM pixels that nothing here decompresses.
+    #[error("holds DICOM pixels compressed as {0}, which is not read here; convert the series with dcm2niix")]
+    DicomSyntax(String),
+    /// DICOM that is no plain grey image in space.
+    #[error("is DICOM with {0}, which is not read here; convert the series with dcm2niix")]
+    DicomContent(&'static str),
+    /// Slices that are no even stack.
+    #[error(
+        "is a DICOM series of {0}; export the series again if it should be one volume, else part it with dcm2niix"
+    )]
+    DicomStack(String),
+    /// A folder with more than one series. Holds a list of them.
+    #[error(
+        "holds several DICOM series; name a file of the one to take, or a folder that holds it alone:{0}"
+    )]
+    DicomSeveral(String),
     /// The gzip stream is damaged.
     #[error("is damaged (gzip: {0}); fetch or compress it again")]
     Gzip(#[source] io::Error),

@@ -23,6 +23,8 @@ pub enum FormSource {
     Qform,
     /// The direction cosines of an MGH header.
     Mgh,
+    /// Positions and orientations of DICOM slices.
+    Dicom,
     /// The header does not say: centred, x to the left.
     None,
 }

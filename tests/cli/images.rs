@@ -7,6 +7,7 @@ use crate::desk::{
     CAL, Desk, SCALING, TYPE, VOXELS, fail, floats, head, head_values, inflated, json, mask, radius,
     same_header, series, succeed,
 };
+use crate::dicom_files::{PATIENT, Scan};
 use crate::nii::{Nii, gz};
 use crate::program::has_gpu;
 
@@ -48,6 +49,74 @@ fn images_are_resampled() {
     assert_eq!(floats(&desk.read("out.nii.gz")).len(), 2 * 22 * 23 * 20);
     let err = fail(1, &["resample", "-i", &head_path, "-o", &desk.path("no/out.nii.gz"), "--voxel", "5.6"]);
     assert!(err.contains("does not exist; create it first"), "{err}");
+}
+
+/// A head of the desk as a DICOM series: axial, its voxels where the NIfTI file has them but for the tilt.
+fn series_of_dicom(uid: &'static str) -> Scan {
+    let values = head_values(1).into_iter().map(i16::cast_unsigned).collect();
+    let [columns, rows, slices] = crate::desk::SHAPE;
+    let mm = crate::desk::VOXEL_MM;
+    Scan {
+        columns,
+        rows,
+        slices,
+        orientation: [1.0, 0.0, 0.0, 0.0, 1.0, 0.0],
+        spacing: [mm; 2],
+        origin: [-60.0, -62.0, -54.0],
+        step: [0.0, 0.0, mm],
+        values,
+        uid,
+        ..Scan::new()
+    }
+}
+
+#[test]
+fn a_folder_of_dicom_is_a_head() {
+    if !has_gpu() {
+        return;
+    }
+    let desk = Desk::new();
+    let (series, tiny) = (desk.path("scan"), desk.path("tiny.safetensors"));
+    let scan = series_of_dicom("1.2.3.4");
+    scan.write(Path::new(&series));
+    let [brain, mask] = ["b.nii", "m.nii.gz"].map(|name| desk.path(name));
+    succeed(&["strip", "-i", &series, "-o", &brain, "-m", &mask, "--model", &tiny]);
+    let read = |path: &str| trephine::volume::image::read_single(path).expect("reads");
+    let (brain_image, mask_image, own) = (read(&brain), read(&mask), read(&series));
+    assert!(mask_image.affine().abs_diff_eq(own.affine(), 1e-3));
+    let [brain_values, mask_values, values] =
+        [brain_image, mask_image, own].map(|image| image.frame_f32(0).expect("held").data);
+    assert!(mask_values.contains(&1.0) && mask_values.contains(&0.0));
+    for ((brain, mask), value) in brain_values.iter().zip(&mask_values).zip(&values) {
+        assert_eq!(*brain, mask * value);
+    }
+    let bytes = fs::read(&brain).expect("reads");
+    assert!(!bytes.windows(PATIENT.len()).any(|text| text == PATIENT.as_bytes()));
+
+    // In a batch, a folder is one head and so are the files of a series.
+    let second = series_of_dicom("1.2.3.9");
+    second.write(Path::new(&desk.path("other")));
+    let files = trephine::volume::image::files(Path::new(&desk.path("other")));
+    let files: Vec<String> = files[..3].iter().map(|file| file.display().to_string()).collect();
+    let out = desk.path("batch");
+    let head = desk.path("head.nii.gz");
+    let arguments = ["strip", &series, &files[0], &files[1], &files[2], &head, "-O", &out, "--save", "mask"];
+    let [_, err] = succeed(&[&arguments[..], &["--model", &tiny]].concat());
+    assert!(err.contains("stands for its DICOM series; 2 more files of it were named"), "{err}");
+    let report = fs::read_to_string(Path::new(&out).join("report.csv")).expect("a report");
+    assert_eq!(report.lines().count(), 4, "{report}");
+    assert!(Path::new(&out).join("scan_mask.nii.gz").exists());
+
+    // Images beside them make a batch of the folder; two series are listed.
+    second.write(Path::new(&desk.path("scan/more")));
+    let err = fail(1, &["strip", &series, "-O", &desk.path("none")]);
+    assert!(
+        err.contains("several DICOM series") && err.contains("series 3, t1 sag: 40 slices of 44x46"),
+        "{err}"
+    );
+    fs::copy(&head, desk.path("scan/head.nii.gz")).expect("copies");
+    let done = json(&["strip", &series, "-O", &desk.path("images"), "--save", "mask", "--model", &tiny]);
+    assert_eq!(done["heads"].as_array().map(Vec::len), Some(1));
 }
 
 #[test]

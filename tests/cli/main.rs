@@ -5,6 +5,9 @@ mod batch;
 mod bids;
 mod cohort;
 mod desk;
+#[expect(dead_code, reason = "shared with the tests of the volume layer")]
+#[path = "../common/dicom.rs"]
+mod dicom_files;
 mod dropin;
 mod evaluate;
 mod general;

@@ -1,6 +1,9 @@
 //! NIfTI files as users have them: odd headers, odd containers, damage; and what comes back out.
 
 mod companion;
+mod dicom;
+#[path = "../common/dicom.rs"]
+mod dicom_files;
 mod mgh;
 mod nii;
 mod reading;

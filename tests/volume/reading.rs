@@ -168,7 +168,7 @@ fn what_is_not_nifti_is_named() {
         assert!(text.contains(word), "{text}");
     }
     assert!(refusal(&dir.path("none.nii")).starts_with("does not exist; "));
-    assert!(refusal(dir.0.path()).starts_with("is a folder; "));
+    assert!(refusal(Folder::new().0.path()).starts_with("is a folder; "));
 }
 
 #[test]

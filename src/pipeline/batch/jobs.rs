@@ -4,6 +4,7 @@
 //! heads keep their subfolders. Where heads of several folders would share a name, all keep their folders, as seen from
 //! the folder that they have in common; where heads of one folder would, they keep their extensions (`a.nii_brain.nii.gz`).
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -203,7 +204,7 @@ struct Found {
 impl Batch {
     /// The heads of files and folders.
     ///
-    /// A folder that holds no head, or cannot be looked through, is a job that says so. Of a folder, what was made from
+    /// A folder without images but with DICOM is a head itself. One that holds no head, or cannot be looked through, is a job that says so. Of a folder, what was made from
     /// heads is passed over: by its name, in the derivatives of a BIDS data set, in the outputs' own folder.
     pub fn of(inputs: &[&Path], plan: &Plan<'_>) -> Self {
         let (mut found, mut failed, mut remarks) = (Vec::new(), Vec::new(), Vec::new());
@@ -231,6 +232,12 @@ impl Batch {
             let left_out = folders_left_out(input, plan.out, &index);
             index.table.pairs.retain(|pair| !left_out.iter().any(|folder| folder.holds(&pair.image)));
             index.derived.retain(|path| !left_out.iter().any(|folder| folder.holds(path)));
+            if index.table.pairs.is_empty() && image::is_dicom(input) {
+                if selected(input, input.parent().unwrap_or(Path::new(""))) {
+                    found.push(Found::new(input.to_path_buf(), PathBuf::new()));
+                }
+                continue;
+            }
             if index.table.pairs.is_empty() {
                 let mut reason = format!("{}: {}", input.display(), index.nothing_found());
                 if let Some(folder) = left_out.first() {
@@ -270,6 +277,7 @@ impl Batch {
             }
             new
         });
+        remarks.extend(one_of_each_series(&mut found));
         let mut jobs = named(found, plan);
         jobs.append(&mut failed);
         Self { jobs, remarks }
@@ -291,6 +299,29 @@ impl Found {
         let name = if is_voxels && folder.join(&header).exists() { header } else { name.to_path_buf() };
         Self { input, below, place: [folder, name] }
     }
+}
+
+/// Leaves one file of each DICOM series, which stands for all of it; what was passed over.
+fn one_of_each_series(found: &mut Vec<Found>) -> Vec<String> {
+    let mut more: BTreeMap<(PathBuf, String), (PathBuf, usize)> = BTreeMap::new();
+    found.retain(|head| {
+        let Some(uid) = image::series_uid(&head.input) else { return true };
+        match more.entry((head.place[0].clone(), uid)) {
+            Entry::Vacant(entry) => {
+                entry.insert((head.input.clone(), 0));
+                true
+            }
+            Entry::Occupied(mut entry) => {
+                entry.get_mut().1 += 1;
+                false
+            }
+        }
+    });
+    let more = more.into_values().filter(|(_, files)| *files > 0);
+    more.map(|(file, files)| {
+        format!("{}: stands for its DICOM series; {files} more files of it were named", file.display())
+    })
+    .collect()
 }
 
 /// Gives the outputs of each head names that no other head's have.
@@ -355,9 +386,15 @@ fn common_ancestor<'a>(mut folders: impl Iterator<Item = &'a Path>) -> PathBuf {
     })
 }
 
-/// The name of an image file without its extension; a name that says nothing stays whole.
+/// The name of an image file without its extension; a name that says nothing stays whole, as does that of a folder.
 fn stem(path: &Path) -> OsString {
+    // The working folder has no name here.
+    let resolved = if path.file_name().is_none() { path.canonicalize().ok() } else { None };
+    let path = resolved.as_deref().unwrap_or(path);
     let name = Path::new(path.file_name().unwrap_or_default());
+    if path.is_dir() {
+        return name.as_os_str().to_owned();
+    }
     let has = |path: &Path, extensions: &[&str]| {
         path.extension().is_some_and(|e| extensions.iter().any(|known| e.eq_ignore_ascii_case(known)))
     };
@@ -365,7 +402,8 @@ fn stem(path: &Path) -> OsString {
         true => Path::new(name.file_stem().unwrap_or_default()),
         false => name,
     };
-    let stem = has(plain, &["nii", "hdr", "img", "mgz", "mgh"]).then(|| plain.file_stem()).flatten();
+    let stem =
+        has(plain, &["nii", "hdr", "img", "mgz", "mgh", "dcm", "ima"]).then(|| plain.file_stem()).flatten();
     stem.unwrap_or(name.as_os_str()).to_owned()
 }
 

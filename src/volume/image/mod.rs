@@ -1,11 +1,12 @@
-//! Image files: NIfTI-1, NIfTI-2 and FreeSurfer's MGH, read into one [`Image`] and written by the
-//! name of the output.
+//! Image files: NIfTI-1, NIfTI-2, FreeSurfer's MGH and series of DICOM, read into one [`Image`]; the first three are written,
+//! by the name of the output.
 //!
 //! [`read`] takes single files and pairs, gzip or not (by content, whatever the name), both
-//! byte orders and all real datatypes. Everything it is given may be wrong: no file panics, and
+//! byte orders and all real datatypes, and folders of DICOM. Everything it is given may be wrong: no file panics, and
 //! the memory taken follows the bytes really there: one copy of the chosen volumes. The writers
 //! keep the input's header bit for bit but for the fields that must change.
 
+mod dicom;
 mod gzip;
 mod mgh;
 mod nifti;
@@ -15,6 +16,7 @@ mod write;
 
 pub use self::nifti::{Header, Version};
 pub use ::nifti::{Endianness, NiftiType};
+pub use dicom::{is_dicom, series_uid};
 pub use mgh::Header as MghHeader;
 pub(crate) use source::strip_suffix;
 pub use write::{
@@ -60,7 +62,7 @@ pub struct Info {
     pub geometry: Geometry,
     /// Slope and intercept that apply.
     pub scaling: (f64, f64),
-    /// The NIfTI header: the file's own, or one that says the same as an MGH file's.
+    /// The NIfTI header: the file's own, or one that says the same as that of an MGH file or a series.
     pub header: Header,
     /// The header of an MGH file.
     pub mgh: Option<MghHeader>,
@@ -69,6 +71,14 @@ pub struct Info {
 }
 
 impl Info {
+    /// That of a DICOM series, as a NIfTI header says it.
+    fn of(scan: &dicom::Scan) -> Result<Self, Problem> {
+        let (shape, datatype, scaling, affine) = (scan.shape(), scan.datatype, scan.scaling, scan.affine());
+        let header = Header::new(shape, 1, datatype, &affine, 0.0)?.with_scaling(scaling)?;
+        let geometry = Geometry { affine, source: FormSource::Dicom };
+        Ok(Self { shape, frames: 1, datatype, geometry, scaling, header, mgh: None, warnings: Vec::new() })
+    }
+
     /// Where the voxels lie.
     pub fn grid(&self) -> Grid {
         Grid { shape: self.shape, affine: self.geometry.affine }
@@ -86,16 +96,27 @@ pub struct Image {
     data: Vec<u8>,
 }
 
-/// Reads the header of an image (of a pair, by either of its files).
+/// Reads the header of an image (of a pair, by either of its files; of a series of DICOM, by its folder or any file of it).
 pub fn read_info(path: impl AsRef<Path>) -> Result<Info, VolumeError> {
     let path = path.as_ref();
+    if let Some(series) = dicom::Series::at(path)? {
+        return series.scan().and_then(|scan| Info::of(&scan).map_err(|problem| problem.at(path)));
+    }
     open(path).and_then(|mut opened| opened.info()).map_err(|problem| problem.at(path))
 }
 
-/// Reads an image (a pair by either of its files): the header and the voxels of the chosen
-/// volumes.
+/// Reads an image (a pair by either of its files, a series of DICOM by its folder or any file of it): the header and the
+/// voxels of the chosen volumes.
 pub fn read(path: impl AsRef<Path>, choice: FrameChoice) -> Result<Image, VolumeError> {
     let path = path.as_ref();
+    if let Some(series) = dicom::Series::at(path)? {
+        if let FrameChoice::One(wanted @ 1..) = choice {
+            return Err(Problem::NoSuchFrame { wanted, frames: 1 }.at(path));
+        }
+        let scan = series.scan()?;
+        let info = Info::of(&scan).map_err(|problem| problem.at(path))?;
+        return Ok(Image { path: path.to_path_buf(), info, held: 1, data: scan.read()? });
+    }
     open(path).and_then(|opened| opened.image(path, choice)).map_err(|problem| problem.at(path))
 }
 
@@ -108,8 +129,11 @@ pub fn read_single(path: impl AsRef<Path>) -> Result<Image, VolumeError> {
     })
 }
 
-/// The files that hold an image: one, or the header and the voxels of a pair.
+/// The files that hold an image: one, the header and the voxels of a pair, or those of a series.
 pub fn files(path: &Path) -> Vec<PathBuf> {
+    if let Ok(Some(series)) = dicom::Series::at(path) {
+        return series.files();
+    }
     match (sibling(path, "img", "hdr"), sibling(path, "hdr", "img")) {
         (Some(header), _) => vec![header, path.to_path_buf()],
         (None, Some(voxels)) => vec![path.to_path_buf(), voxels],
@@ -393,7 +417,7 @@ impl Image {
         &self.info
     }
 
-    /// The NIfTI header as read; of an MGH file, one that says the same.
+    /// The NIfTI header as read; of an MGH file or a series of DICOM, one that says the same.
     pub fn header(&self) -> &Header {
         &self.info.header
     }

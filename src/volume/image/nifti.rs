@@ -223,6 +223,14 @@ impl Header {
         Self::parse(&bytes)
     }
 
+    /// The same with this slope and intercept.
+    pub(super) fn with_scaling(&self, (slope, intercept): (f64, f64)) -> Result<Self, Problem> {
+        let mut out = Writer::new(self);
+        out.put_float(out.layout.scl_slope, 0, slope);
+        out.put_float(out.layout.scl_inter, 0, intercept);
+        Self::parse(&out.raw)
+    }
+
     fn parse_as(version: Version, raw: &[u8]) -> Result<Self, Problem> {
         let layout = version.layout();
         let little = Reader { raw, endianness: Endianness::Little };
@@ -659,9 +667,7 @@ pub(super) fn extension_records(region: &[u8], endianness: Endianness) -> (usize
 fn other_format(bytes: &[u8]) -> Problem {
     let starts = |magic: &[u8]| bytes.starts_with(magic);
     let little = |n: i32| starts(&n.to_le_bytes()) || starts(&n.to_be_bytes());
-    let (found, remedy) = if bytes.get(128..132) == Some(b"DICM") {
-        ("DICOM", "convert the series with dcm2niix")
-    } else if starts(b"NRRD") {
+    let (found, remedy) = if starts(b"NRRD") {
         ("NRRD", "convert it, for example with 3D Slicer")
     } else if starts(b"ObjectType") || starts(b"NDims") {
         ("MetaImage", "convert it, for example with SimpleITK")
@@ -674,7 +680,7 @@ fn other_format(bytes: &[u8]) -> Problem {
     } else if bytes.len() < ONE.size {
         return Problem::TooShort(bytes.len());
     } else {
-        ("something else", "pass a .nii, .nii.gz or .mgz file")
+        ("something else", "pass a .nii, .nii.gz or .mgz file, or a folder of DICOM")
     };
     Problem::OtherFormat { found, remedy }
 }
