@@ -13,7 +13,7 @@ use trephine::volume::image::FrameChoice;
 
 use super::json::named;
 use super::report::{REPORT_HTML, write_page};
-use super::strip::{heads_done, say_left, summary};
+use super::strip::{heads_done, outcome, say_left, summary};
 use super::{ModelOptions, Outcome, Session, names_of, usage};
 
 /// Strip the anatomical scans of a BIDS data set into a data set of derivatives
@@ -126,14 +126,13 @@ impl Options {
             stop: session.interrupt.stop_of_batch(jobs.len()),
         };
         let mut adapter = None;
-        let (dtype, tuning) = (self.model.dtype.into(), self.model.tuning);
         let open = async || -> anyhow::Result<Stripper> {
-            let gpu = session.gpu().await?;
-            adapter = Some(gpu.summary.clone());
-            Ok(Stripper::of_several(&gpu, &models, dtype, &tuning.load(&gpu)).await?)
+            let (stripper, device) = self.model.stripper(session, &models).await?;
+            adapter = Some(device);
+            Ok(stripper)
         };
         let keeping = Keeping {
-            made: session.provenance(batch::settings(&options, dtype)),
+            made: session.provenance(batch::settings(&options, self.model.dtype.into())),
             earlier,
             keeper: Box::new(Records::new(scans, &self.out)),
         };
@@ -143,11 +142,7 @@ impl Options {
         let Finished { rows, left } = finished?;
         session.terminal.note(&format!("{}; derivatives: {}", summary(&rows), self.out.display()));
         say_left(session.terminal, &rows, &left, "the same command goes on");
-        let outcome = match rows.iter().any(|row| row.error.is_some()) {
-            _ if !left.is_empty() => Outcome::Interrupted,
-            true => Outcome::SomeFailed,
-            false => Outcome::Done,
-        };
+        let outcome = outcome(&rows, &left);
         let left = left.iter().map(|path| named(path)).collect();
         session.terminal.json(&Summary { adapter, heads: rows, left })?;
         Ok(outcome)

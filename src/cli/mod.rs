@@ -37,13 +37,13 @@ use std::sync::Arc;
 use anyhow::anyhow;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
-use trephine::gpu::{DeviceClass, Gpu, GpuOptions};
+use trephine::gpu::{AdapterSummary, DeviceClass, Gpu, GpuOptions};
 use trephine::graph::Tuning;
 use trephine::model::{Model, WeightFile};
 use trephine::pipeline::PipelineError;
 use trephine::pipeline::batch::Provenance;
 use trephine::pipeline::bias::N4Options;
-use trephine::pipeline::strip::N4Choice;
+use trephine::pipeline::strip::{N4Choice, Stripper};
 use trephine::pipeline::tuning_cache;
 use trephine::tensor::DType;
 
@@ -476,6 +476,18 @@ impl ModelOptions {
             (None, None) => "default",
         };
         session.load_models(names)
+    }
+
+    /// These models on the device, and which device that is.
+    async fn stripper(
+        &self,
+        session: &Session,
+        models: &[Model],
+    ) -> anyhow::Result<(Stripper, AdapterSummary)> {
+        let gpu = session.gpu().await?;
+        let tuning = self.tuning.load(&gpu);
+        let stripper = Stripper::of_several(&gpu, models, self.dtype.into(), &tuning).await?;
+        Ok((stripper, gpu.summary.clone()))
     }
 
     fn n4_choice(&self) -> N4Choice {

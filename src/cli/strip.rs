@@ -332,23 +332,26 @@ impl Options {
             stop: session.interrupt.stop_of_batch(heads),
         };
         let mut adapter = None;
-        let (dtype, tuning) = (self.model.dtype.into(), self.model.tuning);
         let open = async || -> anyhow::Result<Stripper> {
-            let gpu = session.gpu().await?;
-            adapter = Some(gpu.summary.clone());
-            Ok(Stripper::of_several(&gpu, &models, dtype, &tuning.load(&gpu)).await?)
+            let (stripper, device) = self.model.stripper(session, &models).await?;
+            adapter = Some(device);
+            Ok(stripper)
         };
         let report = batch.as_ref().map(|(out, _)| out.join(REPORT_CSV));
         let keeping = batch.map(|(out, earlier)| {
             let inputs = jobs.iter().map(|job| job.input.clone()).collect();
             let keeper = Box::new(BatchReport::new(&out, inputs, &earlier));
-            Keeping { made: session.provenance(batch::settings(&options, dtype)), earlier, keeper }
+            Keeping {
+                made: session.provenance(batch::settings(&options, self.model.dtype.into())),
+                earlier,
+                keeper,
+            }
         });
         let done = heads_done(session.terminal, heads);
         let finished = batch::run(jobs, &options, keeping, open, done).await;
         session.terminal.clear_bar();
         let Finished { rows, left } = finished?;
-        let failed = rows.iter().filter(|row| row.error.is_some()).count();
+        let outcome = outcome(&rows, &left);
         if let Some(report) = &report {
             session.terminal.note(&format!("{}; report: {}", summary(&rows), report.display()));
         }
@@ -359,11 +362,16 @@ impl Options {
             heads: rows,
             left: left.iter().map(|path| named(path)).collect(),
         })?;
-        Ok(match failed {
-            _ if !left.is_empty() => Outcome::Interrupted,
-            0 => Outcome::Done,
-            _ => Outcome::SomeFailed,
-        })
+        Ok(outcome)
+    }
+}
+
+/// How a batch ended, for the exit code.
+pub(super) fn outcome(rows: &[Row], left: &[PathBuf]) -> Outcome {
+    match rows.iter().any(|row| row.error.is_some()) {
+        _ if !left.is_empty() => Outcome::Interrupted,
+        true => Outcome::SomeFailed,
+        false => Outcome::Done,
     }
 }
 

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::formats::{NamedTensors, is_torch, read_tensors};
 use super::published::recognise;
-use super::{Model, ModelError};
+use super::{Model, ModelError, hex};
 
 static WEIGHTS: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/weights");
 
@@ -85,7 +85,7 @@ impl WeightFile {
 
     /// SHA-256 of the file, in hexadecimal: which weights they are, whatever their name.
     pub fn sha256(&self) -> String {
-        Sha256::digest(&self.bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+        hex(&Sha256::digest(&self.bytes))
     }
 
     /// The model in it: one of ours, or a published network that is recognised by its tensors.

@@ -29,6 +29,11 @@ pub use training::{LossKind, OptimiserSpec, TrainingGraph, is_of_optimiser, weig
 pub use unet::{article, residual_unet};
 pub use weights::{Model, ModelCard, Tensors, Usual, initialise, weights_of_first, weights_of_fold};
 
+/// A hash in hexadecimal, as programs that check one print it.
+pub(crate) fn hex(hash: &[u8]) -> String {
+    hash.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// What can go wrong with a network or its weights.
 #[derive(Debug, Error)]
 pub enum ModelError {

@@ -1,5 +1,6 @@
 //! Weights: named tensors with the description and the model card, in safetensors files.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -261,15 +262,18 @@ fn behind(tensors: &Tensors, prefix: &str) -> Tensors {
 }
 
 /// One set of weights of a network's own layers.
-pub fn weights_of_fold(description: &Description, tensors: &Tensors, fold: usize) -> Tensors {
+pub fn weights_of_fold<'a>(description: &Description, tensors: &'a Tensors, fold: usize) -> Cow<'a, Tensors> {
+    if description.folds <= 1 && description.first.is_none() {
+        return Cow::Borrowed(tensors);
+    }
     let mut own = behind(tensors, &fold_prefix(fold));
-    if fold == 0 && (description.folds > 1 || description.first.is_some()) {
+    if fold == 0 {
         own.retain(|name, _| {
             !name.starts_with(FIRST_PREFIX)
                 && (1..description.folds).all(|n| !name.starts_with(&fold_prefix(n)))
         });
     }
-    own
+    Cow::Owned(own)
 }
 
 /// The weights of the network that looks first.

@@ -22,7 +22,7 @@ pub(super) struct Network {
     gpu: Arc<Gpu>,
     /// Folded for inference.
     description: Description,
-    /// The weights of each fold.
+    /// The weights of each fold; none where the device holds the only ones for good.
     folds: Vec<Tensors>,
     dtype: DType,
     tuning: Arc<Tuning>,
@@ -78,6 +78,9 @@ impl Network {
         // Grids that are fitted to a volume are not known yet.
         if !matches!(description.input.centre, Centre::Voxels { fit: Fit::Padded { .. }, .. }) {
             network.compile(description.input.shape).await?;
+            if let ([_], Some(compiled)) = (&network.folds[..], &mut network.compiled) {
+                (network.folds, compiled.weights) = (Vec::new(), None);
+            }
         }
         Ok(network)
     }
@@ -97,19 +100,22 @@ impl Network {
             return Ok(());
         }
         self.compiled = None;
+        assert!(!self.folds.is_empty(), "a grid that is not fitted to volumes keeps its extents");
         let most = self.gpu.caps.max_binding;
-        let (mut description, mut weights) = (None, Vec::new());
-        for tensors in &self.folds {
-            if let Some((split, tensors)) =
-                split_channels(&self.description, tensors, shape, self.dtype, most)?
-            {
-                description = Some(split);
+        let mode = Mode::Inference(self.dtype);
+        let mut network = build(&self.description, 1, shape, mode)?;
+        let mut weights = Vec::new();
+        if network.graph.values.iter().any(|value| value.desc.bytes() > most) {
+            for tensors in &self.folds {
+                let split = split_channels(&self.description, tensors, shape, self.dtype, most)?;
+                let Some((description, tensors)) = split else { break };
+                if weights.is_empty() {
+                    network = build(&description, 1, shape, mode)?;
+                }
                 weights.push(tensors);
             }
         }
         let weights = (!weights.is_empty()).then_some(weights);
-        let description = description.as_ref().unwrap_or(&self.description);
-        let network = build(description, 1, shape, Mode::Inference(self.dtype))?;
         let options = ExecutorOptions { tuning: Arc::clone(&self.tuning), ..ExecutorOptions::default() };
         let executor = Executor::new(&self.gpu, network.graph, options)?;
         if let [only] = weights.as_ref().unwrap_or(&self.folds).as_slice() {
@@ -158,9 +164,10 @@ impl Network {
         self.compile(shape).await?;
         let compiled = self.compiled.as_ref().expect("compiled just now");
         let mut sum: Option<GpuTensor> = None;
-        for weights in compiled.weights.as_ref().unwrap_or(&self.folds) {
-            if self.folds.len() > 1 {
-                load(&compiled.executor, weights).await?;
+        let folds = self.description.folds.max(1);
+        for fold in 0..folds {
+            if folds > 1 {
+                load(&compiled.executor, &compiled.weights.as_ref().unwrap_or(&self.folds)[fold]).await?;
             }
             self.gpu.copy(input, compiled.executor.tensor(compiled.input), 0)?;
             compiled.executor.run()?;
@@ -172,7 +179,7 @@ impl Network {
             });
         }
         let sum = sum.expect("a network has weights");
-        match self.folds.len() {
+        match folds {
             1 => Ok(sum),
             n => Ok(run_op1(&self.gpu, &Scale { factor: 1.0 / n as f32 }, &[&sum])?),
         }

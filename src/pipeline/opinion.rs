@@ -31,6 +31,7 @@ const TTA_SHIFTS: [DVec3; 4] = [
 
 /// Logit of voxels outside the network's grid: certainly not brain.
 const OUTSIDE_LOGIT: f32 = -20.0;
+
 /// A model on a device.
 pub(super) struct Member {
     gpu: Arc<Gpu>,

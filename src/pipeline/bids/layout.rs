@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::super::PipelineError;
-use super::super::batch::Outputs;
+use super::super::batch::{DESCRIPTION, Outputs};
 use crate::volume::image::strip_suffix;
 
 /// Which scans are wanted.
@@ -51,9 +51,6 @@ pub struct Found {
 
 /// Folder of a data set of derivatives for what became of each scan.
 pub(super) const LOGS: &str = "logs";
-
-/// The file that a data set says in what it is.
-pub const DESCRIPTION: &str = "dataset_description.json";
 
 /// Finds the anatomical scans (`sub-*/[ses-*/]anat/*.nii[.gz]`) of a data set that are wanted.
 ///

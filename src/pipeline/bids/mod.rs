@@ -14,9 +14,11 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use layout::LOGS;
-pub use layout::{DESCRIPTION, Found, Query, Scan, find};
+pub use layout::{Found, Query, Scan, find};
 
-use super::batch::{Earlier, Job, Keeper, Outputs, Provenance, Row, read_rows, write_report, write_rows};
+use super::batch::{
+    DESCRIPTION, Earlier, Job, Keeper, Outputs, Provenance, Row, read_rows, write_report, write_rows,
+};
 use super::{PipelineError, write_whole};
 use crate::volume::pairs::relative;
 

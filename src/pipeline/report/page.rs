@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 
 use super::outliers::{OUTLIER, suspicions, usual_volume};
 use super::thumbnail;
+use crate::model::hex;
 use crate::pipeline::batch::Row;
 use crate::pipeline::{PipelineError, write_whole};
 use crate::volume::pairs::relative;
@@ -154,7 +155,7 @@ fn html(subject: &Subject<'_>, output: &Path) -> (String, Missing) {
 fn id_of(rows: &[Row]) -> String {
     let paths: BTreeSet<String> = rows.iter().map(|row| row.path.display().to_string()).collect();
     let hash = Sha256::digest(paths.into_iter().collect::<Vec<_>>().join("\n"));
-    hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    hex(&hash[..8])
 }
 
 /// Versions and models that the heads were stripped with.
