@@ -100,6 +100,7 @@ fn still() -> Synthesis {
         scale: 0.0,
         elastic_mm: 0.0,
         skull: 0.0,
+        squeezed: 0.0,
         atrophy: 0.0,
         epi: 0.0,
         noise: 0.0,
@@ -152,6 +153,46 @@ fn the_mask_stays_on_the_brain_wherever_the_field_of_view_ends() {
         cut += usize::from((marked as f64) < 0.95 * whole);
     }
     assert!(cut > 2, "hardly any field of view cuts the brain: {cut} of 12");
+}
+
+/// How far each marked voxel of a head lies out, in units of the ellipsoids' half axes, and each that is not.
+fn radii(map: &LabelMap, head: &SyntheticHead, mask: &[u8]) -> [Vec<f64>; 2] {
+    let to_map = map.grid.affine.inverse() * head.image.affine;
+    let extents = DVec3::from_array(SHAPE.map(|n| n as f64));
+    let Xyz([nx, ny, _]) = head.image.shape;
+    let mut found = [Vec::new(), Vec::new()];
+    for (ix, &value) in mask.iter().enumerate() {
+        let at = DVec3::new((ix % nx) as f64, (ix / nx % ny) as f64, (ix / nx / ny) as f64);
+        let scaled =
+            (to_map.transform_point3(at) - (extents - 1.0) / 2.0) / (DVec3::new(0.42, 0.45, 0.44) * extents);
+        found[usize::from(value == 0)].push(scaled.length());
+    }
+    found
+}
+
+/// Tissue and ventricles end at 0.7, fluid at 0.78: in a squeezed head the skull comes nearer and the film gets thinner.
+#[test]
+fn the_fluid_round_the_brain_is_told_from_it_and_can_be_squeezed() {
+    let Some(gpu) = gpu() else { return };
+    let folder = Folder::new();
+    let map = read(&folder);
+    let whole =
+        Synthesis { field_of_view: 0.0, padding: 0.0, slices: 0.0, coarse: 0.0, blur_mm: 0.0, ..still() };
+    let squeezed = Synthesis { squeezed: 1.0, ..whole.clone() };
+    for seed in 0..4 {
+        let head = make(&gpu, &map, &whole, seed, None);
+        let (brain, inner) = (wait(head.mask(&gpu)).unwrap(), wait(head.mask_without_csf(&gpu)).unwrap());
+        assert!(inner.iter().zip(&brain).all(|(inner, brain)| inner <= brain), "seed {seed}");
+        let [marked, others] = radii(&map, &head, &inner);
+        assert!(marked.iter().all(|&r| r < 0.73), "seed {seed}: fluid is marked");
+        assert!(others.iter().all(|&r| r > 0.66), "seed {seed}: tissue or a ventricle is not marked");
+        let film = |head: &SyntheticHead| {
+            let part = |part| wait(gpu.download::<f32>(part)).unwrap().iter().sum::<f32>();
+            part(&head.brain.tensor) - part(&head.no_csf.tensor)
+        };
+        let thin = film(&make(&gpu, &map, &squeezed, seed, None));
+        assert!(thin < 0.9 * film(&head), "seed {seed}: {thin} of {}", film(&head));
+    }
 }
 
 /// A cord of white matter down to the lower face is no brain, whichever way the map is stored.
@@ -278,7 +319,7 @@ fn a_run_with_label_maps_resumes_exactly() {
     }
     const RUN: &str = "batch = 2\nsteps_per_epoch = 3\nvalidation_fraction = 0.3\nwarmup_steps = 1\ncosine = false\n\
                        [network]\nkind = \"residual-unet\"\nname = \"tiny\"\nwidths = [4, 8]\nshape = [16, 16, 16]\n\
-                       voxel_mm = 12.0\n[augmentation]\nfaults = 1.0\n[synthesis]\nshare = 0.5\n";
+                       voxel_mm = 12.0\nno_csf = true\n[augmentation]\nfaults = 1.0\n[synthesis]\nshare = 0.5\n";
     let folder = Folder::new();
     map(&folder);
     let maps = folder.put("maps.tsv", b"image\tfamily\nmap.nii\tlabels.toml\n").display().to_string();
@@ -317,4 +358,19 @@ fn a_run_with_label_maps_resumes_exactly() {
     assert!(weights("whole") == weights("parts"), "a resumed run equals one without a stop");
     let without = run("other", &["--config", &config, "--epochs", "1"]);
     assert!(String::from_utf8_lossy(&without.stderr).contains("needs label maps"), "{without:?}");
+
+    // A network with one output begins with what this one says of the brain, and this one with what that one says.
+    let one = folder.put("one.toml", RUN.replace("no_csf = true\n", "").as_bytes()).display().to_string();
+    let both = folder.path("whole/last.safetensors").display().to_string();
+    let child =
+        [&["--config", &one, "--epochs", "1", "--name", "one", "--init", &both][..], &labelled].concat();
+    assert!(done(run("one", &child)).contains("the one to train will not"));
+    let parent = folder.path("one/last.safetensors").display().to_string();
+    let child =
+        [&["--config", &config, "--epochs", "1", "--name", "two", "--init", &parent][..], &labelled].concat();
+    assert!(done(run("two", &child)).contains("begins as what is brain"));
+    let alone =
+        folder.put("alone.toml", RUN.replace("share = 0.5", "share = 0.0").as_bytes()).display().to_string();
+    let refused = run("three", &["--config", &alone, "--epochs", "1"]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("network.no_csf is true"), "{refused:?}");
 }

@@ -443,6 +443,7 @@ fn mirror_of_the_input(input: GridSpec) -> Model {
         layers: vec![layer],
         output: "out".into(),
         answer: AnswerKind::Logit,
+        no_csf: None,
         first: None,
         folds: 1,
     };

@@ -2,7 +2,7 @@
 //   DICE:  dice_factor * ((2 I + s) / (U + s)^2 - 2 y / (U + s)) p q
 //   BCE:   pointwise_factor * (p - y)
 //   FOCAL: pointwise_factor * ((1-alpha) (1-y) p^gamma (p - gamma q log q) - alpha y q^gamma (q - gamma p log p))
-// all times the upstream scalar.
+// all times the upstream scalar; 0 for voxels that are not judged, those with y < 0.
 // Inputs: z, y [n] f32 (a piece of the batch), sums [rows] vec4 f32 (I, P, Y, -), dloss [1] f32.
 // Output: dz [n] f32. One invocation a voxel. Cost: about 30 flops, 12 bytes a voxel.
 #import "lib/index.wgsl"
@@ -51,6 +51,6 @@ fn main(@builtin(global_invocation_id) global: vec3<u32>, @builtin(num_workgroup
         grad += params.pointwise_factor
             * ((1.0 - params.alpha) * (1.0 - target_y) * alarm - params.alpha * target_y * miss);
 #endif
-        dz[i] = dloss[0] * grad;
+        dz[i] = select(0.0, dloss[0] * grad, target_y >= 0.0);
     }
 }

@@ -1,6 +1,7 @@
 // First stage of overlap_counts: partial sums over CHUNK voxels of one sample, with p = sigmoid(z),
 // hard p = z >= cutoff and hard y = y >= 0.5:
 //   (hard p and hard y, hard p, hard y, sum p y, sum p, sum y)
+// over the voxels that are judged, those with y >= 0.
 // Inputs: z, y [samples, voxels] f32 (a piece of the batch). Output: partials [all samples, groups, 6] f32.
 // Grid: [groups, samples]; 64 invocations stride over the chunk. 1 KiB of workgroup memory.
 // Cost: about 15 flops and 8 bytes a voxel.
@@ -30,6 +31,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     var soft = vec4<f32>(0.0);
     for (var v = begin + local; v < end; v += 64u) {
         let target_y = y[base + v];
+        if target_y < 0.0 {
+            continue;
+        }
         let logit = z[base + v];
         let p = sigmoid(logit);
         let hard_p = select(0.0, 1.0, logit >= params.cutoff);

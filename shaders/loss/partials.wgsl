@@ -1,6 +1,6 @@
 // First stage of the losses: partial sums over CHUNK voxels of one sample, with p = sigmoid(z):
 //   (sum p y, sum p, sum y, sum of the pointwise loss)
-// DICE fills the first three. The pointwise loss is, where y may be soft,
+// over the voxels that are judged, those with y >= 0. DICE fills the first three. The pointwise loss is, where y may be soft,
 //   BCE:   -y log p - (1-y) log(1-p)
 //   FOCAL: -alpha y (1-p)^gamma log p - (1-alpha) (1-y) p^gamma log(1-p)
 // Inputs: z, y [samples, voxels] f32 (a piece of the batch). Output: partials [all samples, groups] vec4 f32.
@@ -31,6 +31,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     var sums = vec4<f32>(0.0);
     for (var v = begin + local; v < end; v += 64u) {
         let target_y = y[base + v];
+        if target_y < 0.0 {
+            continue;
+        }
         let at = logistic(z[base + v]);
 #ifdef DICE
         sums += vec4<f32>(at.p * target_y, at.p, target_y, 0.0);

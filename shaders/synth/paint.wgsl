@@ -2,13 +2,14 @@
 //   p = M o + u(o), pulled along the envelope's gradient outside the brain; every quantity of the map is interpolated
 //   linearly at p, so that a voxel across a border holds its parts of both sides (partial volume).
 //   image = mean + spread (n + coarse t(o)), brain = inside * [envelope <= film], softened over soft_mm
+//   no_csf = brain, and tissue or ventricle: what is left of the brain without the fluid round it
 // map [D, H, W] u32: bits 0-7 the class, 8-19 the signed distance to the envelope in steps of step_mm from -2048, 20-25
 // and 26-31 the depth below the outer fluid and the distance from the ventricles in quarters of a mm.
 // rows [3, D', H', points] and texture_rows [1, D', H', texture_points]: lattices contracted along d and h
 // (augment/lattice_rows.wgsl), of the displacement in voxels of the map and of the texture t. table [classes, 4]: mean,
 // spread, 1 for tissue, 1 for what may be brain; class 0 is what lies beyond the map. lesions [L, 8]: centre d, h, w in
-// voxels of the map, 0, half axes in voxels, mean; half axes of 0 make none. seed [2] u32; n standard normal by voxel.
-// Outputs: image, brain [D', H', W'] f32.
+// voxels of the map, 0, half axes in voxels, mean; half axes of 0 make none. n standard normal by voxel, from the seed.
+// Outputs: image, brain, no_csf [D', H', W'] f32.
 // One invocation an output voxel. Cost: about 400 flops and, from cache, 80 bytes a voxel.
 #import "lib/index.wgsl"
 #import "lib/bspline.wgsl"
@@ -29,11 +30,14 @@ struct Params {
     film_mm: f32,
     soft_mm: f32,
     pull: f32,
+    pull_from_mm: f32,
     farthest_mm: f32,
     erosion_mm: f32,
     growth_mm: f32,
     fluid: f32,
     coarse: f32,
+    seed_low: u32,
+    seed_high: u32,
 }
 
 @group(0) @binding(0) var<storage, read> map: array<u32>;
@@ -41,9 +45,9 @@ struct Params {
 @group(0) @binding(2) var<storage, read> texture_rows: array<f32>;
 @group(0) @binding(3) var<storage, read> table: array<vec4<f32>>;
 @group(0) @binding(4) var<storage, read> lesions: array<vec4<f32>>;
-@group(0) @binding(5) var<storage, read> seed: array<u32>;
-@group(0) @binding(6) var<storage, read_write> image: array<f32>;
-@group(0) @binding(7) var<storage, read_write> brain: array<f32>;
+@group(0) @binding(5) var<storage, read_write> image: array<f32>;
+@group(0) @binding(6) var<storage, read_write> brain: array<f32>;
+@group(0) @binding(7) var<storage, read_write> no_csf: array<f32>;
 @group(0) @binding(8) var<uniform> params: Params;
 
 const BEYOND: u32 = 0xFFF00u;
@@ -112,7 +116,7 @@ fn main(@builtin(global_invocation_id) global: vec3<u32>, @builtin(num_workgroup
         let s = envelope_at(p);
         let gradient = s.yzw / params.voxel_mm.xyz;
         let way = gradient / max(length(gradient), 0.25);
-        p += way * params.pull * clamp(s.x - params.film_mm, 0.0, params.farthest_mm) / params.voxel_mm.xyz;
+        p += way * params.pull * clamp(s.x - params.pull_from_mm, 0.0, params.farthest_mm) / params.voxel_mm.xyz;
     }
 
     let base = floor(p);
@@ -131,9 +135,13 @@ fn main(@builtin(global_invocation_id) global: vec3<u32>, @builtin(num_workgroup
     }
     var tissue = found.z;
     var value = found.x;
+    // Ventricles end half a soft border beyond their own: tissue takes over there without a gap.
+    let ventricle = ramp(0.5 * params.soft_mm - distances.z, params.soft_mm);
+    var outer_kept = 1.0;
     if params.erosion_mm > 0.0 || params.growth_mm > 0.0 {
-        let kept = select(1.0, ramp(distances.y - params.erosion_mm, params.soft_mm), params.erosion_mm > 0.0)
-            * select(1.0, ramp(distances.z - params.growth_mm, params.soft_mm), params.growth_mm > 0.0);
+        outer_kept = select(1.0, ramp(distances.y - params.erosion_mm, params.soft_mm), params.erosion_mm > 0.0);
+        let inner_kept = select(1.0, ramp(distances.z - params.growth_mm, params.soft_mm), params.growth_mm > 0.0);
+        let kept = outer_kept * inner_kept;
         value += (1.0 - kept) * (tissue * params.fluid - of_tissue);
         tissue *= kept;
     }
@@ -144,7 +152,10 @@ fn main(@builtin(global_invocation_id) global: vec3<u32>, @builtin(num_workgroup
             value += tissue * ramp(1.0 - r, 0.25) * (axes.w - value);
         }
     }
-    let n = normal(vec2<u32>(seed[0], seed[1]), 0u, i).x;
+    let n = normal(vec2<u32>(params.seed_low, params.seed_high), 0u, i).x;
     image[i] = value + found.y * (n + params.coarse * t);
-    brain[i] = found.w * ramp(params.film_mm - params.erosion_mm - distances.x, params.soft_mm);
+    let whole = found.w * ramp(params.film_mm - params.erosion_mm - distances.x, params.soft_mm);
+    brain[i] = whole;
+    // Tissue that a growing ventricle took is inside it.
+    no_csf[i] = min(whole, max(found.z * outer_kept, ventricle));
 }

@@ -313,12 +313,17 @@ impl Options {
             ));
         }
         let Task { jobs, batch } = self.task(session)?;
-        let models = self.model.load(session)?;
+        let mut models = self.model.load(session)?;
         if self.no_csf {
-            bail!(
-                "model {}: does not offer --no-csf; leave it out, or name a model that does",
-                models[0].description.name
-            );
+            for model in &mut models {
+                let Some(without) = model.answering(true) else {
+                    bail!(
+                        "model {}: does not offer --no-csf; leave it out, or name a model that does",
+                        model.description.name
+                    );
+                };
+                *model = without;
+            }
         }
         let heads = jobs.len();
         let options = BatchOptions {

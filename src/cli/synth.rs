@@ -45,6 +45,9 @@ pub(super) struct Options {
     /// Mask of its brain to write, uint8
     #[arg(short, long, value_name = "FILE", requires = "output")]
     mask: Option<PathBuf>,
+    /// Mask of its brain without the CSF round it to write, uint8
+    #[arg(long, value_name = "FILE", requires = "output")]
+    mask_no_csf: Option<PathBuf>,
     /// Picture of many heads to write, with the outlines of their brains
     #[arg(long, value_name = "PNG", conflicts_with = "output")]
     sheet: Option<PathBuf>,
@@ -96,7 +99,8 @@ impl Options {
         if self.background.is_some_and(|value| !value.is_finite()) {
             return Err(usage("--background must be a finite number"));
         }
-        let images: Vec<&Path> = self.output.iter().chain(&self.mask).map(PathBuf::as_path).collect();
+        let images: Vec<&Path> =
+            self.output.iter().chain(&self.mask).chain(&self.mask_no_csf).map(PathBuf::as_path).collect();
         check_outputs(&images, &[&self.labels])?;
         for output in images.into_iter().chain(self.sheet.as_deref()) {
             check_folder(output)?;
@@ -155,9 +159,12 @@ impl Options {
         if let Some(output) = &self.mask {
             image::write_new_mask(output, shape, &affine, &mask, &source)?;
         }
+        if let Some(output) = &self.mask_no_csf {
+            image::write_new_mask(output, shape, &affine, &head.mask_without_csf(gpu).await?, &source)?;
+        }
         let voxels = mask.iter().filter(|&&v| v != 0).count();
         let brain_ml = voxels as f64 * head.image.voxel_volume_ml();
-        for output in self.output.iter().chain(&self.mask) {
+        for output in self.output.iter().chain(&self.mask).chain(&self.mask_no_csf) {
             session.terminal.note(&format!("wrote {}", output.display()));
         }
         let contrast = format!("{:?}", head.contrast);
@@ -166,6 +173,7 @@ impl Options {
             "adapter": gpu.summary,
             "output": self.output.as_deref().map(named),
             "mask": self.mask.as_deref().map(named),
+            "mask_no_csf": self.mask_no_csf.as_deref().map(named),
             "seed": self.seed,
             "contrast": contrast,
             "brain_ml": brain_ml,

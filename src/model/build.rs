@@ -45,6 +45,8 @@ pub struct BuiltNetwork {
     pub input: ValueId,
     /// Logits `[N, 1, D, H, W]`.
     pub logits: ValueId,
+    /// Those of the brain without the CSF round it, where the description says both.
+    pub no_csf: Option<ValueId>,
     /// `[seed, step]` of dropout, when the network has any and is trained.
     pub dropout_seed: Option<ValueId>,
     /// Output of every layer by name.
@@ -265,14 +267,26 @@ pub fn build(
         }
     }
     builder.graph.set_scope("");
-    let answer = layers.get(&description.output).copied().ok_or_else(|| ModelError::Layer {
-        layer: description.output.clone(),
-        reason: "is named as the output but does not exist".to_owned(),
-    })?;
-    let mut logits = builder.logits(&description.output, answer, description.answer)?;
-    if half {
-        logits = builder.graph.apply1(Cast { to: DType::F32 }, &[logits])?;
-    }
-    builder.graph.mark_output(logits);
-    Ok(BuiltNetwork { graph: builder.graph, input, logits, dropout_seed: builder.dropout_seed, layers })
+    let mut logits_of = |output: &String| -> Result<ValueId, ModelError> {
+        let answer = layers.get(output).copied().ok_or_else(|| ModelError::Layer {
+            layer: output.clone(),
+            reason: "is named as an output but does not exist".to_owned(),
+        })?;
+        let mut logits = builder.logits(output, answer, description.answer)?;
+        if half {
+            logits = builder.graph.apply1(Cast { to: DType::F32 }, &[logits])?;
+        }
+        builder.graph.mark_output(logits);
+        Ok(logits)
+    };
+    let logits = logits_of(&description.output)?;
+    let no_csf = description.no_csf.as_ref().map(logits_of).transpose()?;
+    Ok(BuiltNetwork {
+        graph: builder.graph,
+        input,
+        logits,
+        no_csf,
+        dropout_seed: builder.dropout_seed,
+        layers,
+    })
 }

@@ -1,5 +1,7 @@
 //! A network as data: its input grid, its layers and its output, as stored in a weight file's metadata.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use crate::ops::activation::{Activate, Activation, GeluForm};
@@ -22,12 +24,32 @@ pub struct Description {
     /// What the answer means.
     #[serde(default, skip_serializing_if = "AnswerKind::is_logit")]
     pub answer: AnswerKind,
+    /// The layer whose output says the same of the brain without the CSF round it, where the network says both.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub no_csf: Option<String>,
     /// A network that looks at the volume first, to find the brain that this one's grid is laid round.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first: Option<Box<Description>>,
     /// Sets of weights, of which each is asked; the mean of their logits counts.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub folds: usize,
+}
+
+impl Description {
+    /// The same network with the layers alone that its answer needs: of the brain, or of the brain without the CSF round it,
+    /// where it says that too.
+    pub fn answering(&self, no_csf: bool) -> Option<Self> {
+        let output = if no_csf { self.no_csf.as_ref()? } else { &self.output };
+        let mut needed = BTreeSet::from([output.as_str()]);
+        for layer in self.layers.iter().rev() {
+            if needed.contains(layer.name.as_str()) {
+                needed.extend(layer.inputs.iter().map(String::as_str));
+            }
+        }
+        let needed = |layer: &&Layer| needed.contains(layer.name.as_str());
+        let layers = self.layers.iter().filter(needed).cloned().collect();
+        Some(Self { layers, no_csf: None, output: output.clone(), ..self.clone() })
+    }
 }
 
 fn one() -> usize {

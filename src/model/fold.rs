@@ -3,11 +3,11 @@
 use super::description::*;
 use super::weights::Tensors;
 
-/// The same function with fewer layers: dropout removed, each batch norm folded into the convolution that
+/// The same function with fewer layers: those that its answer does not need and dropout removed, each batch norm folded into the convolution that
 /// alone feeds it (w' = w γ/√(σ²+ε), b' = β + (b − μ) γ/√(σ²+ε)), and each ReLU or leaky ReLU fused into
 /// the convolution that alone feeds it.
 pub fn fold_for_inference(description: &Description, tensors: &Tensors) -> (Description, Tensors) {
-    let mut description = description.clone();
+    let mut description = description.answering(false).expect("every network says what is brain");
     let mut tensors = tensors.clone();
     remove_dropout(&mut description);
     let mut ix = 0;

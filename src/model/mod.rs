@@ -23,10 +23,10 @@ pub use description::{
 };
 pub use fold::fold_for_inference;
 pub use formats::{NamedTensors, is_torch, read_tensors};
-pub use refine::spread_over_blocks;
+pub use refine::{begin_no_csf, spread_over_blocks};
 pub use split::split_channels;
 pub use training::{LossKind, OptimiserSpec, TrainingGraph, is_of_optimiser, weights_of};
-pub use unet::{article, residual_unet};
+pub use unet::{add_no_csf, article, residual_unet};
 pub use weights::{Model, ModelCard, Tensors, Usual, initialise, weights_of_first, weights_of_fold};
 
 /// A hash in hexadecimal, as programs that check one print it.

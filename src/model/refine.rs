@@ -1,7 +1,29 @@
-//! Weights of a network on coarse voxels for the same network that reads and writes blocks of finer ones.
+//! Weights of a network for a network that does more: that reads and writes blocks of finer voxels, or says of the brain
+//! without CSF what it says of the brain.
 
 use super::description::{Description, LayerKind};
+use super::unet::no_csf_twin;
 use super::{Model, Tensors};
+
+/// Lets the layers that say what is brain without CSF (see [`super::add_no_csf`]) begin as those that say what is brain, where
+/// `tensors` lack them; tells whether they did.
+pub fn begin_no_csf(tensors: &mut Tensors, description: &Description) -> bool {
+    let own: Vec<(String, String)> =
+        description.layers.iter().map(|layer| (layer.name.clone(), no_csf_twin(&layer.name))).collect();
+    let mut begun = false;
+    for (layer, twin) in own.iter().filter(|(_, twin)| description.layers.iter().any(|l| l.name == *twin)) {
+        for part in ["weight", "bias"] {
+            let name = format!("{twin}.{part}");
+            if let (false, Some(values)) =
+                (tensors.contains_key(&name), tensors.get(&format!("{layer}.{part}")))
+            {
+                tensors.insert(name, values.clone());
+                begun = true;
+            }
+        }
+    }
+    begun
+}
 
 /// The weights of `parent` with which `finer` computes the same function of the means of blocks: where `finer` reads its
 /// input by a `space_to_depth` and writes its logits by a `depth_to_space` of the same blocks, and `parent` knows neither.

@@ -10,6 +10,7 @@ use super::{ModelError, Tensors};
 use crate::graph::{Executor, Graph, ValueKind};
 use crate::ops::ValueId;
 use crate::ops::constant::Constant;
+use crate::ops::elementwise::Add;
 use crate::ops::loss::{Loss, OverlapCounts};
 use crate::ops::optimizer::{AccumulateSumOfSquares, Adam, AdamForm, ClipFactor, Ema};
 use crate::tensor::{HostTensor, TensorDesc};
@@ -71,8 +72,10 @@ pub struct TrainingGraph {
     pub graph: Graph,
     /// Image batch `[N, 1, D, H, W]`.
     pub input: ValueId,
-    /// Target batch `[N, 1, D, H, W]` in `[0, 1]`.
+    /// Target batch `[N, 1, D, H, W]` in `[0, 1]`, negative where it is not known.
     pub target: ValueId,
+    /// The same of the brain without the CSF round it, where the network says what that is.
+    pub target_no_csf: Option<ValueId>,
     /// See [`Adam::step_state`].
     pub step_state: ValueId,
     /// `[seed, step]`, when the network has dropout.
@@ -104,13 +107,21 @@ impl TrainingGraph {
         loss: LossKind,
         optimiser: &OptimiserSpec,
     ) -> Result<Self, ModelError> {
-        let BuiltNetwork { mut graph, input, logits, dropout_seed, .. } =
+        let BuiltNetwork { mut graph, input, logits, no_csf, dropout_seed, .. } =
             build(description, batch, shape, Mode::Training)?;
         let parameters = graph.parameters();
         let target = graph.input("target", graph.desc(logits).clone());
         let step_state = graph.input("step_state", TensorDesc::f32(&[8]));
         graph.set_scope("loss");
-        let loss = graph.apply(loss.operator(), &[logits, target])?[0];
+        let mut total = graph.apply(loss.operator(), &[logits, target])?[0];
+        let mut target_no_csf = None;
+        if let Some(logits) = no_csf {
+            let target = graph.input("target_no_csf", graph.desc(logits).clone());
+            let further = graph.apply(loss.operator(), &[logits, target])?[0];
+            total = graph.apply1(Add, &[total, further])?;
+            target_no_csf = Some(target);
+        }
+        let loss = total;
         let counts = graph.apply1(OverlapCounts { threshold: 0.5 }, &[logits, target])?;
         let one = graph.constant("one", &HostTensor::new(TensorDesc::f32(&[1]), vec![1.0]));
         let gradients = graph.backward(loss, one, &parameters)?;
@@ -152,6 +163,7 @@ impl TrainingGraph {
             graph,
             input,
             target,
+            target_no_csf,
             step_state,
             dropout_seed,
             loss,

@@ -55,9 +55,38 @@ pub fn article(filters: usize, levels: usize, dropout: f32) -> Description {
         layers: b.layers,
         output,
         answer: AnswerKind::Logit,
+        no_csf: None,
         first: None,
         folds: 1,
     }
+}
+
+/// Name of the layer beside `layer` that [`add_no_csf`] makes.
+pub(super) fn no_csf_twin(layer: &str) -> String {
+    format!("{layer}_no_csf")
+}
+
+/// Lets a network say of the brain without the CSF round it what it says of the brain: a copy of its last convolution, and of
+/// what follows that, reads the same features.
+pub fn add_no_csf(description: &mut Description) {
+    let output = description.output.clone();
+    let mut at = output.clone();
+    let mut copies = Vec::new();
+    while let Some(layer) = description.layers.iter().find(|layer| layer.name == at) {
+        let is_last = matches!(layer.kind, LayerKind::Conv3d { .. });
+        let inputs = if is_last {
+            layer.inputs.clone()
+        } else {
+            layer.inputs.iter().map(|name| no_csf_twin(name)).collect()
+        };
+        copies.push(Layer { name: no_csf_twin(&layer.name), inputs, kind: layer.kind.clone() });
+        if is_last {
+            break;
+        }
+        at.clone_from(&layer.inputs[0]);
+    }
+    description.layers.extend(copies.into_iter().rev());
+    description.no_csf = Some(no_csf_twin(&output));
 }
 
 /// A residual U-Net: blocks of two convolutions with instance norm and leaky ReLU, a 1x1x1 projection
@@ -112,6 +141,7 @@ pub fn residual_unet(name: &str, widths: &[usize], fold: usize, input: GridSpec)
         layers: b.layers,
         output,
         answer: AnswerKind::Logit,
+        no_csf: None,
         first: None,
         folds: 1,
     }

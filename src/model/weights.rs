@@ -187,6 +187,31 @@ impl Model {
         safetensors::serialize(views, Some(metadata)).map_err(|e| fail(e.to_string()))
     }
 
+    /// The same model with the layers and weights alone that its answer needs: of the brain, or of the brain without the CSF
+    /// round it, where it says that too.
+    pub fn answering(&self, no_csf: bool) -> Option<Self> {
+        let mut description = self.description.answering(no_csf)?;
+        if no_csf {
+            description.name += " (no CSF)";
+        }
+        let kept = |name: &str| description.layers.iter().any(|layer| layer.name == name);
+        let dropped: Vec<&str> = self
+            .description
+            .layers
+            .iter()
+            .map(|layer| layer.name.as_str())
+            .filter(|name| !kept(name))
+            .collect();
+        let mut tensors = self.tensors.clone();
+        tensors.retain(|name, _| {
+            let own = name.rsplit_once('.').map_or(name.as_str(), |(layer, _)| layer);
+            !dropped.iter().any(|layer| {
+                own.strip_suffix(layer).is_some_and(|before| before.is_empty() || before.ends_with('.'))
+            })
+        });
+        Some(Self { description, tensors, card: self.card.clone() })
+    }
+
     /// Number of trained parameters, and of all stored numbers with the running statistics.
     pub fn parameter_counts(&self) -> (usize, usize) {
         let all = self.tensors.values().map(|(_, values)| values.len()).sum();

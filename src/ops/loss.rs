@@ -1,5 +1,6 @@
 //! Losses of a binary segmentation and their gradients by the logits, and the overlap counts from which
-//! Dice and IoU follow. Targets may be soft (area fractions).
+//! Dice and IoU follow. Targets may be soft (area fractions); a voxel whose target is negative is not judged: it counts
+//! in no sum and has no gradient.
 //!
 //! All take logits `z` and targets `y` in [0, 1], both `[N, 1, D, H, W]`, with p = sigmoid(z).
 
@@ -178,6 +179,8 @@ fn cases_for(losses: &[Loss]) -> Vec<Case> {
         };
         add("odd, soft targets", &[2, 1, 5, 7, 9], Fill::Uniform(0.0, 1.0));
         add("one voxel", &[3, 1, 1, 1, 1], Fill::Binary(0.5));
+        add("a third of the voxels not judged", &[2, 1, 5, 7, 9], Fill::Uniform(-0.5, 1.0));
+        add("no voxel judged", &[1, 1, 3, 5, 2], Fill::Uniform(-1.0, -0.5));
         add("several workgroups, hard targets", &[2, 1, 17, 19, 23], Fill::Binary(0.3));
         let desc = TensorDesc::f32(&[1, 1, 96, 128, 160]);
         let inputs = vec![(desc.clone(), Fill::Normal(3.0)), (desc, Fill::Binary(0.2))];
@@ -190,16 +193,17 @@ fn grad_cases(losses: &[Loss]) -> Vec<Case> {
     let mut cases = Vec::new();
     for loss in losses {
         let rows = if loss.terms().per_sample { "per sample" } else { "whole batch" };
-        for (name, shape, bench) in [
-            ("odd", [3, 1, 5, 7, 9], false),
-            ("one voxel", [2, 1, 1, 1, 1], false),
-            ("2 mm head", [1, 1, 96, 128, 160], true),
+        for (name, shape, least, bench) in [
+            ("odd", [3, 1, 5, 7, 9], 0.0, false),
+            ("one voxel", [2, 1, 1, 1, 1], 0.0, false),
+            ("a third of the voxels not judged", [2, 1, 4, 3, 7], -0.5, false),
+            ("2 mm head", [1, 1, 96, 128, 160], 0.0, true),
         ] {
             let desc = TensorDesc::f32(&shape);
             let n = loss.terms().rows(shape[0]);
             let inputs = vec![
                 (desc.clone(), Fill::Normal(3.0)),
-                (desc, Fill::Uniform(0.0, 1.0)),
+                (desc, Fill::Uniform(least, 1.0)),
                 (TensorDesc::f32(&[n, 4]), Fill::Uniform(50.0, 100.0)),
                 (TensorDesc::f32(&[1]), Fill::Uniform(0.5, 2.0)),
             ];
@@ -370,7 +374,7 @@ impl Operator for Loss {
         let rows = terms.rows(z.desc.shape[0]);
         let row_len = z.data.len() / rows;
         let mut sums = HostTensor::zeros(TensorDesc::f32(&[rows, 4]));
-        for (ix, (&z, &y)) in z.data.iter().zip(&y.data).enumerate() {
+        for (ix, (&z, &y)) in z.data.iter().zip(&y.data).enumerate().filter(|(_, (_, y))| **y >= 0.0) {
             let row = &mut sums.data[ix / row_len * 4..][..4];
             let p = logistic(z);
             if terms.dice_weight != 0.0 {
@@ -468,6 +472,9 @@ impl Operator for LossGrad {
         let rows = terms.rows(z.desc.shape[0]);
         let row_len = z.data.len() / rows;
         let data = z.data.iter().zip(&y.data).enumerate().map(|(ix, (&z, &y))| {
+            if y < 0.0 {
+                return 0.0;
+            }
             let row = &sums.data[ix / row_len * 4..][..4];
             let p = logistic(z);
             let q = logistic(-z);
@@ -531,6 +538,7 @@ pub static OVERLAP_COUNTS: OpDef = OpDef {
         vec![
             case("odd, soft targets", &[2, 1, 5, 7, 9], 0.5, Fill::Uniform(0.0, 1.0)),
             case("one voxel", &[3, 1, 1, 1, 1], 0.5, Fill::Binary(0.5)),
+            case("a third of the voxels not judged", &[2, 1, 5, 7, 9], 0.5, Fill::Uniform(-0.5, 1.0)),
             case("several workgroups, other threshold", &[2, 1, 17, 19, 23], 0.3, Fill::Binary(0.3)),
             case("2 mm head", &[1, 1, 96, 128, 160], 0.5, Fill::Binary(0.2)).bench_only(),
         ]
@@ -581,7 +589,7 @@ impl Operator for OverlapCounts {
         let [z, y] = [inputs[0], inputs[1]];
         let batch = z.desc.shape[0];
         let mut counts = HostTensor::zeros(TensorDesc::f32(&[batch, 6]));
-        for (ix, (&z, &y)) in z.data.iter().zip(&y.data).enumerate() {
+        for (ix, (&z, &y)) in z.data.iter().zip(&y.data).enumerate().filter(|(_, (_, y))| **y >= 0.0) {
             let p = logistic(z);
             let hard_p = f64::from(u8::from(z >= self.cutoff() as f64));
             let hard_y = f64::from(u8::from(y >= 0.5));

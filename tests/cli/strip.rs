@@ -4,9 +4,10 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::Value;
+use trephine::model::{Model, add_no_csf, begin_no_csf};
 
 use crate::desk::{
-    CAL, Desk, OBLIQUE, SCALING, TYPE, VOXEL_MM, VOXELS, fail, floats, head, head_values, json,
+    CAL, Desk, OBLIQUE, SCALING, TYPE, VOXEL_MM, VOXELS, fail, floats, head, head_values, inflated, json,
     json_of_failure, same_header, series, succeed,
 };
 use crate::nii::{Nii, gz};
@@ -216,6 +217,42 @@ fn with_an_empty_volume() -> Nii {
 /// int16 voxels of a NIfTI file.
 fn shorts(nifti: &[u8]) -> Vec<i16> {
     nifti[352..].chunks_exact(2).map(|b| i16::from_le_bytes(b.try_into().expect("2 bytes"))).collect()
+}
+
+/// A network that says both: what it says of the brain is untouched by what it says of the brain without CSF.
+#[test]
+fn no_csf_asks_the_network_s_other_output() {
+    if !has_gpu() {
+        return;
+    }
+    let desk = Desk::new();
+    let [tiny, head] = ["tiny.safetensors", "head.nii.gz"].map(|name| desk.path(name));
+    let mut both = Model::read(tiny.as_ref()).expect("reads");
+    add_no_csf(&mut both.description);
+    assert!(begin_no_csf(&mut both.tensors, &both.description));
+    both.tensors.get_mut("head_no_csf.bias").expect("has a bias").1[0] -= 0.3;
+    let both = desk.folder.put("both.safetensors", &both.to_bytes(false).expect("serialises"));
+    let both = both.to_str().expect("UTF-8");
+    let mask_of = |name: &str, extra: &[&str]| {
+        let mask = desk.path(name);
+        succeed(&[&["strip", "-i", &head, "-m", &mask][..], extra].concat());
+        inflated(Path::new(&mask))[352..].to_vec()
+    };
+    let alone = mask_of("alone.nii.gz", &["--model", &tiny]);
+    assert!(mask_of("brain.nii.gz", &["--model", both]) == alone);
+    let inner = mask_of("inner.nii.gz", &["--model", both, "--no-csf"]);
+    let marked = |mask: &[u8]| mask.iter().filter(|&&v| v == 1).count();
+    assert!(inner.iter().zip(&alone).all(|(inner, brain)| inner <= brain));
+    assert!((1..marked(&alone)).contains(&marked(&inner)), "{} of {}", marked(&inner), marked(&alone));
+    // In a batch, what is finished with the one is not finished with the other.
+    let (folder, out) = (desk.path(""), desk.path("out"));
+    let batch = |extra: &[&str]| {
+        let given = ["strip", &folder, "-O", &out, "--model", both, "--save", "mask", "--resume"];
+        succeed(&[&given[..], extra].concat());
+        inflated(&Path::new(&out).join("head_mask.nii.gz"))[352..].to_vec()
+    };
+    assert!(batch(&[]) == alone);
+    assert!(batch(&["--no-csf"]) == inner);
 }
 
 #[test]

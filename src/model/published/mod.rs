@@ -73,7 +73,7 @@ fn published(
     input: GridSpec,
     answer: AnswerKind,
 ) -> Description {
-    Description { name: name.into(), input, layers, output, answer, first: None, folds: 1 }
+    Description { name: name.into(), input, layers, output, answer, no_csf: None, first: None, folds: 1 }
 }
 
 /// That of either network of deepbet with `width` channels at its finest level (16), on all of a volume.

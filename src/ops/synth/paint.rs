@@ -23,13 +23,14 @@ pub fn pack_word(class: u8, envelope_mm: f64, step_mm: f64, depth_mm: f64, ventr
     u32::from(class) | envelope << 8 | quarters(depth_mm) << 20 | quarters(ventricle_mm) << 26
 }
 
-/// `label_paint`: image and brain of a deformed label map, each voxel with its parts of all classes that it touches.
+/// `label_paint`: image and brain of a deformed label map, each voxel with its parts of all classes that it touches, and the
+/// brain without the fluid round it.
 ///
 /// Inputs: map `[D, H, W]` u32 of [`pack_word`]; displacement `[3, g, g, g]`, control points in voxels of the map;
 /// texture `[1, t, t, t]`; table `[classes, 4]`, the mean, spread, whether tissue and whether a part of the brain where
 /// near enough, for classes up to the largest in the map, class 0 for what lies beyond it; lesions `[L, 8]`, L >= 1: centre
-/// (three numbers, in voxels of the map, and a spare one), half axes in voxels, none where one is 0, and mean; seed `[2]`
-/// u32. Outputs: image and brain, the part of a voxel that is brain, `[D', H', W']`.
+/// (three numbers, in voxels of the map, and a spare one), half axes in voxels, none where one is 0, and mean. Outputs,
+/// `[D', H', W']`: image; brain, the part of a voxel that is brain; and the part of it that is tissue or ventricle as well.
 #[derive(Debug, Clone)]
 pub struct LabelPaint {
     /// From an output index to voxels of the map.
@@ -44,9 +45,11 @@ pub struct LabelPaint {
     pub film_mm: f32,
     /// Width of soft borders.
     pub soft_mm: f32,
-    /// A voxel at a distance d beyond the film shows what lies `(1 + pull) d` beyond it: above 0 the skull is thinner.
+    /// A voxel at a distance d beyond `pull_from_mm` shows what lies `(1 + pull) d` beyond it: above 0 the skull is thinner.
     pub pull: f32,
-    /// Distance beyond the film from which the pull grows no more.
+    /// Distance from the envelope at which the pull begins: that of the film, or less, and fluid is squeezed as well.
+    pub pull_from_mm: f32,
+    /// Distance beyond that from which the pull grows no more.
     pub farthest_mm: f32,
     /// Tissue less deep than this below the outer fluid is fluid, and the envelope as much smaller; 0 leaves it.
     pub erosion_mm: f32,
@@ -56,6 +59,8 @@ pub struct LabelPaint {
     pub fluid: f32,
     /// Spread of the texture in units of the voxels' own.
     pub coarse: f32,
+    /// Of the noise.
+    pub seed: [u32; 2],
 }
 
 /// Registry entry of [`LabelPaint`].
@@ -74,11 +79,13 @@ pub static LABEL_PAINT: OpDef = OpDef {
             film_mm: 2.0,
             soft_mm: 1.5,
             pull: 0.0,
+            pull_from_mm: 2.0,
             farthest_mm: 60.0,
             erosion_mm: 0.0,
             growth_mm: 0.0,
             fluid: 0.2,
             coarse: 0.5,
+            seed: [17, 940],
         };
         let case = |name: &str, op: LabelPaint, map: [usize; 3], lesions: &'static [f32]| {
             // Classes 0 to 255 at random: the words are uniform.
@@ -91,7 +98,6 @@ pub static LABEL_PAINT: OpDef = OpDef {
                     (TensorDesc::f32(&[1, 7, 7, 7]), Fill::Normal(1.0)),
                     (TensorDesc::f32(&[256, 4]), Fill::Uniform(0.0, 1.0)),
                     (TensorDesc::f32(&[lesions.len() / 8, 8]), Fill::Values(lesions)),
-                    (TensorDesc::u32(&[2]), Fill::Integer(1000)),
                 ],
             )
         };
@@ -100,6 +106,12 @@ pub static LABEL_PAINT: OpDef = OpDef {
         vec![
             case("oblique", plain.clone(), [8, 9, 7], none),
             case("thin skull", LabelPaint { pull: 0.6, ..plain.clone() }, [8, 9, 7], none),
+            case(
+                "thin skull, little fluid",
+                LabelPaint { pull: 1.4, pull_from_mm: 0.0, ..plain.clone() },
+                [8, 9, 7],
+                none,
+            ),
             case(
                 "thick skull",
                 LabelPaint { pull: -0.4, farthest_mm: 1.5, ..plain.clone() },
@@ -156,7 +168,7 @@ impl LabelPaint {
             }
         }
         let length = gradient.iter().map(|g| g * g).sum::<f64>().sqrt().max(0.25);
-        let beyond = (distance - f64::from(self.film_mm)).clamp(0.0, f64::from(self.farthest_mm));
+        let beyond = (distance - f64::from(self.pull_from_mm)).clamp(0.0, f64::from(self.farthest_mm));
         std::array::from_fn(|axis| {
             p[axis] + gradient[axis] / length * f64::from(self.pull) * beyond / f64::from(self.voxel_mm[axis])
         })
@@ -194,13 +206,13 @@ impl Operator for LabelPaint {
     }
 
     fn infer(&self, inputs: &[TensorDesc]) -> Result<Vec<TensorDesc>, OpError> {
-        expect_inputs("label_paint", inputs, 6)?;
+        expect_inputs("label_paint", inputs, 5)?;
         expect_volume("label_paint", inputs, 0)?;
         expect_lattice("label_paint", inputs, 1, 3)?;
         expect_lattice("label_paint", inputs, 2, 1)?;
         let fail = |reason: &str| OpError::new("label_paint", inputs, reason);
-        if inputs[0].dtype != DType::U32 || inputs[5] != TensorDesc::u32(&[2]) {
-            return Err(fail("the map must be u32 and the seed two u32"));
+        if inputs[0].dtype != DType::U32 {
+            return Err(fail("the map must be u32"));
         }
         match (inputs[3].shape.as_slice(), inputs[4].shape.as_slice()) {
             (&[classes, 4], &[lesions, 8]) if (1..=256).contains(&classes) && lesions > 0 => {}
@@ -219,7 +231,7 @@ impl Operator for LabelPaint {
             return Err(fail("voxels, steps and soft borders must be above 0"));
         }
         let out = TensorDesc::f32(&self.shape);
-        Ok(vec![out.clone(), out])
+        Ok(vec![out; 3])
     }
 
     fn lower(&self, inputs: &[TensorDesc], _: &[TensorDesc], _: &Caps, _: &str) -> Lowered {
@@ -238,9 +250,9 @@ impl Operator for LabelPaint {
                 .bind("texture_rows", texture_rows)
                 .bind("table", Slot::Input(3))
                 .bind("lesions", Slot::Input(4))
-                .bind("seed", Slot::Input(5))
                 .bind("image", Slot::Output(0))
                 .bind("brain", Slot::Output(1))
+                .bind("no_csf", Slot::Output(2))
                 .params(
                     Params::new()
                         .extents("in_shape", extents(&inputs[0].shape[inputs[0].shape.len() - 3..]))
@@ -257,11 +269,14 @@ impl Operator for LabelPaint {
                         .f32("film_mm", self.film_mm)
                         .f32("soft_mm", self.soft_mm)
                         .f32("pull", self.pull)
+                        .f32("pull_from_mm", self.pull_from_mm)
                         .f32("farthest_mm", self.farthest_mm)
                         .f32("erosion_mm", self.erosion_mm)
                         .f32("growth_mm", self.growth_mm)
                         .f32("fluid", self.fluid)
-                        .f32("coarse", self.coarse),
+                        .f32("coarse", self.coarse)
+                        .u32("seed_low", self.seed[0] as usize)
+                        .u32("seed_high", self.seed[1] as usize),
                 )
                 .flat(n, FLAT),
         );
@@ -269,9 +284,9 @@ impl Operator for LabelPaint {
     }
 
     fn reference(&self, inputs: &[&HostTensor]) -> Vec<HostTensor> {
-        let [map, lattice, texture, table, lesions, seed] = inputs else { unreachable!("six inputs") };
-        let seed = [seed.data[0] as u32, seed.data[1] as u32];
-        let [mut image, mut brain] = [0; 2].map(|_| HostTensor::zeros(TensorDesc::f32(&self.shape)));
+        let [map, lattice, texture, table, lesions] = inputs else { unreachable!("five inputs") };
+        let [mut image, mut brain, mut no_csf] =
+            [0; 3].map(|_| HostTensor::zeros(TensorDesc::f32(&self.shape)));
         let [_, h, w] = self.shape;
         for i in 0..image.data.len() {
             let index = [i / (w * h), i / w % h, i % w];
@@ -291,11 +306,14 @@ impl Operator for LabelPaint {
                 (0..3).for_each(|k| distances[k] += weight * of_word[k]);
             }
             let [mut value, spread, mut tissue, inside] = found;
-            let kept: f64 = [(distances[1], self.erosion_mm), (distances[2], self.growth_mm)]
-                .iter()
-                .filter(|(_, lost)| *lost > 0.0)
-                .map(|&(distance, lost)| ramp(distance - f64::from(lost), self.soft_mm))
-                .product();
+            let keeps = |distance: f64, lost: f32| match lost > 0.0 {
+                true => ramp(distance - f64::from(lost), self.soft_mm),
+                false => 1.0,
+            };
+            let outer_kept = keeps(distances[1], self.erosion_mm);
+            let kept = outer_kept * keeps(distances[2], self.growth_mm);
+            let ventricle = ramp(0.5 * f64::from(self.soft_mm) - distances[2], self.soft_mm);
+            let inner = (tissue * outer_kept).max(ventricle);
             value += (1.0 - kept) * (tissue * f64::from(self.fluid) - of_tissue);
             tissue *= kept;
             for lesion in lesions.data.chunks_exact(8).filter(|lesion| lesion[4..7].iter().all(|&a| a > 0.0))
@@ -304,12 +322,13 @@ impl Operator for LabelPaint {
                 let r = square.sqrt() * (1.0 + 0.15 * t.clamp(-3.0, 3.0));
                 value += tissue * ramp(1.0 - r, 0.25) * (lesion[7] - value);
             }
-            let n = standard_normal(seed, 0, u32::try_from(i).expect("a volume has fewer voxels"))[0];
+            let n = standard_normal(self.seed, 0, u32::try_from(i).expect("a volume has fewer voxels"))[0];
             image.data[i] = value + spread * (n + f64::from(self.coarse) * t);
             let beyond = f64::from(self.film_mm) - f64::from(self.erosion_mm) - distances[0];
             brain.data[i] = inside * ramp(beyond, self.soft_mm);
+            no_csf.data[i] = brain.data[i].min(inner);
         }
-        vec![image, brain]
+        vec![image, brain, no_csf]
     }
 
     fn precision(&self, _: &[TensorDesc]) -> Precision {

@@ -60,6 +60,8 @@ pub fn settings(options: &BatchOptions, dtype: DType) -> serde_json::Value {
     #[derive(Serialize)]
     struct Settings<'a> {
         strip: &'a StripOptions,
+        // Says whether the CSF round the brain belongs to it.
+        model: &'a str,
         // JSON has no NaN.
         fill: Option<String>,
         frames: String,
@@ -69,6 +71,7 @@ pub fn settings(options: &BatchOptions, dtype: DType) -> serde_json::Value {
     }
     let settings = Settings {
         strip: &options.strip,
+        model: &options.model,
         fill: options.fill.map(|fill| fill.to_string()),
         frames: format!("{:?}", options.frames),
         mean: options.mean,

@@ -22,8 +22,10 @@ pub struct Anatomy {
     /// Displacement at the control points, in mm of the scan's world: along its axes, in the order that
     /// `[3, g, g, g]` has for a volume stored z, y, x.
     pub elastic_mm: Vec<DVec3>,
-    /// As the operator `label_paint` takes them.
+    /// As the operator `label_paint` takes it.
     pub pull: f32,
+    /// Whether the pull begins at the tissue, so that there is little fluid between brain and skull, or none.
+    pub squeezed: bool,
     /// Loss of cortex in mm.
     pub erosion_mm: f32,
     /// Growth of the ventricles in mm.
@@ -76,13 +78,16 @@ impl Anatomy {
         if contrast == Contrast::Epi {
             distort(&mut elastic_mm, rng);
         }
-        let pull = match rng.random::<f64>() < s.skull {
+        let squeezed = rng.random::<f64>() < s.squeezed;
+        let pull = match squeezed || rng.random::<f64>() < s.skull {
+            // Children's brains fill their skulls.
+            true if squeezed => between(rng, 0.3, 3.0) as f32,
             // Thinner more often: heads of children and of the old, and most label maps show the bone thick.
             true => between(rng, -0.35, 0.9) as f32,
             false => 0.0,
         };
         let (mut erosion_mm, mut growth_mm) = (0.0, 0.0);
-        if rng.random::<f64>() < s.atrophy {
+        if !squeezed && rng.random::<f64>() < s.atrophy {
             erosion_mm = between(rng, 0.2, 1.6) as f32;
             growth_mm = (between(rng, 0.0, 1.0).powi(2) * 6.0) as f32;
         }
@@ -90,7 +95,7 @@ impl Anatomy {
             true => lesions(map, rng),
             false => Vec::new(),
         };
-        Self { transform, elastic_mm, pull, erosion_mm, growth_mm, lesions }
+        Self { transform, elastic_mm, pull, squeezed, erosion_mm, growth_mm, lesions }
     }
 
     /// The control points in voxels of a map, as `label_paint` takes them.

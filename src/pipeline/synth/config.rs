@@ -26,6 +26,8 @@ pub struct Synthesis {
     pub epi: f64,
     /// Probability of a thinner or thicker skull.
     pub skull: f64,
+    /// Probability of hardly any fluid between brain and skull, as in children.
+    pub squeezed: f64,
     /// Probability of atrophy: wider sulci and ventricles.
     pub atrophy: f64,
     /// Probability of lesions or cavities.
@@ -65,6 +67,7 @@ impl Default for Synthesis {
             sequence: 0.55,
             epi: 0.1,
             skull: 0.5,
+            squeezed: 0.15,
             atrophy: 0.4,
             lesions: 0.25,
             field_of_view: 0.35,
@@ -90,6 +93,7 @@ impl Synthesis {
             ("sequence", self.sequence),
             ("epi", self.epi),
             ("skull", self.skull),
+            ("squeezed", self.squeezed),
             ("atrophy", self.atrophy),
             ("lesions", self.lesions),
             ("field_of_view", self.field_of_view),

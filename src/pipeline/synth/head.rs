@@ -17,7 +17,7 @@ use crate::pipeline::place::placed::PlacedVolume;
 use crate::tensor::{TensorDesc, Xyz};
 use crate::volume::Volume;
 
-/// Distance beyond the film from which a skull's pull grows no more: below, there are neck and shoulders.
+/// How far beyond the film a skull's pull reaches at most: below, there are neck and shoulders.
 const FARTHEST_MM: f64 = 40.0;
 /// Scales the control points of a texture so that its own spread is about 1: a cubic B-spline averages over them.
 const TEXTURE_SPREAD: f64 = 2.9;
@@ -30,6 +30,8 @@ pub struct SyntheticHead {
     pub image: Volume,
     /// Part of each voxel that is brain, on the grid that the head was painted on: the image's box.
     pub brain: PlacedVolume,
+    /// The same of the brain without the CSF round it.
+    pub no_csf: PlacedVolume,
     /// What decided its intensities.
     pub contrast: Contrast,
     /// The scale of its values.
@@ -77,11 +79,13 @@ impl SyntheticHead {
             film_mm: FILM_MM as f32,
             soft_mm: edges.max_element() as f32,
             pull: anatomy.pull,
-            farthest_mm: FARTHEST_MM as f32,
+            pull_from_mm: if anatomy.squeezed { 0.0 } else { FILM_MM as f32 },
+            farthest_mm: FARTHEST_MM as f32 / (1.0 + anatomy.pull.max(0.0)),
             erosion_mm: anatomy.erosion_mm,
             growth_mm: anatomy.growth_mm,
             fluid: table.fluid,
             coarse: rng.random_range(0.0..1.2),
+            seed: [rng.random(), rng.random()],
         };
         let g = ELASTIC_POINTS;
         let rows: Vec<f32> = table.rows.into_flattened();
@@ -91,20 +95,24 @@ impl SyntheticHead {
         let texture = gpu.upload(&TensorDesc::f32(&[1, points, points, points]), &texture).await?;
         let rows = gpu.upload(&TensorDesc::f32(&[map.classes.len(), 4]), &rows).await?;
         let lesions = gpu.upload(&TensorDesc::f32(&[lesions.len() / 8, 8]), &lesions).await?;
-        let words = gpu.upload(&TensorDesc::u32(&[2]), &[rng.random::<u32>(), rng.random::<u32>()]).await?;
-        let painted =
-            run_op(gpu, &op, &[&placed_map.tensor, &displacement, &texture, &rows, &lesions, &words])?;
-        let [image, brain]: [_; 2] = painted.try_into().expect("label_paint has two outputs");
+        let painted = run_op(gpu, &op, &[&placed_map.tensor, &displacement, &texture, &rows, &lesions])?;
         let place = |tensor| PlacedVolume { tensor, affine: scan.painted.affine, axes: AxisOrder::Zyx };
-        let mut brain = place(brain);
+        let [image, mut brain, mut no_csf]: [_; 3] = painted
+            .into_iter()
+            .map(place)
+            .collect::<Vec<_>>()
+            .try_into()
+            .expect("label_paint has three outputs");
         if !scan.cuts.is_empty() {
-            brain.tensor = cut(gpu, &brain, ScanFaults::NONE, &scan.cuts, 0.0, [0, 0]).await?;
+            for part in [&mut brain, &mut no_csf] {
+                part.tensor = cut(gpu, part, ScanFaults::NONE, &scan.cuts, 0.0, [0, 0]).await?;
+            }
         }
-        let seen = scan.resolution.apply(gpu, &place(image)).await?;
+        let seen = scan.resolution.apply(gpu, &image).await?;
         let spoilt = scan.signal.apply(gpu, &seen, &scan.cuts, scan.units).await?;
         let data = gpu.download(&spoilt).await?;
         let image = Volume { shape: seen.shape_xyz(), affine: seen.affine, data };
-        Ok(Self { image, brain, contrast, units: scan.units })
+        Ok(Self { image, brain, no_csf, contrast, units: scan.units })
     }
 
     /// The voxels of the image that are brain by more than half.
@@ -112,8 +120,20 @@ impl SyntheticHead {
     /// # Errors
     /// When the device fails.
     pub async fn mask(&self, gpu: &Gpu) -> Result<Vec<u8>, PipelineError> {
+        self.more_than_half(gpu, &self.brain).await
+    }
+
+    /// Those that are brain without the CSF round it by more than half.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub async fn mask_without_csf(&self, gpu: &Gpu) -> Result<Vec<u8>, PipelineError> {
+        self.more_than_half(gpu, &self.no_csf).await
+    }
+
+    async fn more_than_half(&self, gpu: &Gpu, part: &PlacedVolume) -> Result<Vec<u8>, PipelineError> {
         let grid = crate::volume::Grid::of(&self.image);
-        let averaged = self.brain.filtered_for(gpu, &grid).await?;
+        let averaged = part.filtered_for(gpu, &grid).await?;
         let parts = averaged.interpolated(gpu, &grid, AxisOrder::Zyx, Interpolation::Linear)?;
         Ok(gpu.download::<f32>(&parts.tensor).await?.into_iter().map(|part| u8::from(part > 0.5)).collect())
     }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::augment::Augmentation;
 use crate::model::{
     AxisCodes, Centre, Description, GridSpec, Intensity, LayerKind, LossKind, OptimiserSpec, Readout,
-    Sampling, article, residual_unet,
+    Sampling, add_no_csf, article, residual_unet,
 };
 use crate::pipeline::synth::Synthesis;
 
@@ -85,6 +85,9 @@ pub enum NetworkConfig {
         /// times as large. 1: it has the grid's own.
         #[serde(default = "unfolded")]
         fold: usize,
+        /// Whether it also says what is brain without the CSF round it, which it learns from label maps alone.
+        #[serde(default)]
+        no_csf: bool,
     },
 }
 
@@ -137,7 +140,7 @@ impl NetworkConfig {
                 description.input.voxel_mm = [*voxel_mm; 3];
                 description
             }
-            Self::ResidualUnet { name, widths, shape, voxel_mm, fold } => {
+            Self::ResidualUnet { name, widths, shape, voxel_mm, fold, no_csf } => {
                 let grid = GridSpec {
                     shape: *shape,
                     voxel_mm: [*voxel_mm; 3],
@@ -149,7 +152,11 @@ impl NetworkConfig {
                     axes: AxisCodes::RAS,
                     readout: Readout::Linear,
                 };
-                residual_unet(name, widths, *fold, grid)
+                let mut description = residual_unet(name, widths, *fold, grid);
+                if *no_csf {
+                    add_no_csf(&mut description);
+                }
+                description
             }
         }
     }
@@ -166,6 +173,7 @@ impl TrainConfig {
                 shape: [96, 112, 112],
                 voxel_mm: 2.0,
                 fold: 2,
+                no_csf: false,
             },
             batch: 1,
             crop: None,
@@ -391,7 +399,7 @@ impl TrainConfig {
                 }
                 ("the grid of network.voxel_mm", article_shape(*voxel_mm), *voxel_mm, 1, ARTICLE_HALVINGS)
             }
-            NetworkConfig::ResidualUnet { widths, shape, voxel_mm, fold, name: _ } => {
+            NetworkConfig::ResidualUnet { widths, shape, voxel_mm, fold, no_csf, name: _ } => {
                 if widths.is_empty() || widths.len() > MOST_LEVELS {
                     faults.0.push(format!(
                         "network.widths names {} levels, must name the channels of 1 to {MOST_LEVELS}, finest first, \
@@ -403,6 +411,13 @@ impl TrainConfig {
                     faults.count("a level of network.widths", width, 1, MOST_EXTENT);
                 }
                 faults.count("network.fold", *fold, 1, MOST_FOLD);
+                if *no_csf && self.synthesis.as_ref().is_none_or(|synthesis| synthesis.share == 0.0) {
+                    faults.0.push(
+                        "network.no_csf is true, which only heads made from label maps can teach: add a table [synthesis] \
+                         with a share above 0"
+                            .into(),
+                    );
+                }
                 ("network.shape", *shape, *voxel_mm, *fold, widths.len().saturating_sub(1))
             }
         };

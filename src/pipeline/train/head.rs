@@ -115,7 +115,7 @@ impl StoredHead {
     ) -> Result<Self, PipelineError> {
         let HeadFiles { pair, image: volume, window, mask: mask_volume } = files;
         let placed_mask = PlacedVolume::upload(gpu, &bindable(gpu, &mask_volume).0).await?;
-        let [view, mask_view] = views(gpu, &volume, &window, &placed_mask, &pair.image, spec).await?;
+        let (view, [mask_view]) = views(gpu, &volume, &window, [&placed_mask], &pair.image, spec).await?;
         let sample = async |view: &View, grid: &Grid| -> Result<Vec<f32>, PipelineError> {
             Ok(gpu.download(&view.sampled(gpu, grid)?).await?)
         };
@@ -222,7 +222,7 @@ impl StoredHead {
             self.plain(gpu, spec).await?
         };
         let Some(crop) = crop else { return Ok(whole) };
-        cut_out(gpu, &whole, crop, self.crop_offset(crop, seed, sample))
+        cut_out(gpu, whole, crop, self.crop_offset(crop, seed, sample))
     }
 
     /// First voxel of the window of sample number `sample`: three in four windows have their centre in the box
@@ -286,19 +286,19 @@ impl StoredHead {
     }
 }
 
-/// What a network sees of an image through its window, and the same of its mask, with faces that cut the brain mirrored in
-/// both.
+/// What a network sees of an image through its window, and the same of its companions, of which the first is its brain: with
+/// faces that cut it mirrored in all.
 ///
 /// # Errors
 /// A bias field that cannot be fitted, or a failing device.
-pub(super) async fn views(
+pub(super) async fn views<const N: usize>(
     gpu: &Arc<Gpu>,
     image: &Volume,
     window: &Window,
-    mask: &PlacedVolume,
+    companions: [&PlacedVolume; N],
     file: &Path,
     spec: &GridSpec,
-) -> Result<[View; 2], PipelineError> {
+) -> Result<(View, [View; N]), PipelineError> {
     let (placed, halvings) = upload_bindable(gpu, image, window).await?;
     if halvings > 0 {
         log::warn!(
@@ -312,20 +312,24 @@ pub(super) async fn views(
         divide_in_place(gpu, &placed.tensor, &field)?;
     }
     let view = View::new(gpu, &placed, spec).await?;
-    let mask_view = view.of_companion(gpu, mask).await?;
-    let brain: Vec<f32> = gpu.download(&mask_view.sampled(gpu, &view.grid())?).await?;
-    // Image and mask go on alike beyond a face that cuts the brain.
+    let mut seen = Vec::with_capacity(N);
+    for companion in companions {
+        seen.push(view.of_companion(gpu, companion).await?);
+    }
+    let brain: Vec<f32> = gpu.download(&seen[0].sampled(gpu, &view.grid())?).await?;
+    // Image and companions go on alike beyond a face that cuts the brain.
     let cut = view.reached(|ix| brain[ix] > 0.5);
-    Ok([view.beyond(cut), mask_view.beyond(cut)])
+    let seen: Vec<View> = seen.into_iter().map(|companion| companion.beyond(cut)).collect();
+    Ok((view.beyond(cut), seen.try_into().expect("as many as there are companions")))
 }
 
-/// A window of extents `crop` of image and target, from voxel `offset` on.
-pub(super) fn cut_out(
+/// A window of extents `crop` of image and targets, from voxel `offset` on.
+pub(super) fn cut_out<const N: usize>(
     gpu: &Gpu,
-    whole: &[GpuTensor; 2],
+    whole: [GpuTensor; N],
     crop: [usize; 3],
     offset: [usize; 3],
-) -> Result<[GpuTensor; 2], PipelineError> {
+) -> Result<[GpuTensor; N], PipelineError> {
     let op = Resample {
         matrix: std::array::from_fn(|row| {
             let mut line = IDENTITY[row];
@@ -337,7 +341,11 @@ pub(super) fn cut_out(
         edge: Edge::Zero,
         outside: 0.0,
     };
-    Ok([run_op1(gpu, &op, &[&whole[0]])?, run_op1(gpu, &op, &[&whole[1]])?])
+    let mut cut = whole;
+    for tensor in &mut cut {
+        *tensor = run_op1(gpu, &op, &[tensor])?;
+    }
+    Ok(cut)
 }
 
 /// First and last voxel of `network` along each axis that a mask on `store` reaches; all of it for an empty mask.

@@ -18,11 +18,12 @@ use super::validate::{Validator, metrics_of};
 use crate::gpu::Gpu;
 use crate::graph::{Executor, ExecutorOptions, Tuning};
 use crate::model::{
-    Description, Model, ModelCard, Tensors, TrainingGraph, initialise, is_of_optimiser, spread_over_blocks,
-    weights_of,
+    Description, Model, ModelCard, Tensors, TrainingGraph, begin_no_csf, initialise, is_of_optimiser,
+    spread_over_blocks, weights_of,
 };
 use crate::pipeline::synth::LabelMap;
 use crate::pipeline::{PipelineError, write_whole};
+use crate::tensor::TensorDesc;
 
 /// What a caller may want to show while training.
 #[derive(Clone, Debug)]
@@ -188,11 +189,23 @@ impl TrainRun<'_> {
             }
             Some(start) => {
                 let tensors = match start {
-                    Start::From(model) => {
+                    Start::From(mut model) => {
+                        if description.no_csf.is_none() && model.description.no_csf.is_some() {
+                            *model = model.answering(false).expect("every network says what is brain");
+                            progress(Progress::Note(
+                                "the model says what is brain without CSF too; the one to train will not"
+                                    .into(),
+                            ));
+                        }
                         let finer = spread_over_blocks(&model, &description);
                         let spread = finer.is_some();
                         let name = model.description.name;
-                        let tensors = finer.unwrap_or(model.tensors);
+                        let mut tensors = finer.unwrap_or(model.tensors);
+                        if begin_no_csf(&mut tensors, &description) {
+                            progress(Progress::Note(
+                                "what is brain without CSF begins as what is brain, which is all that the model says".into(),
+                            ));
+                        }
                         check_parent(&name, &tensors, &graph, &executor)?;
                         if spread {
                             progress(Progress::Note(format!(
@@ -310,21 +323,28 @@ impl TrainRun<'_> {
         let mut row = EpochRow { epoch: epoch + 1, ..EpochRow::default() };
         let (mut counted, mut skipped_in_a_row) = (0u64, 0);
         let voxels = executor.graph.desc(graph.input).voxels();
+        // Masks of real heads do not tell the CSF round the brain.
+        let unknown = gpu.upload(&TensorDesc::f32(&[voxels]), &vec![-1.0f32; voxels]).await?;
         for step_in_epoch in 0..steps {
             let step = (epoch * steps + step_in_epoch + 1) as u64;
             for slot in 0..config.batch {
                 let sample = (step - 1) * config.batch as u64 + slot as u64;
                 let (spec, seed, crop) = (&description.input, config.seed, config.crop);
-                let [x, y] = match map_of(sample) {
+                let [x, brain, no_csf] = match map_of(sample) {
                     Some((heads, map)) => heads.sample(gpu, map, spec, seed, sample, crop).await?,
                     None => {
                         let head = loader.next().await;
                         let head = head.expect("a head is ordered for every sample that is real")?;
-                        head.augmented(gpu, spec, &config.augmentation, seed, sample, crop).await?
+                        let [x, brain] =
+                            head.augmented(gpu, spec, &config.augmentation, seed, sample, crop).await?;
+                        [x, brain, unknown.clone()]
                     }
                 };
                 gpu.copy(&x, executor.tensor(graph.input), slot * voxels)?;
-                gpu.copy(&y, executor.tensor(graph.target), slot * voxels)?;
+                gpu.copy(&brain, executor.tensor(graph.target), slot * voxels)?;
+                if let Some(target) = graph.target_no_csf {
+                    gpu.copy(&no_csf, executor.tensor(target), slot * voxels)?;
+                }
             }
             row.learning_rate = config.learning_rate_at(step, total);
             let step_state = config.optimiser.adam().step_state(step, row.learning_rate, 1.0);

@@ -42,7 +42,7 @@ impl SyntheticHeads {
         synthetic.then(|| self.maps[rng.random_range(0..self.maps.len())].as_ref())
     }
 
-    /// Image and target `[D, H, W]` of a sample made from a map: seen as `strip` would see the scan, the grid moved by up to
+    /// Image, brain and brain without the CSF round it, `[D, H, W]`, of a sample made from a map: seen as `strip` would see the scan, the grid moved by up to
     /// the synthesis's shift, cut to a random window of extents `crop`.
     ///
     /// # Errors
@@ -55,22 +55,23 @@ impl SyntheticHeads {
         seed: u64,
         sample: u64,
         crop: Option<[usize; 3]>,
-    ) -> Result<[GpuTensor; 2], PipelineError> {
+    ) -> Result<[GpuTensor; 3], PipelineError> {
         // Half a voxel of the network is as much as its averages show.
         let finest = spec.voxel_mm.into_iter().fold(f64::INFINITY, f64::min) / 2.0;
         let voxel_mm = finest.max(self.synthesis.store_mm);
         let head = SyntheticHead::make(gpu, map, &self.synthesis, seed, sample, voxel_mm, None).await?;
         let window = Window::of(&head.image).map_err(|problem| problem.at(&map.file))?;
-        let [view, brain] = views(gpu, &head.image, &window, &head.brain, &map.file, spec).await?;
+        let targets = [&head.brain, &head.no_csf];
+        let (view, [brain, no_csf]) = views(gpu, &head.image, &window, targets, &map.file, spec).await?;
         let mut rng = Self::rng(seed.rotate_left(32), sample);
         let limit = self.synthesis.shift_mm;
         let shift = DVec3::from_array([0; 3].map(|_| (rng.random::<f64>() * 2.0 - 1.0) * limit));
         let grid = view.grid();
         let grid = Grid { shape: grid.shape, affine: DMat4::from_translation(shift) * grid.affine };
         let image = normalise_tensor(gpu, &view.sampled(gpu, &grid)?, &spec.intensity.into())?;
-        let whole = [image, brain.sampled(gpu, &grid)?];
+        let whole = [image, brain.sampled(gpu, &grid)?, no_csf.sampled(gpu, &grid)?];
         let Some(crop) = crop else { return Ok(whole) };
         let offset = std::array::from_fn(|axis| rng.random_range(0..=grid.shape[axis] - crop[axis]));
-        cut_out(gpu, &whole, crop, offset)
+        cut_out(gpu, whole, crop, offset)
     }
 }

@@ -13,6 +13,7 @@ use crate::ops::ValueId;
 use crate::ops::loss::OverlapCounts;
 use crate::pipeline::PipelineError;
 use crate::tensor::{DType, TensorDesc};
+
 /// Overlap counts of [`OverlapCounts`] as metrics: Dice, IoU, soft IoU.
 pub(super) fn metrics_of(counts: &[f32]) -> [f64; 3] {
     let c: Vec<f64> = counts.iter().map(|&v| v as f64).collect();
@@ -38,7 +39,8 @@ impl<'a> Validator<'a> {
         trained: &Executor,
         loss: LossKind,
     ) -> Result<Self, PipelineError> {
-        let network = build(description, 1, description.input.shape, Mode::Inference(DType::F32))?;
+        let description = description.answering(false).expect("every network says what is brain");
+        let network = build(&description, 1, description.input.shape, Mode::Inference(DType::F32))?;
         let mut graph = network.graph;
         let [d, h, w] = description.input.shape;
         let target = graph.input("target", TensorDesc::f32(&[1, 1, d, h, w]));
