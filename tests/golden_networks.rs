@@ -134,13 +134,13 @@ fn train_and_compare(fixture: &str, description: &Description, optimiser: Optimi
 
 #[test]
 fn article_network_matches_keras_semantics() {
-    let keras = OptimiserSpec { weight_decay: 0.0, keras: true, clip_norm: 0.0, ema_decay: 0.0 };
+    let keras = OptimiserSpec { keras: true, ..OptimiserSpec::default() };
     train_and_compare("article_unet.safetensors", &article(2, 4, 0.0), keras);
 }
 
 #[test]
 fn residual_network_matches_pytorch() {
-    let adamw = OptimiserSpec { weight_decay: 1e-2, keras: false, clip_norm: 0.0, ema_decay: 0.0 };
+    let adamw = OptimiserSpec { weight_decay: 1e-2, ..OptimiserSpec::default() };
     train_and_compare("residual_unet.safetensors", &residual_unet("test", &[4, 6, 8], 1, any_grid()), adamw);
 }
 
@@ -328,7 +328,7 @@ fn published_networks_have_their_parameters_and_can_be_trained() {
         [("deepbet", 2_126_258), ("synthstrip", 2_566_561), ("mindgrab", 146_237), ("hd-bet", 16_349_403)];
     assert_eq!(counts, want);
 
-    let optimiser = OptimiserSpec { weight_decay: 0.0, keras: false, clip_norm: 1.0, ema_decay: 0.0 };
+    let optimiser = OptimiserSpec { clip_norm: 1.0, ..OptimiserSpec::default() };
     for (name, description) in small_copies() {
         let training = TrainingGraph::new(&description, 1, [64; 3], LossKind::DiceBce, &optimiser)
             .unwrap_or_else(|e| panic!("{name}: {e}"));
@@ -342,7 +342,8 @@ fn reruns_of_a_training_step_are_bit_equal() {
     let Some(gpu) = gpu() else { return };
     let description = article(2, 2, 0.05);
     let run = || {
-        let optimiser = OptimiserSpec { weight_decay: 1e-2, keras: false, clip_norm: 1.0, ema_decay: 0.9 };
+        let optimiser =
+            OptimiserSpec { weight_decay: 1e-2, clip_norm: 1.0, ema_decay: 0.9, ..OptimiserSpec::default() };
         let training =
             TrainingGraph::new(&description, 1, [8, 12, 16], LossKind::DiceBce, &optimiser).expect("builds");
         let executor =

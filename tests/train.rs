@@ -167,7 +167,7 @@ fn configurations_that_make_no_network_are_named_by_key() {
     fn unet(config: &mut TrainConfig) -> (&mut Vec<usize>, &mut [usize; 3], &mut f64) {
         match &mut config.network {
             NetworkConfig::ResidualUnet { widths, shape, voxel_mm, .. } => (widths, shape, voxel_mm),
-            NetworkConfig::Article { .. } => unreachable!("the default is a residual U-Net"),
+            _ => unreachable!("the default is a residual U-Net"),
         }
     }
     fn fold(config: &mut TrainConfig) -> &mut usize {
@@ -175,7 +175,7 @@ fn configurations_that_make_no_network_are_named_by_key() {
         *unet(config).1 = [48, 56, 64];
         match &mut config.network {
             NetworkConfig::ResidualUnet { fold, .. } => fold,
-            NetworkConfig::Article { .. } => unreachable!("the default is a residual U-Net"),
+            _ => unreachable!("the default is a residual U-Net"),
         }
     }
     // Without a fold, voxel by voxel.
@@ -271,6 +271,11 @@ fn grid() -> GridSpec {
     }
 }
 
+/// A network that sees that.
+fn network(input: GridSpec) -> Description {
+    mirror_of_the_input(input).description
+}
+
 fn values(gpu: &Gpu, tensors: [GpuTensor; 2]) -> [Vec<f32>; 2] {
     tensors.map(|tensor| wait(gpu.download(&tensor)).expect("downloads"))
 }
@@ -289,7 +294,7 @@ fn image_and_mask_move_together() {
     let Some(gpu) = gpu() else { return };
     let folder = Folder::new();
     let pair = grey_mask(&folder);
-    let head = wait(StoredHead::read(&gpu, &pair, &grid(), true)).expect("a head");
+    let head = wait(StoredHead::read(&gpu, &pair, &network(grid()), true)).expect("a head");
     let still = Augmentation::none();
     let moves = [
         Augmentation { flip: 1.0, ..still.clone() },
@@ -325,7 +330,7 @@ fn tones_leave_the_mask_alone() {
     let Some(gpu) = gpu() else { return };
     let folder = Folder::new();
     let pair = put(&folder, "head", &head(1), &mask());
-    let stored = wait(StoredHead::read(&gpu, &pair, &grid(), false)).expect("a head");
+    let stored = wait(StoredHead::read(&gpu, &pair, &network(grid()), false)).expect("a head");
     let [x, y] = values(&gpu, wait(stored.plain(&gpu, &grid())).expect("samples"));
     let still = Augmentation::none();
     for augmentation in [
@@ -360,7 +365,7 @@ fn cuts_keep_the_brain() {
         _ => (ix % 10) as f32,
     };
     let pair = put(&folder, "shell", &image(shell), &mask());
-    let stored = wait(StoredHead::read(&gpu, &pair, &grid(), true)).expect("a head");
+    let stored = wait(StoredHead::read(&gpu, &pair, &network(grid()), true)).expect("a head");
     let [x, y] = values(&gpu, wait(stored.plain(&gpu, &grid())).expect("samples"));
     let cuts = Augmentation { field_of_view: 1.0, ..Augmentation::none() };
     let mut darkened = 0;
@@ -387,7 +392,7 @@ fn crops_land_in_the_grid_and_mostly_on_the_brain() {
     let Some(gpu) = gpu() else { return };
     let folder = Folder::new();
     let pair = put(&folder, "head", &head(1), &mask());
-    let stored = wait(StoredHead::read(&gpu, &pair, &grid(), false)).expect("a head");
+    let stored = wait(StoredHead::read(&gpu, &pair, &network(grid()), false)).expect("a head");
     let [x, y] = values(&gpu, wait(stored.plain(&gpu, &grid())).expect("samples"));
     let (shape, crop) = (grid().shape, [8, 6, 10]);
     let window = |values: &[f32], offset: [usize; 3]| -> Vec<f32> {
@@ -480,7 +485,7 @@ fn a_sample_without_augmentation_is_what_strip_feeds_the_network() {
     let stripped =
         wait(stripper.strip(&volume, &options)).expect("some brain").probability.expect("asked for");
 
-    let stored = wait(StoredHead::read(&gpu, &pair, &spec, false)).expect("a head");
+    let stored = wait(StoredHead::read(&gpu, &pair, &network(spec.clone()), false)).expect("a head");
     let still = Augmentation::none();
     for [x, _] in [
         wait(stored.plain(&gpu, &spec)).expect("samples"),
@@ -512,7 +517,7 @@ fn two_masks_of_one_image_are_two_heads() {
     let second = pair(first.image.clone(), inner);
     let cache = HeadCache::new(64);
     let volume = |pair: &Pair| -> f32 {
-        let head = wait(cache.get_or_read(&gpu, pair, &grid(), false)).expect("a head");
+        let head = wait(cache.get_or_read(&gpu, pair, &network(grid()), false)).expect("a head");
         values(&gpu, wait(head.plain(&gpu, &grid())).expect("samples"))[1].iter().sum()
     };
     let (outer, inner) = (volume(&first), volume(&second));

@@ -103,7 +103,14 @@ fn adam_clips_and_survives_gradients_that_are_not_finite() {
     let Some(gpu) = gpu() else { return };
     let desc = TensorDesc::f32(&[777]);
     let mut rng = rng("adam");
-    let adam = Adam { beta1: 0.9, beta2: 0.999, epsilon: 1e-7, weight_decay: 0.01, form: AdamForm::PyTorch };
+    let adam = Adam {
+        beta1: 0.9,
+        beta2: 0.999,
+        epsilon: 1e-7,
+        weight_decay: 0.01,
+        form: AdamForm::PyTorch,
+        rate: 1.0,
+    };
     let mut state: Vec<HostTensor> = vec![
         Fill::Normal(1.0).sample(&mut rng, &desc),
         HostTensor::zeros(desc.clone()),
@@ -161,7 +168,8 @@ fn adam_clips_and_survives_gradients_that_are_not_finite() {
 /// A step state is 1 - beta^t to f32 precision from the first step to the last.
 #[test]
 fn step_state_is_accurate() {
-    let adam = Adam { beta1: 0.9, beta2: 0.999, epsilon: 1e-7, weight_decay: 0.0, form: AdamForm::Keras };
+    let adam =
+        Adam { beta1: 0.9, beta2: 0.999, epsilon: 1e-7, weight_decay: 0.0, form: AdamForm::Keras, rate: 1.0 };
     assert_eq!(adam.step_state(1, 0.5, 2.0), [0.5, 0.1, 0.001, 2.0, 0.0, 0.0, 0.0, 0.0]);
     assert_eq!(adam.step_state(2, 0.5, 1.0)[1..3], [0.19, 0.001_999]);
     assert_eq!(adam.step_state(1_000_000, 0.5, 1.0)[1..3], [1.0, 1.0]);

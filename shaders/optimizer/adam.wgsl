@@ -2,6 +2,7 @@
 //   m = beta1 m + (1 - beta1) g        v = beta2 v + (1 - beta2) g^2        c_k = 1 - beta_k^t
 //   Keras:   param = param (1 - lr decay) - lr sqrt(c2) / c1 * m / (sqrt(v) + epsilon)
 //   PYTORCH: param = param (1 - lr decay) - lr / c1 * m / (sqrt(v / c2) + epsilon)
+// with lr the step's learning rate times `rate`.
 // clip = 0 says that a gradient was not finite: then nothing is written.
 // In place: param, m, v [n] f32. Inputs: grad [n] f32, step_state [8] f32 (lr, c1, c2, grad_scale, ...),
 // clip [1] f32. One invocation an element. Cost: about 20 flops, 28 bytes an element.
@@ -15,6 +16,7 @@ struct Params {
     one_minus_beta2: f32,
     epsilon: f32,
     decay: f32,
+    rate: f32,
 }
 
 @group(0) @binding(0) var<storage, read_write> param: array<f32>;
@@ -29,7 +31,7 @@ struct Params {
 fn main(@builtin(global_invocation_id) global: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     let i = flat_index(global, groups, 64u);
     if i < params.n && clip[0] > 0.0 {
-        let lr = step_state[0];
+        let lr = step_state[0] * params.rate;
         let c1 = step_state[1];
         let c2 = step_state[2];
         let g = grad[i] * (step_state[3] * clip[0]);

@@ -63,9 +63,11 @@ pub(super) struct Options {
     /// Start over in a folder that holds a checkpoint already
     #[arg(long)]
     force: bool,
-    /// Start from the weights of this model (a file or a built-in name)
+    /// Start from this model: a file, or the name of one that is built in or in your folder, published ones included
     ///
-    /// A network with `fold` may begin with one without that is the same otherwise, on voxels so many times as large.
+    /// The network, its grid and its intensities are the model's own, and the settings those of a short run at a low rate,
+    /// unless --preset or a table [network] names a network; that must be the same then. A network with `fold` may begin with
+    /// one without that is the same otherwise, on voxels so many times as large.
     #[arg(long, value_name = "FILE|NAME")]
     init: Option<String>,
     /// Name of the model [default: the name in --config, or that of the run's folder]
@@ -119,6 +121,8 @@ enum Loss {
     Bce,
     /// Focal loss, gamma 2, alpha 0.25
     Focal,
+    /// Signed distances, for networks that answer with them
+    Distance,
 }
 
 impl From<Loss> for LossKind {
@@ -128,24 +132,38 @@ impl From<Loss> for LossKind {
             Loss::Dice => Self::Dice,
             Loss::Bce => Self::Bce,
             Loss::Focal => Self::Focal,
+            Loss::Distance => Self::Distance,
         }
     }
 }
 
 impl Options {
-    /// The configuration of a run that begins.
-    fn configuration(&self) -> anyhow::Result<TrainConfig> {
-        let base = match self.preset {
-            None | Some(Preset::Default) => TrainConfig::default_preset(),
-            Some(Preset::Article) => TrainConfig::article_preset(),
+    /// The configuration of a run that begins, with a model or without.
+    fn configuration(&self, parent: Option<&Model>) -> anyhow::Result<TrainConfig> {
+        let over = self.config.as_deref().map(read_table).transpose()?;
+        let kind = over.as_ref().and_then(kind_of_network);
+        let mut base = match (self.preset, parent) {
+            (Some(Preset::Article), _) => TrainConfig::article_preset(),
+            (None, Some(model)) if matches!(kind.as_deref(), None | Some("model")) => {
+                TrainConfig::fine_tuning(&model.description)
+            }
+            _ => TrainConfig::default_preset(),
         };
+        if kind.as_deref() == Some("model") {
+            let name = parent.map_or("model", |model| &model.description.name).to_owned();
+            base.network = NetworkConfig::Model { name };
+        }
         let mut config = self.changed(base)?;
+        let of_parent = matches!((&config.network, parent), (NetworkConfig::Model { name }, Some(model))
+            if *name == model.description.name);
         if let Some(name) = &self.name {
             config.network.set_name(name);
-        } else if models::builtin_names().contains(&config.network.name()) {
+        } else if of_parent || models::builtin_names().contains(&config.network.name()) {
             config.network.set_name(&folder_name(&self.out));
         }
         config.check().map_err(usage)?;
+        let network = config.description(parent.map(|model| &model.description)).map_err(usage)?;
+        config.check_for(&network).map_err(usage)?;
         Ok(config)
     }
 
@@ -228,7 +246,8 @@ impl Options {
             let (config, card) = self.goes_on(&checkpoint, &terminal)?;
             (config, card, Start::Resume(Box::new(checkpoint)))
         } else {
-            let config = self.configuration()?;
+            let parent = self.init.as_deref().map(parent).transpose()?;
+            let config = self.configuration(parent.as_ref().map(|(model, _)| model))?;
             if !self.force && Checkpoint::path_in(&self.out).exists() {
                 bail!(
                     "{}: holds the checkpoint of an earlier run; go on with --resume, start over with --force, \
@@ -236,7 +255,6 @@ impl Options {
                     self.out.display()
                 );
             }
-            let parent = self.init.as_deref().map(parent).transpose()?;
             let card = self.card(parent.as_ref())?;
             (config, card, parent.map_or(Start::Fresh, |(model, _)| Start::From(Box::new(model))))
         };
@@ -357,14 +375,27 @@ fn folder_name(folder: &Path) -> String {
     if name.is_empty() { "model".to_owned() } else { name }
 }
 
-/// A configuration file laid over `base`; a network of another kind over that of the preset that has it.
-fn read_config(path: &Path, mut base: TrainConfig) -> anyhow::Result<TrainConfig> {
+/// What a configuration file says.
+fn read_table(path: &Path) -> anyhow::Result<toml::Table> {
     let fail = |reason: &str| anyhow!("{}: {}", path.display(), one_line(reason));
     let text =
         std::fs::read_to_string(path).map_err(|e| fail(&format!("cannot be read: {e}; check the path")))?;
-    let over: toml::Table =
-        text.parse().map_err(|e: toml::de::Error| fail(&format!("is not valid TOML: {e}")))?;
-    match over.get("network").and_then(|network| network.get("kind")).and_then(toml::Value::as_str) {
+    text.parse().map_err(|e: toml::de::Error| fail(&format!("is not valid TOML: {e}")))
+}
+
+/// The kind of the network that a configuration file describes; empty where it leaves that to the preset, `None` where it
+/// says nothing of it but a name.
+fn kind_of_network(over: &toml::Table) -> Option<String> {
+    let network = over.get("network")?.as_table()?;
+    let kind = network.get("kind").and_then(toml::Value::as_str);
+    (!network.keys().all(|key| key == "name")).then(|| kind.unwrap_or_default().to_owned())
+}
+
+/// A configuration file laid over `base`; a network of another kind over that of the preset that has it.
+fn read_config(path: &Path, mut base: TrainConfig) -> anyhow::Result<TrainConfig> {
+    let fail = |reason: &str| anyhow!("{}: {}", path.display(), one_line(reason));
+    let over = read_table(path)?;
+    match kind_of_network(&over).as_deref() {
         Some("article") if !matches!(base.network, NetworkConfig::Article { .. }) => {
             base.network = TrainConfig::article_preset().network;
         }

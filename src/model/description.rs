@@ -1,6 +1,6 @@
 //! A network as data: its input grid, its layers and its output, as stored in a weight file's metadata.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use serde::{Deserialize, Serialize};
 
@@ -60,6 +60,44 @@ fn is_one(n: &usize) -> bool {
     *n == 1
 }
 
+impl Description {
+    /// What extents must be multiples of along each axis, so that every level's grid is a whole part of the finest one's: the
+    /// input's voxels in the largest voxel of any layer.
+    ///
+    /// # Errors
+    /// A layer that reads an unknown name, in words.
+    pub fn multiple(&self) -> Result<[usize; 3], String> {
+        // Voxels of each layer in those of the input, as fractions.
+        let mut voxels = HashMap::from([("input", [[1, 1]; 3])]);
+        let mut multiple = [1; 3];
+        for layer in &self.layers {
+            let input = layer.inputs.first().map_or("", String::as_str);
+            let unknown = || format!("layer '{}' reads unknown layer '{input}'", layer.name);
+            let mut voxel = *voxels.get(input).ok_or_else(unknown)?;
+            let (coarser, finer) = match &layer.kind {
+                LayerKind::Conv3d { stride, .. } | LayerKind::MaxPool3d { stride, .. } => (*stride, [1; 3]),
+                LayerKind::SpaceToDepth { factor } => (*factor, [1; 3]),
+                LayerKind::ConvTranspose3d { stride, .. } => ([1; 3], *stride),
+                LayerKind::Upsample { factor, .. } | LayerKind::DepthToSpace { factor } => ([1; 3], *factor),
+                _ => ([1; 3], [1; 3]),
+            };
+            for (axis, [over, under]) in voxel.iter_mut().enumerate() {
+                (*over, *under) = (*over * coarser[axis], *under * finer[axis]);
+                let shared = common_divisor(*over, *under);
+                (*over, *under) = (*over / shared, *under / shared);
+                multiple[axis] = multiple[axis] / common_divisor(multiple[axis], *over) * *over;
+            }
+            voxels.insert(&layer.name, voxel);
+        }
+        Ok(multiple)
+    }
+}
+
+/// The greatest divisor of both.
+fn common_divisor(a: usize, b: usize) -> usize {
+    if b == 0 { a.max(1) } else { common_divisor(b, a % b) }
+}
+
 /// What a network's last layer says of a voxel. The graph ends with a logit whatever it is, since all that follows reads one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -109,6 +147,13 @@ pub struct GridSpec {
     /// How logits between the network's voxels arise.
     #[serde(default, skip_serializing_if = "Readout::is_linear")]
     pub readout: Readout,
+}
+
+impl GridSpec {
+    /// Whether the grid is fitted to every volume, padded to as many voxels as that takes: `shape` is the least then.
+    pub fn is_padded(&self) -> bool {
+        matches!(self.centre, Centre::Voxels { fit: Fit::Padded { .. }, .. })
+    }
 }
 
 /// How logits between the voxels of a network's grid arise.

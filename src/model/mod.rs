@@ -27,7 +27,9 @@ pub use refine::{begin_no_csf, spread_over_blocks};
 pub use split::split_channels;
 pub use training::{LossKind, OptimiserSpec, TrainingGraph, is_of_optimiser, weights_of};
 pub use unet::{add_no_csf, article, residual_unet};
-pub use weights::{Model, ModelCard, Tensors, Usual, initialise, weights_of_first, weights_of_fold};
+pub use weights::{
+    Model, ModelCard, Tensors, Usual, initialise, tensors_of_first, weights_of_first, weights_of_fold,
+};
 
 /// A hash in hexadecimal, as programs that check one print it.
 pub(crate) fn hex(hash: &[u8]) -> String {
@@ -50,6 +52,14 @@ pub enum ModelError {
     Weights {
         /// The file, or `built-in model NAME`.
         file: String,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+    /// Learning rates by layer that cannot be meant.
+    #[error("optimiser.layers: the pattern '{pattern}' {reason}")]
+    Pattern {
+        /// The pattern.
+        pattern: String,
         /// What is wrong and what to do.
         reason: String,
     },

@@ -2,15 +2,19 @@
 
 use std::collections::BTreeMap;
 
+use globset::Glob;
 use serde::{Deserialize, Serialize};
 
 use super::build::{BuiltNetwork, Mode, build};
-use super::description::Description;
+use super::description::{AnswerKind, Description, LayerKind};
+use super::weights::expected_tensors;
 use super::{ModelError, Tensors};
-use crate::graph::{Executor, Graph, ValueKind};
+use crate::graph::{Executor, Graph, GraphError, ValueKind};
 use crate::ops::ValueId;
 use crate::ops::constant::Constant;
+use crate::ops::distance_loss::DistanceLoss;
 use crate::ops::elementwise::Add;
+use crate::ops::label::{Distance, Threshold};
 use crate::ops::loss::{Loss, OverlapCounts};
 use crate::ops::optimizer::{AccumulateSumOfSquares, Adam, AdamForm, ClipFactor, Ema};
 use crate::tensor::{HostTensor, TensorDesc};
@@ -27,24 +31,59 @@ pub enum LossKind {
     Bce,
     /// Focal loss, gamma 2, alpha 0.25.
     Focal,
+    /// Signed distances to the brain's border, clipped, for networks that answer with them.
+    Distance,
 }
 
+/// Distance from the brain's border from which on only the side counts, in mm: beyond the skull, and deep in the brain.
+const CLIP_MM: f32 = 10.0;
+
 impl LossKind {
-    /// The operator.
-    pub fn operator(self) -> Loss {
-        match self {
+    /// The loss that networks with such an answer learn by, unless another is asked for.
+    pub fn of(answer: AnswerKind) -> Self {
+        match answer {
+            AnswerKind::Logit | AnswerKind::TwoClasses => Self::DiceBce,
+            AnswerKind::DistanceMm { .. } => Self::Distance,
+        }
+    }
+
+    /// Whether networks with such an answer can learn by it: a distance in mm is no probability's logit, nor the other way
+    /// round.
+    pub fn suits(self, answer: AnswerKind) -> bool {
+        (self == Self::Distance) == (Self::of(answer) == Self::Distance)
+    }
+
+    /// Adds the loss `[1]` of logits and masks `[N, 1, D, H, W]` to a graph; the masks may be fractions, but distances are
+    /// those to where they pass a half, on voxels of this size, for one sample at a time.
+    ///
+    /// # Errors
+    /// Shapes that differ.
+    pub fn apply(
+        self,
+        graph: &mut Graph,
+        logits: ValueId,
+        masks: ValueId,
+        voxel_mm: [f64; 3],
+    ) -> Result<ValueId, GraphError> {
+        let loss = match self {
             Self::DiceBce => {
                 Loss::DiceBce { smooth: 1.0, per_sample: false, dice_weight: 1.0, bce_weight: 1.0 }
             }
             Self::Dice => Loss::SoftDice { smooth: 1.0, per_sample: false },
             Self::Bce => Loss::Bce,
             Self::Focal => Loss::Focal { gamma: 2.0, alpha: 0.25 },
-        }
+            Self::Distance => {
+                let brain = graph.apply1(Threshold::above(0.5), &[masks])?;
+                let distance = graph.apply1(Distance { voxel_size: voxel_mm }, &[brain])?;
+                return graph.apply1(DistanceLoss { clip_mm: CLIP_MM }, &[logits, distance]);
+            }
+        };
+        Ok(graph.apply(loss, &[logits, masks])?[0])
     }
 }
 
 /// The optimiser's attributes.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OptimiserSpec {
     /// Decoupled weight decay; 0 for plain Adam.
@@ -55,14 +94,70 @@ pub struct OptimiserSpec {
     pub clip_norm: f32,
     /// Decay of the moving average of the weights; 0 keeps none.
     pub ema_decay: f64,
+    /// Factors on the learning rate by patterns of layers' names, as shells match files; of several that match, the longest
+    /// counts. 0 freezes a layer.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub layers: BTreeMap<String, f64>,
 }
 
 impl OptimiserSpec {
     /// The Adam operator.
     pub fn adam(&self) -> Adam {
         let (form, epsilon) = if self.keras { (AdamForm::Keras, 1e-7) } else { (AdamForm::PyTorch, 1e-8) };
-        Adam { beta1: 0.9, beta2: 0.999, epsilon, weight_decay: self.weight_decay, form }
+        Adam { beta1: 0.9, beta2: 0.999, epsilon, weight_decay: self.weight_decay, form, rate: 1.0 }
     }
+
+    /// The factor on the learning rate of every layer with weights.
+    ///
+    /// # Errors
+    /// A pattern that is none or matches no layer, with the layers that there are; patterns that freeze all of them.
+    pub fn rates(&self, description: &Description) -> Result<BTreeMap<String, f64>, ModelError> {
+        let tensors = expected_tensors(description)?;
+        let mut rates: BTreeMap<String, f64> =
+            tensors.iter().map(|(name, _)| (layer_of(name).to_owned(), 1.0)).collect();
+        let mut patterns: Vec<(&String, f64)> = self.layers.iter().map(|(p, &rate)| (p, rate)).collect();
+        patterns.sort_by_key(|(pattern, _)| pattern.len());
+        for (pattern, rate) in patterns {
+            let fail = |reason: String| ModelError::Pattern { pattern: pattern.clone(), reason };
+            let glob = Glob::new(pattern).map_err(|e| fail(format!("is no pattern: {}", e.kind())))?;
+            let glob = glob.compile_matcher();
+            let mut matched = false;
+            for (_, of_layer) in rates.iter_mut().filter(|(name, _)| glob.is_match(name.as_str())) {
+                *of_layer = rate;
+                matched = true;
+            }
+            if !matched {
+                let layers: Vec<&str> = rates.keys().map(String::as_str).collect();
+                let reason = format!("matches no layer; those with weights are {}", layers.join(", "));
+                return Err(fail(reason));
+            }
+        }
+        if let Some((pattern, _)) = self.layers.first_key_value()
+            && rates.values().all(|&rate| rate == 0.0)
+        {
+            let reason = "freezes, alone or with others, all layers; leave one to train".to_owned();
+            return Err(ModelError::Pattern { pattern: pattern.clone(), reason });
+        }
+        Ok(rates)
+    }
+}
+
+/// The layer that a tensor belongs to.
+fn layer_of(tensor: &str) -> &str {
+    tensor.rsplit_once('.').map_or(tensor, |(layer, _)| layer)
+}
+
+/// The network with the running statistics of its frozen layers frozen too.
+fn with_frozen_statistics(description: &Description, rates: &BTreeMap<String, f64>) -> Description {
+    let mut description = description.clone();
+    for layer in &mut description.layers {
+        if let LayerKind::BatchNorm { momentum, .. } = &mut layer.kind
+            && rates.get(&layer.name) == Some(&0.0)
+        {
+            *momentum = 0.0;
+        }
+    }
+    description
 }
 
 /// Graph and values of one training step.
@@ -88,7 +183,7 @@ pub struct TrainingGraph {
     pub counts: ValueId,
     /// Logits.
     pub logits: ValueId,
-    /// Gradient of each parameter by name.
+    /// Gradient of each parameter that is not frozen, by name.
     pub gradients: BTreeMap<String, ValueId>,
     /// Every value that a checkpoint must hold, by name: parameters, running statistics, moments
     /// (`adam.m.NAME`, `adam.v.NAME`) and averages (`ema.NAME`).
@@ -99,7 +194,7 @@ impl TrainingGraph {
     /// Builds the step for batches of `batch` samples of extents `shape`.
     ///
     /// # Errors
-    /// A description that does not make a network.
+    /// A description that does not make a network, or as [`OptimiserSpec::rates`].
     pub fn new(
         description: &Description,
         batch: usize,
@@ -107,17 +202,21 @@ impl TrainingGraph {
         loss: LossKind,
         optimiser: &OptimiserSpec,
     ) -> Result<Self, ModelError> {
+        let rates = optimiser.rates(description)?;
         let BuiltNetwork { mut graph, input, logits, no_csf, dropout_seed, .. } =
-            build(description, batch, shape, Mode::Training)?;
-        let parameters = graph.parameters();
+            build(&with_frozen_statistics(description, &rates), batch, shape, Mode::Training)?;
+        let rate_of = |graph: &Graph, parameter: ValueId| rates[layer_of(&graph.values[parameter.0].name)];
+        let parameters: Vec<ValueId> =
+            graph.parameters().into_iter().filter(|&parameter| rate_of(&graph, parameter) != 0.0).collect();
         let target = graph.input("target", graph.desc(logits).clone());
         let step_state = graph.input("step_state", TensorDesc::f32(&[8]));
         graph.set_scope("loss");
-        let mut total = graph.apply(loss.operator(), &[logits, target])?[0];
+        let voxel_mm = description.input.voxel_mm;
+        let mut total = loss.apply(&mut graph, logits, target, voxel_mm)?;
         let mut target_no_csf = None;
         if let Some(logits) = no_csf {
             let target = graph.input("target_no_csf", graph.desc(logits).clone());
-            let further = graph.apply(loss.operator(), &[logits, target])?[0];
+            let further = loss.apply(&mut graph, logits, target, voxel_mm)?;
             total = graph.apply1(Add, &[total, further])?;
             target_no_csf = Some(target);
         }
@@ -138,12 +237,13 @@ impl TrainingGraph {
         let mut by_name = BTreeMap::new();
         for &parameter in &parameters {
             let Some(&gradient) = gradients.get(&parameter) else { continue };
-            let name = graph.values[parameter.0].name.clone();
+            let (name, rate) = (graph.values[parameter.0].name.clone(), rate_of(&graph, parameter));
             let desc = graph.desc(parameter).clone();
             graph.set_scope(&name);
             let m = graph.state(&format!("adam.m.{name}"), desc.clone());
             let v = graph.state(&format!("adam.v.{name}"), desc.clone());
-            let updated = graph.apply(optimiser.adam(), &[parameter, m, v, gradient, step_state, clip])?;
+            let adam = Adam { rate, ..optimiser.adam() };
+            let updated = graph.apply(adam, &[parameter, m, v, gradient, step_state, clip])?;
             if optimiser.ema_decay > 0.0 {
                 let average = graph.state(&format!("ema.{name}"), desc);
                 graph.apply(Ema { decay: optimiser.ema_decay }, &[average, updated[0]])?;

@@ -301,6 +301,12 @@ pub fn weights_of_fold<'a>(description: &Description, tensors: &'a Tensors, fold
     Cow::Owned(own)
 }
 
+/// The tensors of the network that looks first, by the names that they have in the model.
+pub fn tensors_of_first(description: &Description, tensors: &Tensors) -> Tensors {
+    let of_first = |name: &String| description.first.is_some() && name.starts_with(FIRST_PREFIX);
+    tensors.iter().filter(|(name, _)| of_first(name)).map(|(name, t)| (name.clone(), t.clone())).collect()
+}
+
 /// The weights of the network that looks first.
 pub fn weights_of_first(tensors: &Tensors) -> Tensors {
     behind(tensors, FIRST_PREFIX)

@@ -10,6 +10,7 @@ pub mod concat;
 pub mod constant;
 pub mod conv;
 pub mod convolve;
+pub mod distance_loss;
 pub mod dropout;
 pub mod elementwise;
 pub mod intensity;

@@ -38,6 +38,8 @@ pub struct Adam {
     pub weight_decay: f64,
     /// Where epsilon stands.
     pub form: AdamForm,
+    /// Factor on the learning rate, for parameters that are to learn slower or faster than others; 1 for most.
+    pub rate: f64,
 }
 
 impl Adam {
@@ -59,7 +61,8 @@ pub static ADAM: OpDef = OpDef {
     cases: || {
         let case = |name: &str, form: AdamForm, weight_decay: f64, shape: &[usize], clip: Fill| {
             let desc = TensorDesc::f32(shape);
-            let op = Adam { beta1: 0.9, beta2: 0.999, epsilon: 1e-7, weight_decay, form };
+            let rate = if name.contains("slower") { 0.3 } else { 1.0 };
+            let op = Adam { beta1: 0.9, beta2: 0.999, epsilon: 1e-7, weight_decay, form, rate };
             let inputs = vec![
                 (desc.clone(), Fill::Normal(1.0)),
                 (desc.clone(), Fill::Normal(0.1)),
@@ -74,6 +77,7 @@ pub static ADAM: OpDef = OpDef {
         vec![
             case("Keras", AdamForm::Keras, 0.0, &[5, 3, 3, 3, 7], clip),
             case("PyTorch with decay", AdamForm::PyTorch, 0.01, &[5, 3, 3, 3, 7], clip),
+            case("slower, with decay", AdamForm::Keras, 0.01, &[3, 2, 1, 5, 3], clip),
             case("scalar", AdamForm::PyTorch, 0.0, &[1], clip),
             case("skipped step", AdamForm::Keras, 0.01, &[3, 5], Fill::Integer(1)),
             case("256 to 256 convolution", AdamForm::PyTorch, 0.01, &[256, 256, 3, 3, 3], clip).bench_only(),
@@ -116,7 +120,8 @@ impl Operator for Adam {
                         .f32("beta2", self.beta2 as f32)
                         .f32("one_minus_beta2", (1.0 - self.beta2) as f32)
                         .f32("epsilon", self.epsilon as f32)
-                        .f32("decay", self.weight_decay as f32),
+                        .f32("decay", self.weight_decay as f32)
+                        .f32("rate", self.rate as f32),
                 )
                 .flat(n, FLAT),
         )
@@ -125,6 +130,7 @@ impl Operator for Adam {
     fn reference(&self, inputs: &[&HostTensor]) -> Vec<HostTensor> {
         let [mut param, mut m, mut v] = [inputs[0].clone(), inputs[1].clone(), inputs[2].clone()];
         let [lr, c1, c2, grad_scale] = [0, 1, 2, 3].map(|ix| inputs[4].data[ix]);
+        let lr = lr * self.rate;
         let clip = inputs[5].data[0];
         if clip > 0.0 {
             let Adam { beta1, beta2, epsilon, weight_decay: decay, .. } = *self;

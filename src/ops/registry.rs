@@ -2,8 +2,9 @@
 
 use super::case::OpDef;
 use super::{
-    activation, augment, cast, concat, constant, conv, convolve, dropout, elementwise, intensity, label,
-    loss, n4, norm, optimizer, pool, reduction, resample, softmax, space_to_depth, synth, upsample,
+    activation, augment, cast, concat, constant, conv, convolve, distance_loss, dropout, elementwise,
+    intensity, label, loss, n4, norm, optimizer, pool, reduction, resample, softmax, space_to_depth, synth,
+    upsample,
 };
 
 /// Every operator, in stable order.
@@ -38,6 +39,8 @@ pub static OPS: &[&OpDef] = &[
     &loss::DICE_BCE_LOSS,
     &loss::DICE_BCE_LOSS_GRAD,
     &loss::OVERLAP_COUNTS,
+    &distance_loss::DISTANCE_LOSS,
+    &distance_loss::DISTANCE_LOSS_GRAD,
     &optimizer::ADAM,
     &optimizer::ACCUMULATE_SUM_OF_SQUARES,
     &optimizer::CLIP_FACTOR,

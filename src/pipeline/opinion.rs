@@ -96,7 +96,8 @@ impl Member {
         if let Some(network) = &mut self.first {
             let view = View::new(&gpu, volume, &network.description().input).await?;
             let said = network.ask(&view, None).await?;
-            brain = brain_ranges(&view.grid(), &said, volume, &spec)?;
+            let mask = said.logits.iter().map(|&logit| u8::from(logit > 0.0)).collect();
+            brain = brain_ranges(&view.grid(), mask, &volume.grid(), &spec)?;
             levels = Some(said.levels);
             watch.lap("first network").await?;
         }
@@ -163,20 +164,21 @@ impl Opinion {
     }
 }
 
-/// The voxels of a volume, turned to the axes of a network, that its grid is laid over: round the brain that the first network
-/// found. `None` where the grid lies elsewhere.
-fn brain_ranges(
-    grid: &Grid,
-    said: &Said,
-    volume: &PlacedVolume,
+/// The voxels of a volume, turned to the axes of a network, that its grid is laid over: round the brain that another network
+/// marks on its own grid, the last axis fastest. `None` where the grid lies elsewhere.
+///
+/// # Errors
+/// A mask without a brain.
+pub(super) fn brain_ranges(
+    marked: &Grid,
+    mask: Vec<u8>,
+    volume: &Grid,
     spec: &GridSpec,
 ) -> Result<Option<voxels::Ranges>, PipelineError> {
     let Centre::Voxels { of: VoxelBox::Brain { margin, least }, .. } = spec.centre else { return Ok(None) };
-    let mask: Vec<u8> = said.logits.iter().map(|&logit| u8::from(logit > 0.0)).collect();
-    // The network's grids have their last axis fastest.
-    let Xyz([x, y, z]) = grid.shape;
+    let Xyz([x, y, z]) = marked.shape;
     let largest = components::largest(&mask, Xyz([z, y, x])).expect("a mask has as many voxels as its grid");
-    let turned = voxels::turned(&volume.grid(), spec.axes);
-    let ranges = voxels::around(&turned, grid, &largest, margin, least);
+    let turned = voxels::turned(volume, spec.axes);
+    let ranges = voxels::around(&turned, marked, &largest, margin, least);
     Ok(Some(ranges.ok_or(PipelineError::NoBrain)?))
 }

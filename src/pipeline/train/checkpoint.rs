@@ -10,12 +10,14 @@ use super::compact::{self, Kept};
 use super::config::TrainConfig;
 use super::data::HeadRecord;
 use super::log::EpochRow;
-use crate::model::{ModelCard, Tensors};
+use crate::model::{Description, ModelCard, Tensors};
 use crate::pipeline::synth::LabelMap;
 use crate::pipeline::{PipelineError, write_whole};
 
 /// Entry of the file's metadata that holds the run as TOML, which has words for NaN.
 const RUN_KEY: &str = "trephine.run";
+/// Entry that holds the network's description as JSON, as model files do.
+const NETWORK_KEY: &str = "trephine.description";
 
 /// A label map in a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +51,9 @@ pub struct Checkpoint {
     /// The label maps that heads are made from, in order.
     #[serde(default)]
     pub maps: Vec<MapRecord>,
+    /// The network, where it is that of a model which the run began with.
+    #[serde(skip)]
+    pub network: Option<Description>,
     /// The rows of `log.csv`.
     pub rows: Vec<EpochRow>,
     /// Parameters, running statistics, moments and averages by name.
@@ -78,7 +83,11 @@ impl Checkpoint {
             .collect::<Result<Vec<_>, _>>()
             .map_err(|e| fail(&e))?;
         let run = toml::to_string(self).map_err(|e| fail(&e))?;
-        let metadata = HashMap::from([(RUN_KEY.to_owned(), run)]);
+        let mut metadata = HashMap::from([(RUN_KEY.to_owned(), run)]);
+        if let Some(network) = &self.network {
+            let network = serde_json::to_string(network).map_err(|e| fail(&e))?;
+            metadata.insert(NETWORK_KEY.to_owned(), network);
+        }
         let bytes = safetensors::serialize(views, Some(metadata)).map_err(|e| fail(&e))?;
         write_whole(&Self::path_in(folder), &bytes)
     }
@@ -97,9 +106,11 @@ impl Checkpoint {
             fail(format!("is not a checkpoint of this version ({e}); start anew in another folder"))
         };
         let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(|e| broken(&e))?;
-        let run = metadata.metadata().as_ref().and_then(|metadata| metadata.get(RUN_KEY));
-        let run = run.ok_or_else(|| broken(&"it does not say which run it is of"))?;
+        let entry = |key: &str| metadata.metadata().as_ref().and_then(|entries| entries.get(key));
+        let run = entry(RUN_KEY).ok_or_else(|| broken(&"it does not say which run it is of"))?;
         let mut checkpoint: Self = toml::from_str(run).map_err(|e| broken(&e.message()))?;
+        checkpoint.network =
+            entry(NETWORK_KEY).map(|text| serde_json::from_str(text)).transpose().map_err(|e| broken(&e))?;
         let kept = SafeTensors::deserialize(&bytes)
             .map_err(|e| broken(&e))?
             .iter()

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::augment::Augmentation;
 use crate::model::{
-    AxisCodes, Centre, Description, GridSpec, Intensity, LayerKind, LossKind, OptimiserSpec, Readout,
-    Sampling, add_no_csf, article, residual_unet,
+    AnswerKind, AxisCodes, Centre, Description, GridSpec, Intensity, LayerKind, LossKind, OptimiserSpec,
+    Readout, Sampling, add_no_csf, article, residual_unet,
 };
 use crate::pipeline::synth::Synthesis;
 
@@ -89,6 +89,11 @@ pub enum NetworkConfig {
         #[serde(default)]
         no_csf: bool,
     },
+    /// That of the model to begin with, with all that the model says of its input and its answer.
+    Model {
+        /// Name of the model that training makes.
+        name: String,
+    },
 }
 
 /// How often the article's network halves its grid.
@@ -111,23 +116,28 @@ impl NetworkConfig {
     /// Name of the model that training makes.
     pub fn name(&self) -> &str {
         match self {
-            Self::Article { name, .. } | Self::ResidualUnet { name, .. } => name,
+            Self::Article { name, .. } | Self::ResidualUnet { name, .. } | Self::Model { name } => name,
         }
     }
 
     /// Gives the model another name.
     pub fn set_name(&mut self, to: &str) {
         match self {
-            Self::Article { name, .. } | Self::ResidualUnet { name, .. } => to.clone_into(name),
+            Self::Article { name, .. } | Self::ResidualUnet { name, .. } | Self::Model { name } => {
+                to.clone_into(name);
+            }
         }
     }
 
-    /// The network's description.
-    ///
-    /// # Panics
-    /// For a configuration in which [`TrainConfig::check`] finds a fault.
-    pub fn description(&self) -> Description {
-        match self {
+    /// The network's description; `parent` is that of the model to begin with.
+    fn description(&self, parent: Option<&Description>) -> Result<Description, String> {
+        Ok(match self {
+            Self::Model { name } => {
+                let parent = parent.ok_or(
+                    "[network] has the kind \"model\", the network of a model to begin with; name that with --init",
+                )?;
+                Description { name: name.clone(), folds: 1, ..parent.clone() }
+            }
             Self::Article { filters, dropout, voxel_mm, momentum: running, name } => {
                 let mut description = article(*filters, ARTICLE_HALVINGS, *dropout);
                 description.name.clone_from(name);
@@ -158,11 +168,30 @@ impl NetworkConfig {
                 }
                 description
             }
-        }
+        })
     }
 }
 
 impl TrainConfig {
+    /// The network's description; `parent` is that of the model to begin with. What that says of brain without CSF is left out
+    /// where no label maps teach it, since it would go astray as what it reads changes.
+    ///
+    /// # Errors
+    /// The network of a model where there is none to begin with.
+    ///
+    /// # Panics
+    /// For a configuration in which [`TrainConfig::check`] finds a fault.
+    pub fn description(&self, parent: Option<&Description>) -> Result<Description, String> {
+        let description = self.network.description(parent)?;
+        let from_maps = self.synthesis.as_ref().is_some_and(|synthesis| synthesis.share > 0.0);
+        match self.network {
+            NetworkConfig::Model { .. } if !from_maps => {
+                Ok(description.answering(false).expect("every network says what is brain"))
+            }
+            _ => Ok(description),
+        }
+    }
+
     /// What a run does that is told nothing else: the network of the built-in `default`, which `--init default` begins with,
     /// and a short run with real heads alone. weights/default.toml is what made `default`.
     pub fn default_preset() -> Self {
@@ -187,9 +216,33 @@ impl TrainConfig {
             loss: LossKind::DiceBce,
             cache_mib: 4096,
             compact_checkpoint: false,
-            optimiser: OptimiserSpec { weight_decay: 1e-2, keras: false, clip_norm: 1.0, ema_decay: 0.99 },
+            optimiser: OptimiserSpec {
+                weight_decay: 1e-2,
+                keras: false,
+                clip_norm: 1.0,
+                ema_decay: 0.99,
+                layers: BTreeMap::new(),
+            },
             augmentation: Augmentation::default(),
             synthesis: None,
+        }
+    }
+
+    /// What a run does that begins with a model and is told nothing else: a short one at a low rate, with the model's own
+    /// network.
+    pub fn fine_tuning(model: &Description) -> Self {
+        Self {
+            network: NetworkConfig::Model { name: model.name.clone() },
+            // Grids fitted to volumes have as many voxels at least.
+            crop: model.input.is_padded().then_some(model.input.shape),
+            epochs: 10,
+            steps_per_epoch: 0,
+            validation_fraction: 0.2,
+            learning_rate: 1e-4,
+            warmup_steps: 10,
+            loss: LossKind::of(model.answer),
+            optimiser: OptimiserSpec { clip_norm: 1.0, ema_decay: 0.9, ..OptimiserSpec::default() },
+            ..Self::default_preset()
         }
     }
 
@@ -215,7 +268,13 @@ impl TrainConfig {
             loss: LossKind::Focal,
             cache_mib: 4096,
             compact_checkpoint: false,
-            optimiser: OptimiserSpec { weight_decay: 0.0, keras: true, clip_norm: 0.0, ema_decay: 0.0 },
+            optimiser: OptimiserSpec {
+                weight_decay: 0.0,
+                keras: true,
+                clip_norm: 0.0,
+                ema_decay: 0.0,
+                layers: BTreeMap::new(),
+            },
             augmentation: Augmentation::none(),
             synthesis: None,
         }
@@ -342,11 +401,14 @@ impl TrainConfig {
             faults.0.push(format!("learning_rate is {}, must be above 0 and at most 10", self.learning_rate));
         }
         faults.count("cache_mib", self.cache_mib, 0, 1 << 24);
-        let OptimiserSpec { weight_decay, keras: _, clip_norm, ema_decay } = self.optimiser;
-        faults.within("optimiser.weight_decay", weight_decay, 0.0, 1.0);
-        faults.within("optimiser.clip_norm", clip_norm, 0.0, 1e6);
-        if !(0.0..1.0).contains(&ema_decay) {
+        let OptimiserSpec { weight_decay, keras: _, clip_norm, ema_decay, layers } = &self.optimiser;
+        faults.within("optimiser.weight_decay", *weight_decay, 0.0, 1.0);
+        faults.within("optimiser.clip_norm", *clip_norm, 0.0, 1e6);
+        if !(0.0..1.0).contains(ema_decay) {
             faults.0.push(format!("optimiser.ema_decay is {ema_decay}, must be at least 0 and below 1"));
+        }
+        for (pattern, &factor) in layers {
+            faults.within(&format!("the factor of '{pattern}' in optimiser.layers"), factor, 0.0, 1000.0);
         }
         self.check_augmentation(&mut faults);
         faults.0.extend(self.synthesis.iter().flat_map(Synthesis::faults));
@@ -420,6 +482,7 @@ impl TrainConfig {
                 }
                 ("network.shape", *shape, *voxel_mm, *fold, widths.len().saturating_sub(1))
             }
+            NetworkConfig::Model { name: _ } => return,
         };
         faults.within("network.voxel_mm", voxel_mm, VOXEL_MM[0], VOXEL_MM[1]);
         // What the grid must be is known where the levels are.
@@ -434,6 +497,62 @@ impl TrainConfig {
             }
         }
     }
+}
+
+impl TrainConfig {
+    /// Looks for settings that do not go together with the network, in words as [`TrainConfig::check`].
+    ///
+    /// # Errors
+    /// The message, when there is a fault.
+    pub fn check_for(&self, network: &Description) -> Result<(), String> {
+        let mut faults = Vec::new();
+        let input = &network.input;
+        match self.crop {
+            None if input.is_padded() => faults.push(format!(
+                "crop is absent, must be the window that samples are cut to, since the grid of '{}' is fitted to every \
+                 volume: {:?} at most",
+                network.name, input.shape
+            )),
+            None => {}
+            Some(crop) => {
+                if (0..3).any(|axis| crop[axis] > input.shape[axis]) {
+                    faults.push(format!("crop is {crop:?}, must fit the network's grid of {:?}", input.shape));
+                }
+                let multiple = network.multiple()?;
+                if (0..3).any(|axis| crop[axis] == 0 || crop[axis] % multiple[axis] != 0) {
+                    faults.push(format!(
+                        "crop is {crop:?}, must be multiples of {multiple:?}, the voxels of the coarsest level of '{}'",
+                        network.name
+                    ));
+                }
+            }
+        }
+        if !self.loss.suits(network.answer) {
+            faults.push(format!(
+                "loss is {}, must be {} for '{}', which answers with {}",
+                plain_name(&self.loss),
+                plain_name(&LossKind::of(network.answer)),
+                network.name,
+                match network.answer {
+                    AnswerKind::DistanceMm { .. } => "signed distances",
+                    AnswerKind::Logit | AnswerKind::TwoClasses => "logits",
+                }
+            ));
+        }
+        if self.loss == LossKind::Distance && self.batch > 1 {
+            faults.push(format!("batch is {}, must be 1 with the loss distance", self.batch));
+        }
+        if let Err(fault) = self.optimiser.rates(network) {
+            faults.push(fault.to_string());
+        }
+        if faults.is_empty() { Ok(()) } else { Err(faults.join("; ")) }
+    }
+}
+
+/// A setting as configuration files spell it.
+fn plain_name(value: &impl Serialize) -> String {
+    toml::Value::try_from(value)
+        .map_or_else(|e| e.to_string(), |value| value.as_str().unwrap_or("").to_owned())
 }
 
 /// Whether a grid of `shape` can be folded and halved so many times, and is more than a voxel then: the norm of one voxel is

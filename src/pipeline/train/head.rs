@@ -13,15 +13,16 @@ use rand_chacha::ChaCha8Rng;
 use super::augment::{Augmentation, Draw, ELASTIC_POINTS};
 use super::data::Labelled;
 use crate::gpu::{Gpu, GpuTensor};
-use crate::graph::run_op1;
-use crate::model::{GridSpec, Intensity};
+use crate::graph::{GraphError, run_op1};
+use crate::model::{AxisCodes, Description, GridSpec, Intensity};
 use crate::ops::augment::IntensityAugment;
 use crate::ops::resample::{
     AxisOrder, Edge, IDENTITY, Interpolation, Resample, ResampleDeformed, grid_matrix,
 };
 use crate::pipeline::PipelineError;
 use crate::pipeline::bias::{RegionTensors, divide_in_place, n4};
-use crate::pipeline::normalise::normalise_tensor;
+use crate::pipeline::normalise::{Method, levels_of, normalise_tensor, normalise_to_levels};
+use crate::pipeline::opinion::brain_ranges;
 use crate::pipeline::place::placed::PlacedVolume;
 use crate::pipeline::place::slabs::{bindable, upload_bindable};
 use crate::pipeline::place::view::View;
@@ -45,7 +46,23 @@ pub struct StoredHead {
     brain_box: [[usize; 2]; 3],
     /// The same on the store grid.
     stored_brain_box: [[usize; 2]; 3],
+    /// Where the grids' axes point.
+    axes: AxisCodes,
+    /// The part of the network's grid that is no padding, where the padding is 0 for the network.
+    content: Option<Block>,
+    levels: Option<Levels>,
 }
+
+/// The statistics that intensities are brought to scale by, where those are of what another network sees.
+struct Levels {
+    /// As the image is stored.
+    stored: [f32; 2],
+    /// In the image's own: 0 for its lower one, 1 for its upper one.
+    relative: [f32; 2],
+}
+
+/// A block of a grid's voxels.
+pub(super) type Block = [Range<usize>; 3];
 
 /// A pair as its files hold it.
 pub struct HeadFiles {
@@ -82,11 +99,13 @@ enum Values {
 
 /// Largest number of voxels of a stored head at half the network's voxel size.
 const FINE_STORE_VOXELS: usize = 8 << 20;
+/// Largest number of voxels of any stored head: 128 MiB in f32, which every device binds.
+const MOST_STORE_VOXELS: usize = 32 << 20;
 /// Voxels of the store grid round the brain that a cut field of view keeps.
 const SKIN: usize = 2;
 /// Steps of two grids differ by less where they are alike, in voxels.
 const ALIKE: f64 = 1e-4;
-/// How far the stored grid reaches beyond the network's, as a fraction of it.
+/// How far the stored grid reaches beyond the network's at most, as a fraction of it.
 const MARGIN: f64 = 0.2;
 
 impl StoredHead {
@@ -97,10 +116,10 @@ impl StoredHead {
     pub async fn read(
         gpu: &Arc<Gpu>,
         pair: &Pair,
-        spec: &GridSpec,
+        network: &Description,
         spatial: bool,
     ) -> Result<Self, PipelineError> {
-        Self::of(gpu, HeadFiles::read(pair)?, spec, spatial).await
+        Self::of(gpu, HeadFiles::read(pair)?, network, spatial).await
     }
 
     /// As [`StoredHead::read`], of files that are read already.
@@ -110,31 +129,56 @@ impl StoredHead {
     pub async fn of(
         gpu: &Arc<Gpu>,
         files: HeadFiles,
-        spec: &GridSpec,
+        network: &Description,
         spatial: bool,
     ) -> Result<Self, PipelineError> {
         let HeadFiles { pair, image: volume, window, mask: mask_volume } = files;
         let placed_mask = PlacedVolume::upload(gpu, &bindable(gpu, &mask_volume).0).await?;
-        let (view, [mask_view]) = views(gpu, &volume, &window, [&placed_mask], &pair.image, spec).await?;
+        let Seen { image: view, companions: [mask_view], levels } =
+            views(gpu, &volume, &window, [&placed_mask], &pair.image, network).await?;
         let sample = async |view: &View, grid: &Grid| -> Result<Vec<f32>, PipelineError> {
             Ok(gpu.download(&view.sampled(gpu, grid)?).await?)
         };
         let network_grid = view.grid();
         let store_grid = if spatial { store_grid(&network_grid, &view.voxels()) } else { network_grid };
         let values = sample(&view, &store_grid).await?;
+        let mut scale = 1.0;
         let image_values = if spatial {
             // Scaled to the range where half precision is exact enough, whatever the scanner's units.
             let largest = values.iter().fold(f32::MIN_POSITIVE, |m, v| m.max(v.abs()));
+            scale = 4096.0 / largest;
             Values::Half(values.iter().map(|v| f16::from_f32(v / largest * 4096.0)).collect())
         } else {
             Values::Exact(values)
+        };
+        let levels = match levels {
+            None => None,
+            Some([low, high]) => {
+                let method = network.input.intensity.into();
+                let own = levels_of(gpu, &view.sampled(gpu, &network_grid)?, &method)?;
+                let own: Vec<f32> = gpu.download(&own).await?;
+                let range = (own[1] - own[0]).max(f32::MIN_POSITIVE);
+                let relative = [low, high].map(|level| (level - own[0]) / range);
+                Some(Levels { stored: [low * scale, high * scale], relative })
+            }
         };
         let mask_values: Vec<u8> =
             sample(&mask_view, &store_grid).await?.iter().map(|v| (v * 255.0).round() as u8).collect();
         let brain_box = brain_box(&mask_values, &store_grid, &network_grid);
         let stored_brain_box = self::brain_box(&mask_values, &store_grid, &store_grid);
         let image = pair.image;
-        Ok(Self { image, network_grid, store_grid, image_values, mask_values, brain_box, stored_brain_box })
+        Ok(Self {
+            image,
+            network_grid,
+            store_grid,
+            image_values,
+            mask_values,
+            brain_box,
+            stored_brain_box,
+            axes: network.input.axes,
+            content: content_of(&view),
+            levels,
+        })
     }
 
     /// Bytes that it takes in memory.
@@ -179,8 +223,10 @@ impl StoredHead {
         std::array::from_fn(|axis| {
             let [first, last] = self.stored_brain_box[axis];
             let n = self.store_grid.shape[axis];
-            let low = (cuts[axis][0] * first.saturating_sub(SKIN) as f64) as usize;
-            let high = (cuts[axis][1] * (n - 1).saturating_sub(last + SKIN) as f64) as usize;
+            let (world, against) = self.axes.world()[axis];
+            let [low, high] = [usize::from(against), usize::from(!against)].map(|side| cuts[world][side]);
+            let low = (low * first.saturating_sub(SKIN) as f64) as usize;
+            let high = (high * (n - 1).saturating_sub(last + SKIN) as f64) as usize;
             low..n - high
         })
     }
@@ -200,7 +246,7 @@ impl StoredHead {
             };
             [linear(image)?, linear(mask)?]
         };
-        Ok([normalise_tensor(gpu, &image.tensor, &spec.intensity.into())?, mask.tensor])
+        Ok([self.to_scale(gpu, &image.tensor, spec, false).await?, mask.tensor])
     }
 
     /// Image and target `[D, H, W]` of one random draw, cut to a random window of extents `crop`.
@@ -282,12 +328,73 @@ impl StoredHead {
                 x = faults.spoil(gpu, &toned).await?;
             }
         }
-        Ok([normalise_tensor(gpu, &x, &spec.intensity.into())?, y])
+        Ok([self.to_scale(gpu, &x, spec, augmentation.is_tonal()).await?, y])
+    }
+
+    /// A sample on the network's scale. Where that is the scale of what another network sees, and tones have changed, its
+    /// statistics are taken to lie among the sample's own as they did before.
+    async fn to_scale(
+        &self,
+        gpu: &Gpu,
+        x: &GpuTensor,
+        spec: &GridSpec,
+        toned: bool,
+    ) -> Result<GpuTensor, PipelineError> {
+        let levels = match &self.levels {
+            None => None,
+            Some(Levels { stored, .. }) if !toned => Some(*stored),
+            Some(Levels { relative, .. }) => {
+                let own: Vec<f32> = gpu.download(&levels_of(gpu, x, &spec.intensity.into())?).await?;
+                Some(relative.map(|part| own[0] + part * (own[1] - own[0])))
+            }
+        };
+        to_scale(gpu, x, spec, self.content.as_ref(), levels).await
     }
 }
 
+/// A view of an image brought to a network's scale, by these statistics or its own, with 0 for its padding.
+pub(super) async fn to_scale(
+    gpu: &Gpu,
+    x: &GpuTensor,
+    spec: &GridSpec,
+    content: Option<&Block>,
+    levels: Option<[f32; 2]>,
+) -> Result<GpuTensor, PipelineError> {
+    let levels = match levels {
+        None => None,
+        Some(levels) => Some(gpu.upload(&TensorDesc::f32(&[2]), &levels).await?),
+    };
+    let scaled = |x: &GpuTensor| normalise_to_levels(gpu, x, &spec.intensity.into(), levels.as_ref());
+    let Some(content) = content else { return Ok(scaled(x)?) };
+    let whole = x.desc.shape[..].try_into().expect("a view has three axes");
+    let extents = content.clone().map(|range| range.len());
+    let first = content.clone().map(|range| range.start as f64);
+    let inner = scaled(&window(gpu, x, extents, first)?)?;
+    Ok(window(gpu, &inner, whole, first.map(|at| -at))?)
+}
+
+/// The voxels of a view's grid that are no padding, where it is padded after intensities are brought to scale.
+pub(super) fn content_of(view: &View) -> Option<Block> {
+    let (whole, content) = (view.grid(), view.unpadded()?);
+    let first = (whole.affine.inverse() * content.affine).w_axis.round();
+    Some(std::array::from_fn(|axis| {
+        let first = first[axis];
+        let end = (first + content.shape[axis] as f64).min(whole.shape[axis] as f64);
+        first.max(0.0) as usize..end as usize
+    }))
+}
+
+/// What a network sees of an image and of its companions.
+pub(super) struct Seen<const N: usize> {
+    pub image: View,
+    pub companions: [View; N],
+    /// The statistics that intensities are brought to scale by, where those are of what another network sees.
+    pub levels: Option<[f32; 2]>,
+}
+
 /// What a network sees of an image through its window, and the same of its companions, of which the first is its brain: with
-/// faces that cut it mirrored in all.
+/// faces that cut it mirrored in all. Where another network looks first, it is taken to find that brain: a network must learn
+/// whether or not the other one errs.
 ///
 /// # Errors
 /// A bias field that cannot be fitted, or a failing device.
@@ -297,8 +404,9 @@ pub(super) async fn views<const N: usize>(
     window: &Window,
     companions: [&PlacedVolume; N],
     file: &Path,
-    spec: &GridSpec,
-) -> Result<(View, [View; N]), PipelineError> {
+    network: &Description,
+) -> Result<Seen<N>, PipelineError> {
+    let spec = &network.input;
     let (placed, halvings) = upload_bindable(gpu, image, window).await?;
     if halvings > 0 {
         log::warn!(
@@ -311,7 +419,26 @@ pub(super) async fn views<const N: usize>(
         let field = n4(gpu, &placed.tensor, RegionTensors::default(), &options).await?.log_field;
         divide_in_place(gpu, &placed.tensor, &field)?;
     }
-    let view = View::new(gpu, &placed, spec).await?;
+    let (mut found, mut levels) = (None, None);
+    if let Some(first) = &network.first {
+        let view = View::new(gpu, &placed, &first.input).await?;
+        let brain = view.of_companion(gpu, companions[0]).await?.sampled(gpu, &view.grid())?;
+        let brain: Vec<f32> = gpu.download(&brain).await?;
+        let marked = brain.iter().map(|&part| u8::from(part > 0.5)).collect();
+        found = brain_ranges(&view.grid(), marked, &placed.grid(), spec).map_err(|_| PipelineError::Input {
+            file: file.to_path_buf(),
+            reason: "shows too little brain to the network that looks first; check its mask, or take the row out"
+                .into(),
+        })?;
+        if matches!(spec.intensity, Intensity::Standard { of_first: true, .. }) {
+            let grid = view.unpadded().unwrap_or_else(|| view.grid());
+            let method: Method = first.input.intensity.into();
+            let of_first: Vec<f32> =
+                gpu.download(&levels_of(gpu, &view.sampled(gpu, &grid)?, &method)?).await?;
+            levels = Some(of_first[..].try_into().expect("two percentiles"));
+        }
+    }
+    let view = View::over(gpu, &placed, spec, found).await?;
     let mut seen = Vec::with_capacity(N);
     for companion in companions {
         seen.push(view.of_companion(gpu, companion).await?);
@@ -320,7 +447,8 @@ pub(super) async fn views<const N: usize>(
     // Image and companions go on alike beyond a face that cuts the brain.
     let cut = view.reached(|ix| brain[ix] > 0.5);
     let seen: Vec<View> = seen.into_iter().map(|companion| companion.beyond(cut)).collect();
-    Ok((view.beyond(cut), seen.try_into().expect("as many as there are companions")))
+    let companions = seen.try_into().expect("as many as there are companions");
+    Ok(Seen { image: view.beyond(cut), companions, levels })
 }
 
 /// A window of extents `crop` of image and targets, from voxel `offset` on.
@@ -330,22 +458,27 @@ pub(super) fn cut_out<const N: usize>(
     crop: [usize; 3],
     offset: [usize; 3],
 ) -> Result<[GpuTensor; N], PipelineError> {
+    let mut cut = whole;
+    for tensor in &mut cut {
+        *tensor = window(gpu, tensor, crop, offset.map(|at| at as f64))?;
+    }
+    Ok(cut)
+}
+
+/// So many voxels of a volume from voxel `first` on; 0 beyond it.
+fn window(gpu: &Gpu, x: &GpuTensor, shape: [usize; 3], first: [f64; 3]) -> Result<GpuTensor, GraphError> {
     let op = Resample {
         matrix: std::array::from_fn(|row| {
             let mut line = IDENTITY[row];
-            line[3] = offset[row] as f64;
+            line[3] = first[row];
             line
         }),
-        shape: crop,
+        shape,
         interpolation: Interpolation::Nearest,
         edge: Edge::Zero,
         outside: 0.0,
     };
-    let mut cut = whole;
-    for tensor in &mut cut {
-        *tensor = run_op1(gpu, &op, &[tensor])?;
-    }
-    Ok(cut)
+    run_op1(gpu, &op, &[x])
 }
 
 /// First and last voxel of `network` along each axis that a mask on `store` reaches; all of it for an empty mask.
@@ -373,15 +506,18 @@ fn brain_box(mask: &[u8], store: &Grid, network: &Grid) -> [[usize; 2]; 3] {
 /// The network's grid with a margin, at half its voxel size where that stays small, and on the head's `voxels` where those
 /// are alike, so that they are kept as they are and not interpolated twice.
 fn store_grid(network: &Grid, voxels: &Grid) -> Grid {
-    let voxel = network.voxel_size();
-    let wide = network.shape.map(|n| (n as f64 * (1.0 + 2.0 * MARGIN)).ceil() as usize);
-    let centre = network.affine.transform_point3(middle(network.shape));
-    let grid = if wide.iter().product::<usize>() * 8 <= FINE_STORE_VOXELS {
-        Grid::centred(wide.map(|n| 2 * n), voxel / 2.0, centre)
-    } else {
-        Grid::centred(wide, voxel, centre)
-    };
-    onto_voxels(grid, voxels)
+    let room = MOST_STORE_VOXELS as f64 / network.shape.iter().product::<usize>() as f64;
+    let wider = room.cbrt().clamp(1.0, 1.0 + 2.0 * MARGIN);
+    let widened = |n: usize| n as f64 * wider;
+    let most = if wider < 1.0 + 2.0 * MARGIN { f64::floor } else { f64::ceil };
+    let wide = network.shape.map(|n| most(widened(n)) as usize);
+    let finer = if wide.iter().product::<usize>() * 8 <= FINE_STORE_VOXELS { 2 } else { 1 };
+    let shape = wide.map(|n| finer * n);
+    let affine = network.affine
+        * DMat4::from_translation(middle(network.shape))
+        * DMat4::from_scale(DVec3::splat(1.0 / finer as f64))
+        * DMat4::from_translation(-middle(shape));
+    onto_voxels(Grid { shape, affine }, voxels)
 }
 
 /// `grid`, moved by half a voxel at most onto the centres of `voxels`, where these are as large and run along the same axes

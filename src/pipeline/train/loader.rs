@@ -11,7 +11,7 @@ use rand_chacha::ChaCha8Rng;
 use super::data::LabelledHead;
 use super::head::{HeadFiles, StoredHead};
 use crate::gpu::Gpu;
-use crate::model::GridSpec;
+use crate::model::Description;
 use crate::pipeline::PipelineError;
 use crate::pipeline::threads::ReadAhead;
 use crate::volume::pairs::Pair;
@@ -22,7 +22,7 @@ type Read<T> = Result<T, PipelineError>;
 /// awaited. Every head that was ordered comes out, or an error in its place.
 pub struct Loader {
     gpu: Arc<Gpu>,
-    spec: GridSpec,
+    network: Description,
     spatial: bool,
     cache: HeadCache,
     files: Reader<Found>,
@@ -43,7 +43,7 @@ impl Loader {
     pub fn start(
         gpu: &Arc<Gpu>,
         order: Vec<LabelledHead>,
-        spec: &GridSpec,
+        network: &Description,
         spatial: bool,
         cache: &HeadCache,
     ) -> Self {
@@ -52,8 +52,8 @@ impl Loader {
             Some(head) => Ok(Found::Kept(head)),
             None => Ok(Found::Files(Box::new(HeadFiles::read(head.pair())?))),
         });
-        let (gpu, spec, cache) = (Arc::clone(gpu), spec.clone(), cache.clone());
-        Self { gpu, spec, spatial, cache, files, ready: VecDeque::new() }
+        let (gpu, network, cache) = (Arc::clone(gpu), network.clone(), cache.clone());
+        Self { gpu, network, spatial, cache, files, ready: VecDeque::new() }
     }
 
     /// The next head; `None` after the last.
@@ -77,7 +77,7 @@ impl Loader {
         match self.files.next().await? {
             Ok(Found::Kept(head)) => Some(Ok(head)),
             Ok(Found::Files(files)) => {
-                Some(self.cache.get_or_store(&self.gpu, *files, &self.spec, self.spatial).await)
+                Some(self.cache.get_or_store(&self.gpu, *files, &self.network, self.spatial).await)
             }
             Err(error) => Some(Err(error)),
         }
@@ -150,12 +150,12 @@ impl HeadCache {
         &self,
         gpu: &Arc<Gpu>,
         pair: &Pair,
-        spec: &GridSpec,
+        network: &Description,
         spatial: bool,
     ) -> Result<Arc<StoredHead>, PipelineError> {
         match self.get(pair, spatial) {
             Some(head) => Ok(head),
-            None => self.get_or_store(gpu, HeadFiles::read(pair)?, spec, spatial).await,
+            None => self.get_or_store(gpu, HeadFiles::read(pair)?, network, spatial).await,
         }
     }
 
@@ -164,14 +164,14 @@ impl HeadCache {
         &self,
         gpu: &Arc<Gpu>,
         files: HeadFiles,
-        spec: &GridSpec,
+        network: &Description,
         spatial: bool,
     ) -> Result<Arc<StoredHead>, PipelineError> {
         if let Some(head) = self.get(files.pair(), spatial) {
             return Ok(head);
         }
         let key = key(files.pair(), spatial);
-        let head = Arc::new(StoredHead::of(gpu, files, spec, spatial).await?);
+        let head = Arc::new(StoredHead::of(gpu, files, network, spatial).await?);
         let mut kept = self.heads.lock().expect(HELD);
         let bytes: usize = kept.values().map(|h| h.bytes()).sum();
         if bytes + head.bytes() <= self.most_bytes {

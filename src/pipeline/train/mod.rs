@@ -11,6 +11,7 @@ pub mod data;
 pub mod head;
 pub mod loader;
 pub mod log;
+mod parent;
 pub mod run;
 pub mod synthetic;
 mod validate;

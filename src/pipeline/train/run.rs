@@ -9,18 +9,16 @@ use rand_chacha::ChaCha8Rng;
 
 use super::checkpoint::{Checkpoint, MapRecord};
 use super::compact;
-use super::config::TrainConfig;
+use super::config::{NetworkConfig, TrainConfig};
 use super::data::{LabelledHead, Split};
 use super::loader::{HeadCache, Loader, epoch_order};
 use super::log::{CURVES, EpochRow, LOG, draw_curves, write_log};
+use super::parent::Beginning;
 use super::synthetic::SyntheticHeads;
-use super::validate::{Validator, metrics_of};
+use super::validate::{metrics_of, validate};
 use crate::gpu::Gpu;
 use crate::graph::{Executor, ExecutorOptions, Tuning};
-use crate::model::{
-    Description, Model, ModelCard, Tensors, TrainingGraph, begin_no_csf, initialise, is_of_optimiser,
-    spread_over_blocks, weights_of,
-};
+use crate::model::{Description, Model, ModelCard, Tensors, TrainingGraph, tensors_of_first, weights_of};
 use crate::pipeline::synth::LabelMap;
 use crate::pipeline::{PipelineError, write_whole};
 use crate::tensor::TensorDesc;
@@ -40,7 +38,7 @@ pub enum Progress {
         first_epoch: usize,
         /// Epochs in all.
         epochs: usize,
-        /// Bytes of GPU buffers.
+        /// Bytes of GPU buffers that a step needs.
         gpu_bytes: u64,
     },
     /// A step is done.
@@ -120,6 +118,14 @@ impl TrainRun<'_> {
         let (training, validation) =
             (std::mem::take(&mut self.training), std::mem::take(&mut self.validation));
         let synthetic = self.synthetic_heads().map_err(fail)?;
+        let parent = match &self.start {
+            Start::Fresh => None,
+            Start::From(model) => Some(&model.description),
+            Start::Resume(checkpoint) => checkpoint.network.as_ref(),
+        };
+        let description = self.config.description(parent).map_err(fail)?;
+        self.config.check_for(&description).map_err(fail)?;
+        let takes_network = matches!(self.config.network, NetworkConfig::Model { .. });
         let maps: Vec<MapRecord> = self.maps.iter().map(|map| MapRecord::of(map)).collect();
         let (split, mut state, start) = match std::mem::replace(&mut self.start, Start::Fresh) {
             Start::Resume(checkpoint) => {
@@ -143,6 +149,7 @@ impl TrainRun<'_> {
                     card: self.card.clone(),
                     heads: split.records(),
                     maps: maps.clone(),
+                    network: takes_network.then(|| description.clone()),
                     rows: Vec::new(),
                     tensors: Tensors::new(),
                 };
@@ -163,13 +170,18 @@ impl TrainRun<'_> {
             progress(Progress::Finished { epochs: state.epochs_done });
             return Ok(Model::read(&self.folder.join(BEST))?);
         }
-        let description = config.network.description();
         let sample_shape = config.crop.unwrap_or(description.input.shape);
         let graph =
             TrainingGraph::new(&description, config.batch, sample_shape, config.loss, &config.optimiser)?;
         let options = ExecutorOptions { tuning: Arc::clone(&self.tuning), ..ExecutorOptions::default() };
         let executor = Executor::new(self.gpu, graph.graph.clone(), options)?;
-        let validator = Validator::new(self.gpu, &description, &graph, &executor, config.loss)?;
+        let cache = HeadCache::new(config.cache_mib);
+        let mut of_first = tensors_of_first(&description, &state.tensors);
+        let model_of = |tensors: &Tensors| Model {
+            description: description.clone(),
+            tensors: weights_of(tensors),
+            card: self.card.clone(),
+        };
         match start {
             None => {
                 graph.load(&executor, &state.tensors).await?;
@@ -188,39 +200,30 @@ impl TrainRun<'_> {
                 }
             }
             Some(start) => {
-                let tensors = match start {
-                    Start::From(mut model) => {
-                        if description.no_csf.is_none() && model.description.no_csf.is_some() {
-                            *model = model.answering(false).expect("every network says what is brain");
-                            progress(Progress::Note(
-                                "the model says what is brain without CSF too; the one to train will not"
-                                    .into(),
-                            ));
-                        }
-                        let finer = spread_over_blocks(&model, &description);
-                        let spread = finer.is_some();
-                        let name = model.description.name;
-                        let mut tensors = finer.unwrap_or(model.tensors);
-                        if begin_no_csf(&mut tensors, &description) {
-                            progress(Progress::Note(
-                                "what is brain without CSF begins as what is brain, which is all that the model says".into(),
-                            ));
-                        }
-                        check_parent(&name, &tensors, &graph, &executor)?;
-                        if spread {
-                            progress(Progress::Note(format!(
-                                "the model '{name}' begins a network with folds: its first convolutions take the mean of \
-                                 each block, and its last one gives all voxels of a block one logit"
-                            )));
-                        }
-                        tensors
-                    }
-                    _ => initialise(&description, config.seed)?,
+                let beginning = match start {
+                    Start::From(model) if takes_network => Ok(Beginning::of_model(*model, &description)),
+                    Start::From(model) => Beginning::of_equal(*model, &description),
+                    _ => Beginning::fresh(&description, config.seed),
                 };
+                let Beginning { tensors, of_first: first, notes } = beginning.map_err(fail)?;
+                notes.into_iter().for_each(|note| progress(Progress::Note(note)));
+                of_first = first;
                 graph.load(&executor, &tensors).await?;
                 prepare_folder(&self.folder)?;
                 write_config(&self.folder, config)?;
                 split.write_table(&self.folder.join(HEADS))?;
+                if takes_network {
+                    let mut row = EpochRow::default();
+                    let mut all = tensors;
+                    all.extend(of_first.clone());
+                    let model = model_of(&all);
+                    let heads = &split.validation;
+                    validate(self.gpu, &model, &self.tuning, config.loss, heads, &cache, &mut row).await?;
+                    progress(Progress::Note(format!(
+                        "before the first step: validation loss {:.4}, Dice {:.4}, IoU {:.4}",
+                        row.validation_loss, row.validation_dice, row.validation_iou
+                    )));
+                }
             }
         }
         let steps = match config.steps_per_epoch {
@@ -233,9 +236,8 @@ impl TrainRun<'_> {
             steps_per_epoch: steps,
             first_epoch: state.epochs_done,
             epochs: config.epochs,
-            gpu_bytes: executor.allocated_bytes + validator.executor.allocated_bytes,
+            gpu_bytes: executor.allocated_bytes,
         });
-        let cache = HeadCache::new(config.cache_mib);
         let mut longest = Duration::ZERO;
         for epoch in state.epochs_done..config.epochs {
             let begun = Instant::now();
@@ -249,15 +251,13 @@ impl TrainRun<'_> {
                 state.tensors = compact::rounded(&state.tensors);
                 graph.load(&executor, &state.tensors).await?;
             }
-            validator.validate(&split.validation, &description.input, &cache, &mut row).await?;
+            state.tensors.extend(of_first.clone());
+            let model = model_of(&state.tensors);
+            let heads = &split.validation;
+            validate(self.gpu, &model, &self.tuning, config.loss, heads, &cache, &mut row).await?;
             row.seconds = begun.elapsed().as_secs_f64();
             state.epochs_done = epoch + 1;
             state.rows.push(row.clone());
-            let model = Model {
-                description: description.clone(),
-                tensors: weights_of(&state.tensors),
-                card: self.card.clone(),
-            };
             if row.validation_dice >= state.best_dice {
                 state.best_dice = row.validation_dice;
                 write_whole(&self.folder.join(BEST), &model.to_bytes(false)?)?;
@@ -317,8 +317,7 @@ impl TrainRun<'_> {
         // Of a pass through the heads, those are left out in whose place a synthetic one stands.
         let order = epoch_order(training, config.seed, epoch, samples).into_iter().zip(first..);
         let order = order.filter(|(_, sample)| map_of(*sample).is_none()).map(|(head, _)| head).collect();
-        let mut loader =
-            Loader::start(gpu, order, &description.input, config.augmentation.is_spatial(), cache);
+        let mut loader = Loader::start(gpu, order, description, config.augmentation.is_spatial(), cache);
         let total = (steps * config.epochs) as u64;
         let mut row = EpochRow { epoch: epoch + 1, ..EpochRow::default() };
         let (mut counted, mut skipped_in_a_row) = (0u64, 0);
@@ -331,7 +330,7 @@ impl TrainRun<'_> {
                 let sample = (step - 1) * config.batch as u64 + slot as u64;
                 let (spec, seed, crop) = (&description.input, config.seed, config.crop);
                 let [x, brain, no_csf] = match map_of(sample) {
-                    Some((heads, map)) => heads.sample(gpu, map, spec, seed, sample, crop).await?,
+                    Some((heads, map)) => heads.sample(gpu, map, description, seed, sample, crop).await?,
                     None => {
                         let head = loader.next().await;
                         let head = head.expect("a head is ordered for every sample that is real")?;
@@ -423,36 +422,6 @@ fn split(
         )));
     }
     Ok(Split { training, validation })
-}
-
-/// Whether the tensors of a model are those of the network to train.
-fn check_parent(
-    parent: &str,
-    tensors: &Tensors,
-    graph: &TrainingGraph,
-    executor: &Executor,
-) -> Result<(), PipelineError> {
-    let other = |tensor: &str, why: &str| {
-        PipelineError::Training(format!(
-            "the model '{parent}' to start from is another network than the one to train: tensor '{tensor}' {why}; give \
-             [network] the values of that model (see `trephine model info`)"
-        ))
-    };
-    let mut needed = graph.persistent.iter().filter(|(name, _)| !is_of_optimiser(name)).peekable();
-    for (name, &value) in &mut needed {
-        let shape = &executor.graph.desc(value).shape;
-        match tensors.get(name) {
-            None => return Err(other(name, "is missing")),
-            Some((found, _)) if found != shape => {
-                return Err(other(name, &format!("has shape {found:?}, not {shape:?}")));
-            }
-            Some(_) => {}
-        }
-    }
-    match tensors.keys().find(|name| !graph.persistent.contains_key(*name)) {
-        Some(extra) => Err(other(extra, "belongs to no layer")),
-        None => Ok(()),
-    }
 }
 
 /// Makes a run's folder, without what an earlier run left in it.

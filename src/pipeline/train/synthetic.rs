@@ -6,11 +6,10 @@ use glam::{DMat4, DVec3};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::head::{cut_out, views};
+use super::head::{Seen, content_of, cut_out, to_scale, views};
 use crate::gpu::{Gpu, GpuTensor};
-use crate::model::GridSpec;
+use crate::model::Description;
 use crate::pipeline::PipelineError;
-use crate::pipeline::normalise::normalise_tensor;
 use crate::pipeline::synth::{LabelMap, Synthesis, SyntheticHead};
 use crate::pipeline::window::Window;
 use crate::volume::Grid;
@@ -51,24 +50,27 @@ impl SyntheticHeads {
         &self,
         gpu: &Arc<Gpu>,
         map: &LabelMap,
-        spec: &GridSpec,
+        network: &Description,
         seed: u64,
         sample: u64,
         crop: Option<[usize; 3]>,
     ) -> Result<[GpuTensor; 3], PipelineError> {
+        let spec = &network.input;
         // Half a voxel of the network is as much as its averages show.
         let finest = spec.voxel_mm.into_iter().fold(f64::INFINITY, f64::min) / 2.0;
         let voxel_mm = finest.max(self.synthesis.store_mm);
         let head = SyntheticHead::make(gpu, map, &self.synthesis, seed, sample, voxel_mm, None).await?;
         let window = Window::of(&head.image).map_err(|problem| problem.at(&map.file))?;
         let targets = [&head.brain, &head.no_csf];
-        let (view, [brain, no_csf]) = views(gpu, &head.image, &window, targets, &map.file, spec).await?;
+        let Seen { image: view, companions: [brain, no_csf], levels } =
+            views(gpu, &head.image, &window, targets, &map.file, network).await?;
         let mut rng = Self::rng(seed.rotate_left(32), sample);
         let limit = self.synthesis.shift_mm;
         let shift = DVec3::from_array([0; 3].map(|_| (rng.random::<f64>() * 2.0 - 1.0) * limit));
         let grid = view.grid();
         let grid = Grid { shape: grid.shape, affine: DMat4::from_translation(shift) * grid.affine };
-        let image = normalise_tensor(gpu, &view.sampled(gpu, &grid)?, &spec.intensity.into())?;
+        let seen = view.sampled(gpu, &grid)?;
+        let image = to_scale(gpu, &seen, spec, content_of(&view).as_ref(), levels).await?;
         let whole = [image, brain.sampled(gpu, &grid)?, no_csf.sampled(gpu, &grid)?];
         let Some(crop) = crop else { return Ok(whole) };
         let offset = std::array::from_fn(|axis| rng.random_range(0..=grid.shape[axis] - crop[axis]));

@@ -1,0 +1,222 @@
+//! The loss of networks that answer with a signed distance, and its gradient.
+
+use super::reduction::{CHAIN, CHUNK, SUM_ROWS, sum_rows};
+use super::{
+    Case, Cost, FLAT, Fill, GradientBuilder, NodeIo, OpDef, OpError, Operator, Precision, ValueId,
+    batch_pieces, expect_inputs, expect_ncdhw, sample_range,
+};
+use crate::gpu::{Caps, Dispatch, KernelKey, Lowered, Params, Slot};
+use crate::tensor::{HostTensor, TensorDesc};
+
+/// `distance_loss`: mean of h(e), half a square up to 1 mm and a line beyond it (Huber 1964). Inputs: logits z and signed
+/// distances d to the brain's border, both `[N, 1, D, H, W]` in mm; z is to become -d, which is positive in the brain. Further
+/// than `clip_mm` from the border any z is right that is at least as far on the same side, since how far off a voxel of the
+/// scalp lies is nobody's question: there e is what z lacks. Output: `[1]`.
+#[derive(Debug, Clone)]
+pub struct DistanceLoss {
+    /// Distance from which on only the side counts, in mm; positive.
+    pub clip_mm: f32,
+}
+
+impl DistanceLoss {
+    /// z less what it is to be.
+    fn error(&self, z: f64, d: f64) -> f64 {
+        let clip = f64::from(self.clip_mm);
+        let lacks = |inward: f64| inward.min(clip) - clip;
+        match () {
+            () if d <= -clip => lacks(z),
+            () if d >= clip => -lacks(-z),
+            () => z + d,
+        }
+    }
+
+    fn check(&self, name: &'static str, inputs: &[TensorDesc]) -> Result<(), OpError> {
+        let [_, channels, ..] = expect_ncdhw(name, inputs, 0)?;
+        if channels != 1 || inputs[0] != inputs[1] {
+            return Err(OpError::new(
+                name,
+                inputs,
+                "needs logits and distances of one channel and one shape",
+            ));
+        }
+        let positive = self.clip_mm > 0.0;
+        if !positive {
+            return Err(OpError::new(name, inputs, "clip_mm must be positive"));
+        }
+        Ok(())
+    }
+}
+
+/// Shapes, and how far distances spread, in mm.
+const CASES: [(&str, [usize; 5], f32, bool); 4] = [
+    ("odd, batch of 2", [2, 1, 5, 7, 9], 4.0, false),
+    ("one voxel", [3, 1, 1, 1, 1], 4.0, false),
+    ("several workgroups, mostly far off", [2, 1, 17, 19, 23], 40.0, false),
+    ("2 mm head", [1, 1, 96, 128, 160], 20.0, true),
+];
+
+fn cases(make: fn(Vec<(TensorDesc, Fill)>) -> Case) -> Vec<Case> {
+    CASES
+        .iter()
+        .map(|(name, shape, spread, bench)| {
+            let desc = TensorDesc::f32(shape);
+            let mut case = make(vec![(desc.clone(), Fill::Normal(4.0)), (desc, Fill::Normal(*spread))]);
+            case.name = (*name).to_owned();
+            if *bench { case.bench_only() } else { case }
+        })
+        .collect()
+}
+
+/// Registry entry of [`DistanceLoss`].
+pub static DISTANCE_LOSS: OpDef = OpDef {
+    name: "distance_loss",
+    summary: "mean Huber loss of logits in mm and clipped signed distances",
+    shaders: &["loss/distance_partials.wgsl", SUM_ROWS],
+    cases: || cases(|inputs| Case::new("", DistanceLoss { clip_mm: 6.0 }, inputs).differentiable(&[0])),
+};
+
+impl Operator for DistanceLoss {
+    fn name(&self) -> &'static str {
+        "distance_loss"
+    }
+
+    fn infer(&self, inputs: &[TensorDesc]) -> Result<Vec<TensorDesc>, OpError> {
+        expect_inputs(self.name(), inputs, 2)?;
+        self.check(self.name(), inputs)?;
+        Ok(vec![TensorDesc::f32(&[1])])
+    }
+
+    fn lower(&self, inputs: &[TensorDesc], _: &[TensorDesc], caps: &Caps, _: &str) -> Lowered {
+        let pieces = batch_pieces(&[&inputs[0], &inputs[1]], caps);
+        let voxels = inputs[0].voxels();
+        let groups_of = |samples: usize| (samples * voxels).div_ceil(CHUNK);
+        let all: usize = pieces.iter().map(|piece| groups_of(piece.len())).sum();
+        let mut lowered = Lowered::default();
+        let partials = lowered.scratch(all as u64 * 4);
+        let mut first = 0;
+        for piece in pieces {
+            let groups = groups_of(piece.len());
+            lowered.push(
+                Dispatch::new(KernelKey::new("loss/distance_partials.wgsl").count("CHUNK", CHUNK))
+                    .bind_range("z", Slot::Input(0), sample_range(&inputs[0], &piece))
+                    .bind_range("d", Slot::Input(1), sample_range(&inputs[1], &piece))
+                    .bind("partials", partials)
+                    .params(
+                        Params::new()
+                            .u32("n", piece.len() * voxels)
+                            .u32("first_group", first)
+                            .f32("clip_mm", self.clip_mm)
+                            .f32("factor", (1.0 / inputs[0].len() as f64) as f32),
+                    )
+                    .grid([groups, 1, 1]),
+            );
+            first += groups;
+        }
+        lowered.push(sum_rows(partials, Slot::Output(0), [1, all, 1], false));
+        lowered
+    }
+
+    fn backward(
+        &self,
+        graph: &mut dyn GradientBuilder,
+        io: &NodeIo<'_>,
+    ) -> Result<Vec<Option<ValueId>>, OpError> {
+        let Some(dloss) = io.grad_outputs[0] else { return Ok(vec![None, None]) };
+        let inputs = [io.inputs[0], io.inputs[1], dloss];
+        Ok(vec![Some(graph.apply(Box::new(DistanceLossGrad(self.clone())), &inputs)?[0]), None])
+    }
+
+    fn reference(&self, inputs: &[&HostTensor]) -> Vec<HostTensor> {
+        let pairs = inputs[0].data.iter().zip(&inputs[1].data);
+        let sum: f64 = pairs
+            .map(|(&z, &d)| match self.error(z, d).abs() {
+                e if e <= 1.0 => e * e / 2.0,
+                e => e - 0.5,
+            })
+            .sum();
+        vec![HostTensor::new(TensorDesc::f32(&[1]), vec![sum / inputs[0].data.len() as f64])]
+    }
+
+    fn cost(&self, inputs: &[TensorDesc], _: &[TensorDesc]) -> Cost {
+        let n = inputs[0].len() as f64;
+        Cost { flops: 10.0 * n, bytes: 8.0 * n }
+    }
+
+    fn precision(&self, inputs: &[TensorDesc]) -> Precision {
+        Precision::sum_of(inputs[0].len().min(CHAIN))
+    }
+}
+
+/// Gradient of a [`DistanceLoss`] by its logits. Inputs: z, d `[N, 1, D, H, W]` and the gradient by the loss `[1]`. Output: the
+/// gradient by z.
+#[derive(Debug, Clone)]
+pub struct DistanceLossGrad(
+    /// The loss.
+    pub DistanceLoss,
+);
+
+/// Registry entry of [`DistanceLossGrad`].
+pub static DISTANCE_LOSS_GRAD: OpDef = OpDef {
+    name: "distance_loss_grad",
+    summary: "gradient of distance_loss by the logits",
+    shaders: &["loss/distance_grad.wgsl"],
+    cases: || {
+        cases(|mut inputs| {
+            inputs.push((TensorDesc::f32(&[1]), Fill::Uniform(0.5, 2.0)));
+            Case::new("", DistanceLossGrad(DistanceLoss { clip_mm: 6.0 }), inputs)
+        })
+    },
+};
+
+impl Operator for DistanceLossGrad {
+    fn name(&self) -> &'static str {
+        "distance_loss_grad"
+    }
+
+    fn infer(&self, inputs: &[TensorDesc]) -> Result<Vec<TensorDesc>, OpError> {
+        expect_inputs(self.name(), inputs, 3)?;
+        self.0.check(self.name(), inputs)?;
+        if inputs[2] != TensorDesc::f32(&[1]) {
+            return Err(OpError::new(self.name(), inputs, "the gradient by the loss is a scalar"));
+        }
+        Ok(vec![inputs[0].clone()])
+    }
+
+    fn lower(&self, inputs: &[TensorDesc], outputs: &[TensorDesc], caps: &Caps, _: &str) -> Lowered {
+        let mut lowered = Lowered::default();
+        for piece in batch_pieces(&[&inputs[0], &inputs[1], &outputs[0]], caps) {
+            let n = piece.len() * inputs[0].voxels();
+            lowered.push(
+                Dispatch::new(KernelKey::new("loss/distance_grad.wgsl"))
+                    .bind_range("z", Slot::Input(0), sample_range(&inputs[0], &piece))
+                    .bind_range("d", Slot::Input(1), sample_range(&inputs[1], &piece))
+                    .bind("dloss", Slot::Input(2))
+                    .bind_range("dz", Slot::Output(0), sample_range(&outputs[0], &piece))
+                    .params(
+                        Params::new()
+                            .u32("n", n)
+                            .f32("clip_mm", self.0.clip_mm)
+                            .f32("factor", (1.0 / inputs[0].len() as f64) as f32),
+                    )
+                    .flat(n, FLAT),
+            );
+        }
+        lowered
+    }
+
+    fn reference(&self, inputs: &[&HostTensor]) -> Vec<HostTensor> {
+        let factor = inputs[2].data[0] / inputs[0].data.len() as f64;
+        let pairs = inputs[0].data.iter().zip(&inputs[1].data);
+        let data = pairs.map(|(&z, &d)| factor * self.0.error(z, d).clamp(-1.0, 1.0)).collect();
+        vec![HostTensor::new(inputs[0].desc.clone(), data)]
+    }
+
+    fn cost(&self, inputs: &[TensorDesc], _: &[TensorDesc]) -> Cost {
+        let n = inputs[0].len() as f64;
+        Cost { flops: 6.0 * n, bytes: 12.0 * n }
+    }
+
+    fn precision(&self, _: &[TensorDesc]) -> Precision {
+        Precision::sum_of(4)
+    }
+}
