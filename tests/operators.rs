@@ -339,6 +339,25 @@ fn every_shader_translates_to_spirv_msl_and_hlsl() {
     }
 }
 
+/// Tint, the other compiler of WGSL: `TREPHINE_TINT` is the folder that `npm install webgpu` was run in.
+#[test]
+fn every_shader_passes_tint() {
+    let Some(modules) = std::env::var_os("TREPHINE_TINT") else { return };
+    let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("tint");
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir_all(&folder).expect("a folder for shaders");
+    for key in every_kernel() {
+        let shader = assemble(&key, None).unwrap_or_else(|e| panic!("{e}"));
+        std::fs::write(folder.join(key.file_stem() + ".wgsl"), shader.standard()).expect("writes");
+    }
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tools/tint.mjs");
+    let node = std::process::Command::new("node").arg(script).arg(&folder).arg(modules).output();
+    let node = node.expect("TREPHINE_TINT is set, and node is not found");
+    assert!(node.status.success(), "{}", String::from_utf8_lossy(&node.stderr));
+    let said = String::from_utf8_lossy(&node.stdout);
+    assert!(said.contains("refused 0"), "{said}");
+}
+
 #[test]
 fn every_shader_file_belongs_to_an_operator() {
     fn walk(dir: &include_dir::Dir<'_>, files: &mut BTreeSet<String>) {

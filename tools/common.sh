@@ -97,3 +97,13 @@ download_colin27() {
   if [ "$(id -u)" -eq 0 ]; then options=(-o APT::Sandbox::User=root); fi
   (cd "$1" && apt-get -qq "${options[@]}" download mricron-data >&2)
 }
+
+# fetch_tint: puts the folder of Dawn's bindings for Node, which hold the compiler Tint (132 MB), into TINT.
+fetch_tint() {
+  TINT=${XDG_CACHE_HOME:-$HOME/.cache}/trephine/tint-0.6.2
+  [ ! -d "$TINT/node_modules/webgpu" ] || return 0
+  have node && have npm || return 1
+  say "Fetching Dawn's bindings for Node"
+  mkdir -p "$TINT"
+  npm install --silent --no-audit --no-fund --ignore-scripts --prefix "$TINT" webgpu@0.6.2 >&2
+}

@@ -46,6 +46,11 @@ have "${TREPHINE_BIDS_VALIDATOR:-bids-validator-deno}" ||
   say "Python lacks nibabel or nipype (TREPHINE_PYTHON names another one): the Python package is not tested, or in part"
 have "${TREPHINE_DCM2NIIX:-dcm2niix}" ||
   say "No dcm2niix is found (PyPI: dcm2niix): series of DICOM are read, but not compared with it"
+if fetch_tint; then
+  export TREPHINE_TINT=$TINT
+else
+  say "Node or npm's package webgpu is not at hand: no shader is put through Tint"
+fi
 have script || say "No script is found (Debian: bsdutils): progress on a terminal is not tested"
 
 say "Tests"

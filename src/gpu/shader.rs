@@ -67,9 +67,17 @@ pub fn assemble(key: &KernelKey, replacement: Option<&Replacement>) -> Result<As
         out.lines.push(line.origin);
     }
     if let Ok(dir) = std::env::var("TREPHINE_DUMP_WGSL") {
-        dump(&dir, key, &out.source);
+        dump(&dir, key, &out.standard());
     }
     Ok(out)
+}
+
+impl AssembledShader {
+    /// The source as the standard has it, for other compilers: it wants `enable subgroups;`, which naga refuses.
+    pub fn standard(&self) -> String {
+        let enables = if self.source.contains("subgroup") { "enable subgroups;\n" } else { "" };
+        format!("{enables}{}", self.source)
+    }
 }
 
 fn dump(dir: &str, key: &KernelKey, source: &str) {
