@@ -50,6 +50,21 @@ fn slabs_of_a_volume_change_nothing() {
     assert_eq!(run(&whole), run(&slabs));
 }
 
+/// Kernels that need copies larger than the tensors are left out where a binding does not hold the copies.
+#[test]
+fn copies_that_exceed_a_binding_are_not_made() {
+    let Some(whole) = gpu() else { return };
+    let op = Conv3dGradWeight { window: Window::same([2; 3]), two_inputs: false, kernel: [2; 3] };
+    // Channels are filled up to four.
+    let inputs = [3, 2].map(|channels| TensorDesc::f32(&[1, channels, 6, 5, 8]));
+    let tight = limited(&whole, inputs[0].bytes());
+    assert_eq!(op.variants(&inputs, whole.caps()), ["split", "naive"]);
+    assert_eq!(op.variants(&inputs, tight.caps()), ["naive"]);
+    let [one, other] = [&whole, &tight].map(|gpu| run(gpu, &op, &inputs));
+    let gap = one[0].iter().zip(&other[0]).map(|(a, b)| (f32::from_bits(*a) - f32::from_bits(*b)).abs());
+    assert!(gap.fold(0.0, f32::max) < 1e-3);
+}
+
 /// A sample larger than a binding goes through the variants that bind it by sets of channels.
 #[test]
 fn sets_of_channels_change_nothing() {

@@ -212,7 +212,7 @@ fn a_network_that_answers_with_distances_learns_distances() {
     let shape = [1, 1, 12, 14, 16];
     let mut graph = Graph::new();
     let [logits, masks] = ["z", "y"].map(|name| graph.input(name, TensorDesc::f32(&shape)));
-    let loss = LossKind::Distance.apply(&mut graph, logits, masks, voxel_mm).expect("fits");
+    let loss = LossKind::Distance.apply(&mut graph, logits, masks, None, voxel_mm).expect("fits");
     graph.mark_output(loss);
     let executor = Executor::new(&gpu, graph, ExecutorOptions::default()).expect("compiles");
     let at = |ix: usize| [ix / (14 * 16), ix / 16 % 14, ix % 16];
@@ -282,7 +282,7 @@ fn published_networks_are_trained_on_what_strip_shows_them() {
         mask: Some(folder.put("mask.nii", &image(|ix| f32::from(u8::from(brain(ix)))).bytes())),
         extra: Vec::new(),
     };
-    let volume = Labelled::read(&pair).expect("a head").image;
+    let volume = Labelled::read(&pair.clone().into()).expect("a head").image;
     let on_grid = |mut description: Description, shape: usize, voxel_mm: f64| {
         description.input.shape = [shape; 3];
         description.input.voxel_mm = [voxel_mm; 3];
@@ -310,7 +310,8 @@ fn published_networks_are_trained_on_what_strip_shows_them() {
             wait(stripper.strip(&volume, &options)).expect("some brain").probability.expect("asked for");
 
         let spec = &model.description.input;
-        let stored = wait(StoredHead::read(&gpu, &pair, &model.description, false)).expect("a head");
+        let stored =
+            wait(StoredHead::read(&gpu, &pair.clone().into(), &model.description, false)).expect("a head");
         let [x, y] = wait(stored.plain(&gpu, spec)).expect("samples");
         let offsets = wait(gpu.upload(&x.desc, &vec![offset; x.desc.len()])).expect("fits");
         let logits = run_op1(&gpu, &Add, &[&x, &offsets]).expect("adds");
@@ -332,7 +333,8 @@ fn published_networks_are_trained_on_what_strip_shows_them() {
         assert!(inside.iter().all(|&m| m > 0.5), "{name}: {inside:?}");
 
         // Moved and toned, it stays on the network's scale.
-        let stored = wait(StoredHead::read(&gpu, &pair, &model.description, true)).expect("a head");
+        let stored =
+            wait(StoredHead::read(&gpu, &pair.clone().into(), &model.description, true)).expect("a head");
         let moves = Augmentation { rotation: 0.1, gamma: 0.2, ..Augmentation::none() };
         let [other, _] = wait(stored.augmented(&gpu, spec, &moves, 1, 1, None)).expect("samples");
         let other: Vec<f32> = wait(gpu.download(&other)).expect("downloads");
@@ -341,6 +343,50 @@ fn published_networks_are_trained_on_what_strip_shows_them() {
         let spread = plain.iter().map(|v| (v - mean(&plain)).abs()).sum::<f32>() / plain.len() as f32;
         let gap = (mean(&other) - mean(&plain)).abs();
         assert!(gap < 0.3 * spread, "{name}: {} and {}, spread {spread}", mean(&other), mean(&plain));
+    }
+}
+
+#[test]
+fn weights_and_probabilities_of_a_table_reach_the_loss() {
+    if !has_gpu() {
+        return;
+    }
+    let desk = Desk::new();
+    let file = desk.put("parent.safetensors", &hd_bet());
+    desk.0.put("soft.nii", &image(|ix| (1.2 - radius(ix) as f32).clamp(0.0, 1.0)).bytes());
+    desk.0.put("ones.nii", &image(|_| 1.0).bytes());
+    desk.0.put("half.nii", &image(|ix| if radius(ix) < 0.8 { 1.0 } else { 0.0 }).bytes());
+    let validation = desk.path("train.tsv");
+    let run = |out: &str, mask: &str, cells: &str| -> (f64, String) {
+        let rows: String = (1..=2)
+            .map(|seed| format!("head{seed}.nii.gz\t{mask}\t{}\n", cells.replace('#', &seed.to_string())))
+            .collect();
+        desk.0.put("rows.tsv", format!("image\tmask\tweight\tweight_image\n{rows}").as_bytes());
+        let (data, out) = (desk.path("rows.tsv"), desk.path(out));
+        let arguments =
+            ["train", "--data", &data, "--validation", &validation, "--out", &out, "--init", &file];
+        let more = ["--epochs", "1", "--steps", "1", "--batch", "2", "--seed", "4"];
+        let mut command =
+            program(&Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache"), &[&arguments[..], &more].concat());
+        let output = command.output().expect("the program starts");
+        let err = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{err}");
+        let log = fs::read_to_string(Path::new(&out).join("log.csv")).expect("text");
+        // Epoch, step, learning rate, loss.
+        let loss = log.lines().nth(1).and_then(|row| row.split(',').nth(3)).expect("a row");
+        (loss.parse().expect("a number"), err)
+    };
+    let (plain, _) = run("plain", "head1_mask.nii.gz", "\t");
+    let (ones, words) = run("ones", "head1_mask.nii.gz", "1\tones.nii");
+    assert!(words.contains("2 of 2 by voxel (column weight_image)"), "{words}");
+    assert!((plain - ones).abs() < 1e-6, "weights of 1 change nothing: {plain} and {ones}");
+    let (part, _) = run("part", "head1_mask.nii.gz", "1\thalf.nii");
+    let (uneven, words) = run("uneven", "head1_mask.nii.gz", "#\t");
+    assert!(words.contains("heads count 1 to 2 times (column weight), 0 of 2 by voxel"), "{words}");
+    let (soft, words) = run("soft", "soft.nii", "\t");
+    assert!(words.contains("holds fractions, which are learnt as they are"), "{words}");
+    for other in [part, uneven, soft] {
+        assert!((other - plain).abs() > 1e-5, "{other} and {plain}");
     }
 }
 

@@ -25,10 +25,10 @@ use trephine::pipeline::PipelineError;
 use trephine::pipeline::strip::{StripOptions, Stripper};
 use trephine::pipeline::train::augment::Augmentation;
 use trephine::pipeline::train::config::{NetworkConfig, TrainConfig};
-use trephine::pipeline::train::data::{Labelled, Split, check_rows};
+use trephine::pipeline::train::data::{Labelled, Row, Split, check_rows};
 use trephine::pipeline::train::head::StoredHead;
 use trephine::pipeline::train::loader::HeadCache;
-use trephine::volume::pairs::Pair;
+use trephine::volume::pairs::{Pair, PairTable, Weight};
 
 fn pair(image: PathBuf, mask: PathBuf) -> Pair {
     Pair { image, mask: Some(mask), extra: Vec::new() }
@@ -124,40 +124,132 @@ fn odd_rows_are_taken_with_a_remark() {
         "{:?}",
         rows.remarks
     );
-    assert!(remark("soft").contains("counts where they are above 0.5"), "{:?}", rows.remarks);
+    assert!(remark("soft").contains("holds fractions, which are learnt as they are"), "{:?}", rows.remarks);
     assert!(remark("sparse").contains("NaN or infinite count as background"), "{:?}", rows.remarks);
     // What training takes is what was said.
     let taken: Vec<Vec<f32>> =
-        pairs.iter().map(|pair| Labelled::read(pair).expect("read").mask.data).collect();
+        pairs.iter().map(|pair| Labelled::read(&pair.clone().into()).expect("read").mask.data).collect();
     let hard = |inside: &dyn Fn(usize) -> bool| -> Vec<f32> {
         (0..VOXELS).map(|ix| f32::from(u8::from(inside(ix)))).collect()
     };
     assert!(taken[0] == hard(&brain) && taken[1] == hard(&brain));
-    assert!(taken[2] == hard(&|ix| (1.2 - radius(ix) as f32) > 0.5));
+    assert!(
+        taken[2] == (0..VOXELS).map(|ix| (1.2 - radius(ix) as f32).clamp(0.0, 1.0)).collect::<Vec<f32>>()
+    );
+}
+
+#[test]
+fn weights_are_read_from_tables_and_images_and_judged() {
+    let folder = Folder::new();
+    put(&folder, "a", &head(1), &mask());
+    put(&folder, "b", &head(2), &mask());
+    let values = |name: &str, value: &dyn Fn(usize) -> f32| folder.put(name, &image(value).bytes());
+    values("half.nii", &|ix| if ix % 2 == 0 { 0.25 } else { 1.5 });
+    let rows = |cells: &str| -> Result<Vec<Row>, String> {
+        let path = folder.put(
+            "t.tsv",
+            format!(
+                "image\tmask\tweight\tweight_image\na.nii\ta_mask.nii\t{cells}\nb.nii\tb_mask.nii\t\tn/a\n"
+            )
+            .as_bytes(),
+        );
+        let table = PairTable::read(&path).expect("a table");
+        let weights = table.weights(&path).map_err(|e| e.to_string())?;
+        Ok(table.pairs.into_iter().zip(weights).map(|(pair, weight)| Row { pair, weight }).collect())
+    };
+    let good = rows("2.5\thalf.nii").expect("weights");
+    assert_eq!(good[0].weight, Weight { factor: 2.5, image: Some(folder.path("half.nii")) });
+    assert_eq!(good[1].weight, Weight::default());
+    let taken = Labelled::read(&good[0]).expect("a head").weight.expect("asked for").data;
+    assert!(taken.iter().enumerate().all(|(ix, &w)| w == if ix % 2 == 0 { 0.25 } else { 1.5 }));
+    for cell in ["0", "-1", "heavy", "inf"] {
+        let error = rows(&format!("{cell}\t")).expect_err("no weight");
+        assert!(error.contains(&format!("a.nii is '{cell}', no number above 0")), "{error}");
+    }
+    values("negative.nii", &|ix| if ix == 7 { -1.0 } else { 1.0 });
+    values("nothing.nii", &|_| 0.0);
+    let mut apart = image(|_| 1.0);
+    apart.srow[0][3] += 3.0;
+    folder.put("apart.nii", &apart.bytes());
+    for (file, words) in [
+        ("negative.nii", "holds -1; weights of voxels are numbers from 0 on"),
+        ("nothing.nii", "is 0 throughout"),
+        ("apart.nii", "another grid"),
+        ("none.nii", "does not exist"),
+    ] {
+        let rows = rows(&format!("\t{file}")).expect("a table");
+        let Err(error) = Labelled::read(&rows[0]) else { panic!("{file} was taken") };
+        let error = error.to_string();
+        assert!(error.contains(file) && error.contains(words), "{error}");
+    }
+    // Other weights are other heads, and the table of a run names them.
+    let heads = |rows: Vec<Row>| check_rows(rows, &|| {}).expect("usable").heads;
+    let split = Split { training: heads(good), validation: Vec::new() };
+    let records = split.records();
+    let again = |cells: &str| Split::again(&records, heads(rows(cells).expect("weights")), Vec::new());
+    assert!(again("2.5\thalf.nii").is_ok());
+    for other in ["2\thalf.nii", "2.5\t"] {
+        let changed = again(other).map(|_| ()).expect_err("other weights");
+        assert!(changed.contains("1 changed since"), "{changed}");
+    }
+    split.write_table(&folder.path("heads.tsv")).expect("writes");
+    let written = std::fs::read_to_string(folder.path("heads.tsv")).expect("text");
+    assert!(written.starts_with("image\tmask\trole\tweight\tweight_image\n"), "{written}");
+    assert!(written.contains("a_mask.nii\ttraining\t2.5\thalf.nii\n"), "{written}");
+}
+
+#[test]
+fn weights_move_with_their_voxels() {
+    let Some(gpu) = gpu() else { return };
+    let folder = Folder::new();
+    let pair = grey_mask(&folder);
+    let weight = folder.put("w.nii", &image(|ix| if brain(ix) { 3.0 } else { 0.0 }).bytes());
+    let row = Row { pair, weight: Weight { factor: 2.0, image: Some(weight) } };
+    for augmentation in
+        [Augmentation::none(), Augmentation { rotation: 0.5, flip: 1.0, ..Augmentation::none() }]
+    {
+        for crop in [None, Some([8, 10, 12])] {
+            let head = wait(StoredHead::read(&gpu, &row, &network(grid()), true)).expect("a head");
+            assert_eq!(head.factor, 2.0);
+            let [_, y] = values(
+                &gpu,
+                wait(head.augmented(&gpu, &grid(), &augmentation, 3, 4, crop)).expect("samples"),
+            );
+            let w =
+                wait(head.weights(&gpu, &augmentation, 3, 4, crop)).expect("samples").expect("has weights");
+            let w: Vec<f32> = wait(gpu.download(&w)).expect("downloads");
+            // Beyond the image voxels count 1.
+            let gap = |y: f32, w: f32| (3.0 * y - w).abs().min((w - 1.0).abs());
+            let mean = y.iter().zip(&w).map(|(y, w)| gap(*y, *w)).sum::<f32>() / y.len() as f32;
+            assert!(mean < 0.05 && w.iter().any(|&w| w > 2.9) && w.contains(&0.0), "{mean}");
+            let brain = y.iter().zip(&w).filter(|(y, _)| **y == 1.0);
+            assert!(brain.clone().count() > 20 && brain.clone().all(|(_, w)| *w > 2.5));
+        }
+    }
 }
 
 #[test]
 fn masks_are_taken_by_where_they_lie() {
     let folder = Folder::new();
-    let upright = Labelled::read(&put(&folder, "upright", &head(1), &mask())).expect("a head");
+    let upright = Labelled::read(&put(&folder, "upright", &head(1), &mask()).into()).expect("a head");
     // Stored from right to left.
     let mut turned = image(|ix| {
         let x = ix % SHAPE[0];
         f32::from(u8::from(brain(ix - x + SHAPE[0] - 1 - x)))
     });
     turned.srow[0] = [-turned.srow[0][0], 0.0, 0.0, -turned.srow[0][3]];
-    let turned = Labelled::read(&put(&folder, "turned", &head(1), &turned)).expect("a head");
+    let turned = Labelled::read(&put(&folder, "turned", &head(1), &turned).into()).expect("a head");
     assert!(turned.mask == upright.mask && turned.remarks.is_empty());
     // On another grid, more than half a voxel away.
     let mut moved = mask();
     moved.srow[1][3] += 4.5;
-    let moved = Labelled::read(&put(&folder, "moved", &head(1), &moved)).expect("a head");
+    let moved = Labelled::read(&put(&folder, "moved", &head(1), &moved).into()).expect("a head");
     let same = moved.mask.data.iter().zip(&upright.mask.data).filter(|(a, b)| a == b).count();
     assert!(same < VOXELS && same > VOXELS * 9 / 10, "{same} of {VOXELS}");
     assert!(moved.remarks[0].1.contains("lies on another grid"), "{:?}", moved.remarks);
     let mut away = mask();
     away.srow[2][3] += 400.0;
-    let Err(error) = Labelled::read(&put(&folder, "away", &head(1), &away)) else { panic!("taken") };
+    let Err(error) = Labelled::read(&put(&folder, "away", &head(1), &away).into()) else { panic!("taken") };
     assert!(error.to_string().contains("away_mask.nii: lies nowhere in its image"), "{error}");
 }
 
@@ -294,7 +386,7 @@ fn image_and_mask_move_together() {
     let Some(gpu) = gpu() else { return };
     let folder = Folder::new();
     let pair = grey_mask(&folder);
-    let head = wait(StoredHead::read(&gpu, &pair, &network(grid()), true)).expect("a head");
+    let head = wait(StoredHead::read(&gpu, &pair.clone().into(), &network(grid()), true)).expect("a head");
     let still = Augmentation::none();
     let moves = [
         Augmentation { flip: 1.0, ..still.clone() },
@@ -330,7 +422,7 @@ fn tones_leave_the_mask_alone() {
     let Some(gpu) = gpu() else { return };
     let folder = Folder::new();
     let pair = put(&folder, "head", &head(1), &mask());
-    let stored = wait(StoredHead::read(&gpu, &pair, &network(grid()), false)).expect("a head");
+    let stored = wait(StoredHead::read(&gpu, &pair.clone().into(), &network(grid()), false)).expect("a head");
     let [x, y] = values(&gpu, wait(stored.plain(&gpu, &grid())).expect("samples"));
     let still = Augmentation::none();
     for augmentation in [
@@ -365,7 +457,7 @@ fn cuts_keep_the_brain() {
         _ => (ix % 10) as f32,
     };
     let pair = put(&folder, "shell", &image(shell), &mask());
-    let stored = wait(StoredHead::read(&gpu, &pair, &network(grid()), true)).expect("a head");
+    let stored = wait(StoredHead::read(&gpu, &pair.clone().into(), &network(grid()), true)).expect("a head");
     let [x, y] = values(&gpu, wait(stored.plain(&gpu, &grid())).expect("samples"));
     let cuts = Augmentation { field_of_view: 1.0, ..Augmentation::none() };
     let mut darkened = 0;
@@ -392,7 +484,7 @@ fn crops_land_in_the_grid_and_mostly_on_the_brain() {
     let Some(gpu) = gpu() else { return };
     let folder = Folder::new();
     let pair = put(&folder, "head", &head(1), &mask());
-    let stored = wait(StoredHead::read(&gpu, &pair, &network(grid()), false)).expect("a head");
+    let stored = wait(StoredHead::read(&gpu, &pair.clone().into(), &network(grid()), false)).expect("a head");
     let [x, y] = values(&gpu, wait(stored.plain(&gpu, &grid())).expect("samples"));
     let (shape, crop) = (grid().shape, [8, 6, 10]);
     let window = |values: &[f32], offset: [usize; 3]| -> Vec<f32> {
@@ -479,13 +571,14 @@ fn a_sample_without_augmentation_is_what_strip_feeds_the_network() {
         file.srow = [[MM, 0.0, 0.0, origin[0]], [0.0, MM, 0.0, origin[1]], [0.0, 0.0, MM, origin[2]]];
     }
     let pair = put(&folder, "head", &seen, &mask);
-    let volume = Labelled::read(&pair).expect("a head").image;
+    let volume = Labelled::read(&pair.clone().into()).expect("a head").image;
     let stripper = &mut wait(Stripper::new(&gpu, &mirror_of_the_input(spec.clone()))).expect("compiles");
     let options = StripOptions { probability: true, ..StripOptions::default() };
     let stripped =
         wait(stripper.strip(&volume, &options)).expect("some brain").probability.expect("asked for");
 
-    let stored = wait(StoredHead::read(&gpu, &pair, &network(spec.clone()), false)).expect("a head");
+    let stored =
+        wait(StoredHead::read(&gpu, &pair.clone().into(), &network(spec.clone()), false)).expect("a head");
     let still = Augmentation::none();
     for [x, _] in [
         wait(stored.plain(&gpu, &spec)).expect("samples"),
@@ -517,7 +610,8 @@ fn two_masks_of_one_image_are_two_heads() {
     let second = pair(first.image.clone(), inner);
     let cache = HeadCache::new(64);
     let volume = |pair: &Pair| -> f32 {
-        let head = wait(cache.get_or_read(&gpu, pair, &network(grid()), false)).expect("a head");
+        let head =
+            wait(cache.get_or_read(&gpu, &pair.clone().into(), &network(grid()), false)).expect("a head");
         values(&gpu, wait(head.plain(&gpu, &grid())).expect("samples"))[1].iter().sum()
     };
     let (outer, inner) = (volume(&first), volume(&second));

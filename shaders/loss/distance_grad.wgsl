@@ -1,5 +1,6 @@
-// Gradient of distance_loss by the logits: dz = dloss / n * clamp(e, -1, 1), with e as in distance_partials.wgsl.
-// Inputs: z, d [n] f32, in mm (a piece of the batch), dloss [1] f32. Output: dz [n] f32. One invocation a voxel.
+// Gradient of distance_loss by the logits: dz = dloss / n * clamp(e, -1, 1), with e as in distance_partials.wgsl,
+// WEIGHTED times the voxel's weight.
+// Inputs: z, d, in mm, and weight [n] f32 (a piece of the batch), dloss [1] f32. Output: dz [n] f32. One invocation a voxel.
 // Cost: about 6 flops and 12 bytes a voxel.
 #import "lib/distance_error.wgsl"
 #import "lib/index.wgsl"
@@ -16,12 +17,19 @@ struct Params {
 @group(0) @binding(2) var<storage, read> dloss: array<f32>;
 @group(0) @binding(3) var<storage, read_write> dz: array<f32>;
 @group(0) @binding(4) var<uniform> params: Params;
+#ifdef WEIGHTED
+@group(0) @binding(5) var<storage, read> weight: array<f32>;
+#endif
 
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) global: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     let i = flat_index(global, groups, 64u);
     if i < params.n {
         let e = distance_error(z[i], d[i], params.clip_mm);
-        dz[i] = dloss[0] * params.factor * clamp(e, -1.0, 1.0);
+        var grad = dloss[0] * params.factor * clamp(e, -1.0, 1.0);
+#ifdef WEIGHTED
+        grad *= weight[i];
+#endif
+        dz[i] = grad;
     }
 }

@@ -2,8 +2,8 @@
 //   DICE:  dice_factor * ((2 I + s) / (U + s)^2 - 2 y / (U + s)) p q
 //   BCE:   pointwise_factor * (p - y)
 //   FOCAL: pointwise_factor * ((1-alpha) (1-y) p^gamma (p - gamma q log q) - alpha y q^gamma (q - gamma p log p))
-// all times the upstream scalar; 0 for voxels that are not judged, those with y < 0.
-// Inputs: z, y [n] f32 (a piece of the batch), sums [rows] vec4 f32 (I, P, Y, -), dloss [1] f32.
+// all times the upstream scalar, and WEIGHTED the voxel's weight; 0 for voxels that are not judged, those with y < 0.
+// Inputs: z, y, weight [n] f32 (a piece of the batch), sums [rows] vec4 f32 (I, P, Y, -), dloss [1] f32.
 // Output: dz [n] f32. One invocation a voxel. Cost: about 30 flops, 12 bytes a voxel.
 #import "lib/index.wgsl"
 #import "lib/sigmoid.wgsl"
@@ -27,6 +27,9 @@ struct Params {
 @group(0) @binding(3) var<storage, read> dloss: array<f32>;
 @group(0) @binding(4) var<storage, read_write> dz: array<f32>;
 @group(0) @binding(5) var<uniform> params: Params;
+#ifdef WEIGHTED
+@group(0) @binding(6) var<storage, read> weight: array<f32>;
+#endif
 
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) global: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
@@ -50,6 +53,9 @@ fn main(@builtin(global_invocation_id) global: vec3<u32>, @builtin(num_workgroup
         let alarm = exp(-params.gamma * at.nlog_p) * (at.p + params.gamma * at.q * at.nlog_q);
         grad += params.pointwise_factor
             * ((1.0 - params.alpha) * (1.0 - target_y) * alarm - params.alpha * target_y * miss);
+#endif
+#ifdef WEIGHTED
+        grad *= weight[i];
 #endif
         dz[i] = select(0.0, dloss[0] * grad, target_y >= 0.0);
     }

@@ -13,10 +13,10 @@ use trephine::pipeline::PipelineError;
 use trephine::pipeline::synth::{LabelMap, list};
 use trephine::pipeline::train::checkpoint::Checkpoint;
 use trephine::pipeline::train::config::{NetworkConfig, TrainConfig};
-use trephine::pipeline::train::data::{LabelledHead, check_rows};
+use trephine::pipeline::train::data::{LabelledHead, Row, check_rows};
 use trephine::pipeline::train::log::EpochRow;
 use trephine::pipeline::train::run::{Progress, Start, TrainRun};
-use trephine::volume::pairs::{Pair, PairTable};
+use trephine::volume::pairs::{PairTable, Weight};
 
 use super::json::named;
 use super::model::CardFile;
@@ -313,16 +313,16 @@ impl Options {
     /// The rows of the tables to train and to validate on, all of them read and judged before the first step: an hour
     /// into the first epoch is too late.
     fn heads(&self, display: &mut Display) -> anyhow::Result<[Vec<LabelledHead>; 2]> {
-        let mut tables = vec![(&self.data, read_pairs(&self.data, display)?)];
+        let mut tables = vec![(&self.data, read_rows(&self.data, display)?)];
         if let Some(path) = &self.validation {
-            tables.push((path, read_pairs(path, display)?));
+            tables.push((path, read_rows(path, display)?));
         }
-        let rows = tables.iter().map(|(_, pairs)| pairs.len()).sum();
+        let rows = tables.iter().map(|(_, rows)| rows.len()).sum();
         display.reads(rows);
         let mut found = [Vec::new(), Vec::new()];
         let mut bad = Vec::new();
-        for (into, (table, pairs)) in found.iter_mut().zip(tables) {
-            match check_rows(pairs, &|| display.has_read()) {
+        for (into, (table, rows)) in found.iter_mut().zip(tables) {
+            match check_rows(rows, &|| display.has_read()) {
                 Ok(rows) => {
                     rows.remarks.iter().for_each(|remark| display.warn(table, remark));
                     *into = rows.heads;
@@ -426,19 +426,34 @@ fn overlay(base: &mut toml::Value, over: toml::Value) {
     }
 }
 
-/// The pairs of a table that have a mask.
-fn read_pairs(path: &Path, display: &Display) -> anyhow::Result<Vec<Pair>> {
-    let mut pairs = PairTable::read(path)?.pairs;
-    let rows = pairs.len();
-    pairs.retain(|pair| pair.mask.is_some());
-    match (pairs.len(), rows) {
-        (0, _) => bail!("{}: names no image with a mask; training needs masks", path.display()),
-        (kept, rows) if kept < rows => {
-            display.warn(path, &format!("{} of {rows} rows name no mask and are left out", rows - kept));
+/// The rows of a table that have a mask.
+fn read_rows(path: &Path, display: &Display) -> anyhow::Result<Vec<Row>> {
+    let table = PairTable::read(path)?;
+    let weights = table.weights(path)?;
+    let all = table.pairs.len();
+    let rows: Vec<Row> = (table.pairs.into_iter().zip(weights))
+        .filter(|(pair, _)| pair.mask.is_some())
+        .map(|(pair, weight)| Row { pair, weight })
+        .collect();
+    match rows.len() {
+        0 => bail!("{}: names no image with a mask; training needs masks", path.display()),
+        kept if kept < all => {
+            display.warn(path, &format!("{} of {all} rows name no mask and are left out", all - kept));
         }
         _ => {}
     }
-    Ok(pairs)
+    if rows.iter().any(|row| row.weight != Weight::default()) {
+        let factors = || rows.iter().map(|row| row.weight.factor);
+        display.line(&format!(
+            "{}: heads count {} to {} times (column weight), {} of {} by voxel (column weight_image)",
+            path.display(),
+            factors().fold(f32::INFINITY, f32::min),
+            factors().fold(0.0, f32::max),
+            rows.iter().filter(|row| row.weight.image.is_some()).count(),
+            rows.len()
+        ));
+    }
+    Ok(rows)
 }
 
 /// A bar with the time left, or a line an epoch where stderr is not a terminal.

@@ -53,7 +53,7 @@ impl LossKind {
         (self == Self::Distance) == (Self::of(answer) == Self::Distance)
     }
 
-    /// Adds the loss `[1]` of logits and masks `[N, 1, D, H, W]` to a graph; the masks may be fractions, but distances are
+    /// Adds the loss `[1]` of logits and masks, and perhaps weights, `[N, 1, D, H, W]` to a graph; the masks may be fractions, but distances are
     /// those to where they pass a half, on voxels of this size, for one sample at a time.
     ///
     /// # Errors
@@ -63,6 +63,7 @@ impl LossKind {
         graph: &mut Graph,
         logits: ValueId,
         masks: ValueId,
+        weights: Option<ValueId>,
         voxel_mm: [f64; 3],
     ) -> Result<ValueId, GraphError> {
         let loss = match self {
@@ -75,10 +76,12 @@ impl LossKind {
             Self::Distance => {
                 let brain = graph.apply1(Threshold::above(0.5), &[masks])?;
                 let distance = graph.apply1(Distance { voxel_size: voxel_mm }, &[brain])?;
-                return graph.apply1(DistanceLoss { clip_mm: CLIP_MM }, &[logits, distance]);
+                let inputs: Vec<ValueId> = [logits, distance].into_iter().chain(weights).collect();
+                return graph.apply1(DistanceLoss { clip_mm: CLIP_MM }, &inputs);
             }
         };
-        Ok(graph.apply(loss, &[logits, masks])?[0])
+        let inputs: Vec<ValueId> = [logits, masks].into_iter().chain(weights).collect();
+        Ok(graph.apply(loss, &inputs)?[0])
     }
 }
 
@@ -171,6 +174,8 @@ pub struct TrainingGraph {
     pub target: ValueId,
     /// The same of the brain without the CSF round it, where the network says what that is.
     pub target_no_csf: Option<ValueId>,
+    /// Weights of the batch's voxels `[N, 1, D, H, W]`, where they do not all count alike.
+    pub weights: Option<ValueId>,
     /// See [`Adam::step_state`].
     pub step_state: ValueId,
     /// `[seed, step]`, when the network has dropout.
@@ -202,6 +207,21 @@ impl TrainingGraph {
         loss: LossKind,
         optimiser: &OptimiserSpec,
     ) -> Result<Self, ModelError> {
+        Self::with_weights(description, batch, shape, loss, optimiser, false)
+    }
+
+    /// As [`TrainingGraph::new`], with weights of the voxels as an input if `weighted`.
+    ///
+    /// # Errors
+    /// As [`TrainingGraph::new`].
+    pub fn with_weights(
+        description: &Description,
+        batch: usize,
+        shape: [usize; 3],
+        loss: LossKind,
+        optimiser: &OptimiserSpec,
+        weighted: bool,
+    ) -> Result<Self, ModelError> {
         let rates = optimiser.rates(description)?;
         let BuiltNetwork { mut graph, input, logits, no_csf, dropout_seed, .. } =
             build(&with_frozen_statistics(description, &rates), batch, shape, Mode::Training)?;
@@ -209,14 +229,15 @@ impl TrainingGraph {
         let parameters: Vec<ValueId> =
             graph.parameters().into_iter().filter(|&parameter| rate_of(&graph, parameter) != 0.0).collect();
         let target = graph.input("target", graph.desc(logits).clone());
+        let weights = weighted.then(|| graph.input("weights", graph.desc(logits).clone()));
         let step_state = graph.input("step_state", TensorDesc::f32(&[8]));
         graph.set_scope("loss");
         let voxel_mm = description.input.voxel_mm;
-        let mut total = loss.apply(&mut graph, logits, target, voxel_mm)?;
+        let mut total = loss.apply(&mut graph, logits, target, weights, voxel_mm)?;
         let mut target_no_csf = None;
         if let Some(logits) = no_csf {
             let target = graph.input("target_no_csf", graph.desc(logits).clone());
-            let further = loss.apply(&mut graph, logits, target, voxel_mm)?;
+            let further = loss.apply(&mut graph, logits, target, weights, voxel_mm)?;
             total = graph.apply1(Add, &[total, further])?;
             target_no_csf = Some(target);
         }
@@ -264,6 +285,7 @@ impl TrainingGraph {
             input,
             target,
             target_no_csf,
+            weights,
             step_state,
             dropout_seed,
             loss,

@@ -1,9 +1,10 @@
 //! The loss of networks that answer with a signed distance, and its gradient.
 
+use super::loss::{bind_weights, expect_weights, weights};
 use super::reduction::{CHAIN, CHUNK, SUM_ROWS, sum_rows};
 use super::{
     Case, Cost, FLAT, Fill, GradientBuilder, NodeIo, OpDef, OpError, Operator, Precision, ValueId,
-    batch_pieces, expect_inputs, expect_ncdhw, sample_range,
+    batch_pieces, expect_ncdhw, sample_range,
 };
 use crate::gpu::{Caps, Dispatch, KernelKey, Lowered, Params, Slot};
 use crate::tensor::{HostTensor, TensorDesc};
@@ -11,7 +12,7 @@ use crate::tensor::{HostTensor, TensorDesc};
 /// `distance_loss`: mean of h(e), half a square up to 1 mm and a line beyond it (Huber 1964). Inputs: logits z and signed
 /// distances d to the brain's border, both `[N, 1, D, H, W]` in mm; z is to become -d, which is positive in the brain. Further
 /// than `clip_mm` from the border any z is right that is at least as far on the same side, since how far off a voxel of the
-/// scalp lies is nobody's question: there e is what z lacks. Output: `[1]`.
+/// scalp lies is nobody's question: there e is what z lacks. Weights `[N, 1, D, H, W]` may be a last input. Output: `[1]`.
 #[derive(Debug, Clone)]
 pub struct DistanceLoss {
     /// Distance from which on only the side counts, in mm; positive.
@@ -30,7 +31,8 @@ impl DistanceLoss {
         }
     }
 
-    fn check(&self, name: &'static str, inputs: &[TensorDesc]) -> Result<(), OpError> {
+    fn check(&self, name: &'static str, inputs: &[TensorDesc], others: usize) -> Result<(), OpError> {
+        expect_weights(name, inputs, others)?;
         let [_, channels, ..] = expect_ncdhw(name, inputs, 0)?;
         if channels != 1 || inputs[0] != inputs[1] {
             return Err(OpError::new(
@@ -48,9 +50,10 @@ impl DistanceLoss {
 }
 
 /// Shapes, and how far distances spread, in mm.
-const CASES: [(&str, [usize; 5], f32, bool); 4] = [
+const CASES: [(&str, [usize; 5], f32, bool); 5] = [
     ("odd, batch of 2", [2, 1, 5, 7, 9], 4.0, false),
     ("one voxel", [3, 1, 1, 1, 1], 4.0, false),
+    ("weighted", [2, 1, 4, 3, 7], 8.0, false),
     ("several workgroups, mostly far off", [2, 1, 17, 19, 23], 40.0, false),
     ("2 mm head", [1, 1, 96, 128, 160], 20.0, true),
 ];
@@ -60,7 +63,9 @@ fn cases(make: fn(Vec<(TensorDesc, Fill)>) -> Case) -> Vec<Case> {
         .iter()
         .map(|(name, shape, spread, bench)| {
             let desc = TensorDesc::f32(shape);
-            let mut case = make(vec![(desc.clone(), Fill::Normal(4.0)), (desc, Fill::Normal(*spread))]);
+            let mut case =
+                make(vec![(desc.clone(), Fill::Normal(4.0)), (desc.clone(), Fill::Normal(*spread))]);
+            case.inputs.extend((*name == "weighted").then_some((desc, Fill::Uniform(0.0, 2.0))));
             case.name = (*name).to_owned();
             if *bench { case.bench_only() } else { case }
         })
@@ -81,8 +86,7 @@ impl Operator for DistanceLoss {
     }
 
     fn infer(&self, inputs: &[TensorDesc]) -> Result<Vec<TensorDesc>, OpError> {
-        expect_inputs(self.name(), inputs, 2)?;
-        self.check(self.name(), inputs)?;
+        self.check(self.name(), inputs, 2)?;
         Ok(vec![TensorDesc::f32(&[1])])
     }
 
@@ -96,8 +100,11 @@ impl Operator for DistanceLoss {
         let mut first = 0;
         for piece in pieces {
             let groups = groups_of(piece.len());
-            lowered.push(
-                Dispatch::new(KernelKey::new("loss/distance_partials.wgsl").count("CHUNK", CHUNK))
+            let key = KernelKey::new("loss/distance_partials.wgsl")
+                .define("WEIGHTED", u32::from(inputs.len() > 2))
+                .count("CHUNK", CHUNK);
+            lowered.push(bind_weights(
+                Dispatch::new(key)
                     .bind_range("z", Slot::Input(0), sample_range(&inputs[0], &piece))
                     .bind_range("d", Slot::Input(1), sample_range(&inputs[1], &piece))
                     .bind("partials", partials)
@@ -109,7 +116,10 @@ impl Operator for DistanceLoss {
                             .f32("factor", (1.0 / inputs[0].len() as f64) as f32),
                     )
                     .grid([groups, 1, 1]),
-            );
+                inputs,
+                2,
+                &piece,
+            ));
             first += groups;
         }
         lowered.push(sum_rows(partials, Slot::Output(0), [1, all, 1], false));
@@ -121,17 +131,22 @@ impl Operator for DistanceLoss {
         graph: &mut dyn GradientBuilder,
         io: &NodeIo<'_>,
     ) -> Result<Vec<Option<ValueId>>, OpError> {
-        let Some(dloss) = io.grad_outputs[0] else { return Ok(vec![None, None]) };
-        let inputs = [io.inputs[0], io.inputs[1], dloss];
-        Ok(vec![Some(graph.apply(Box::new(DistanceLossGrad(self.clone())), &inputs)?[0]), None])
+        let mut gradients = vec![None; io.inputs.len()];
+        if let Some(dloss) = io.grad_outputs[0] {
+            let mut inputs = vec![io.inputs[0], io.inputs[1], dloss];
+            inputs.extend(io.inputs.get(2));
+            gradients[0] = Some(graph.apply(Box::new(DistanceLossGrad(self.clone())), &inputs)?[0]);
+        }
+        Ok(gradients)
     }
 
     fn reference(&self, inputs: &[&HostTensor]) -> Vec<HostTensor> {
-        let pairs = inputs[0].data.iter().zip(&inputs[1].data);
+        let weight = weights(inputs, 2);
+        let pairs = inputs[0].data.iter().zip(&inputs[1].data).enumerate();
         let sum: f64 = pairs
-            .map(|(&z, &d)| match self.error(z, d).abs() {
-                e if e <= 1.0 => e * e / 2.0,
-                e => e - 0.5,
+            .map(|(ix, (&z, &d))| match self.error(z, d).abs() {
+                e if e <= 1.0 => weight(ix) * e * e / 2.0,
+                e => weight(ix) * (e - 0.5),
             })
             .sum();
         vec![HostTensor::new(TensorDesc::f32(&[1]), vec![sum / inputs[0].data.len() as f64])]
@@ -147,8 +162,8 @@ impl Operator for DistanceLoss {
     }
 }
 
-/// Gradient of a [`DistanceLoss`] by its logits. Inputs: z, d `[N, 1, D, H, W]` and the gradient by the loss `[1]`. Output: the
-/// gradient by z.
+/// Gradient of a [`DistanceLoss`] by its logits. Inputs: z, d `[N, 1, D, H, W]` the gradient by the loss `[1]`, and the weights if it had
+/// any. Output: the gradient by z.
 #[derive(Debug, Clone)]
 pub struct DistanceLossGrad(
     /// The loss.
@@ -174,8 +189,7 @@ impl Operator for DistanceLossGrad {
     }
 
     fn infer(&self, inputs: &[TensorDesc]) -> Result<Vec<TensorDesc>, OpError> {
-        expect_inputs(self.name(), inputs, 3)?;
-        self.0.check(self.name(), inputs)?;
+        self.0.check(self.name(), inputs, 3)?;
         if inputs[2] != TensorDesc::f32(&[1]) {
             return Err(OpError::new(self.name(), inputs, "the gradient by the loss is a scalar"));
         }
@@ -186,8 +200,10 @@ impl Operator for DistanceLossGrad {
         let mut lowered = Lowered::default();
         for piece in batch_pieces(&[&inputs[0], &inputs[1], &outputs[0]], caps) {
             let n = piece.len() * inputs[0].voxels();
-            lowered.push(
-                Dispatch::new(KernelKey::new("loss/distance_grad.wgsl"))
+            let key =
+                KernelKey::new("loss/distance_grad.wgsl").define("WEIGHTED", u32::from(inputs.len() > 3));
+            lowered.push(bind_weights(
+                Dispatch::new(key)
                     .bind_range("z", Slot::Input(0), sample_range(&inputs[0], &piece))
                     .bind_range("d", Slot::Input(1), sample_range(&inputs[1], &piece))
                     .bind("dloss", Slot::Input(2))
@@ -199,15 +215,20 @@ impl Operator for DistanceLossGrad {
                             .f32("factor", (1.0 / inputs[0].len() as f64) as f32),
                     )
                     .flat(n, FLAT),
-            );
+                inputs,
+                3,
+                &piece,
+            ));
         }
         lowered
     }
 
     fn reference(&self, inputs: &[&HostTensor]) -> Vec<HostTensor> {
         let factor = inputs[2].data[0] / inputs[0].data.len() as f64;
-        let pairs = inputs[0].data.iter().zip(&inputs[1].data);
-        let data = pairs.map(|(&z, &d)| factor * self.0.error(z, d).clamp(-1.0, 1.0)).collect();
+        let weight = weights(inputs, 3);
+        let pairs = inputs[0].data.iter().zip(&inputs[1].data).enumerate();
+        let data =
+            pairs.map(|(ix, (&z, &d))| factor * weight(ix) * self.0.error(z, d).clamp(-1.0, 1.0)).collect();
         vec![HostTensor::new(inputs[0].desc.clone(), data)]
     }
 

@@ -2,7 +2,10 @@
 //! Dice and IoU follow. Targets may be soft (area fractions); a voxel whose target is negative is not judged: it counts
 //! in no sum and has no gradient.
 //!
-//! All take logits `z` and targets `y` in [0, 1], both `[N, 1, D, H, W]`, with p = sigmoid(z).
+//! All take logits `z` and targets `y` in [0, 1], both `[N, 1, D, H, W]`, with p = sigmoid(z); the losses may take weights of the
+//! same shape as a last input, of which every term of a sum over voxels is multiplied by its own.
+
+use std::ops::Range;
 
 use super::reduction::{CHAIN, CHUNK, SUM_ROWS, sum_rows};
 use super::{
@@ -15,7 +18,7 @@ use crate::tensor::{HostTensor, TensorDesc};
 /// Relative error of a sigmoid: WGSL grants `exp` 3 + 2|x| ulp, and software Vulkan uses 5.5.
 const SIGMOID_EPSILON: f64 = 8.0 * f32::EPSILON as f64;
 
-/// A loss: inputs `z`, `y` `[N, 1, D, H, W]`; outputs the loss `[1]` and the sums `[rows, 4]` that the
+/// A loss: inputs `z`, `y` and perhaps weights, `[N, 1, D, H, W]`; outputs the loss `[1]` and the sums `[rows, 4]` that the
 /// gradient needs: sum p y, sum p, sum y and the sum of the pointwise loss. Rows are the samples when
 /// `per_sample` is set, else there is one row for the whole batch. Only the first output has a gradient.
 #[derive(Debug, Clone, PartialEq)]
@@ -128,8 +131,10 @@ impl Loss {
         }
     }
 
-    /// Checks attributes and the shapes of logits and targets; returns the batch size.
-    fn check(&self, name: &'static str, inputs: &[TensorDesc]) -> Result<usize, OpError> {
+    /// Checks attributes and the shapes of logits, targets and weights, which follow `others` inputs where there are any;
+    /// returns the batch size.
+    fn check(&self, name: &'static str, inputs: &[TensorDesc], others: usize) -> Result<usize, OpError> {
+        expect_weights(name, inputs, others)?;
         let terms = self.terms();
         let (gamma, alpha) = terms.focal();
         let positive = terms.smooth > 0.0;
@@ -141,6 +146,36 @@ impl Loss {
         }
         expect_logits(name, inputs)
     }
+}
+
+/// Checks that `n` inputs are there, and after them weights like the first one or none.
+pub(super) fn expect_weights(name: &'static str, inputs: &[TensorDesc], n: usize) -> Result<(), OpError> {
+    match inputs.get(n) {
+        Some(weights) if *weights != inputs[0] => {
+            Err(OpError::new(name, inputs, "logits and weights differ in shape"))
+        }
+        Some(_) => expect_inputs(name, inputs, n + 1),
+        None => expect_inputs(name, inputs, n),
+    }
+}
+
+/// Binds the weights to a kernel of a loss, where input `n` is there; its constant `WEIGHTED` says whether.
+pub(super) fn bind_weights(
+    dispatch: Dispatch,
+    inputs: &[TensorDesc],
+    n: usize,
+    piece: &Range<usize>,
+) -> Dispatch {
+    match inputs.get(n) {
+        Some(weights) => dispatch.bind_range("weight", Slot::Input(n), sample_range(weights, piece)),
+        None => dispatch,
+    }
+}
+
+/// Weights of voxels, all 1 where input `n` is not there.
+pub(super) fn weights<'a>(inputs: &[&'a HostTensor], n: usize) -> impl Fn(usize) -> f64 + use<'a> {
+    let weights = inputs.get(n).copied();
+    move |ix| weights.map_or(1.0, |weights| weights.data[ix])
 }
 
 /// Checks logits and targets, the first two inputs; returns the batch size.
@@ -174,7 +209,8 @@ fn cases_for(losses: &[Loss]) -> Vec<Case> {
         let rows = if loss.terms().per_sample { "per sample" } else { "whole batch" };
         let mut add = |name: &str, shape: &[usize], targets: Fill| {
             let desc = TensorDesc::f32(shape);
-            let inputs = vec![(desc.clone(), Fill::Normal(3.0)), (desc, targets)];
+            let mut inputs = vec![(desc.clone(), Fill::Normal(3.0)), (desc.clone(), targets)];
+            inputs.extend((name == "weighted").then_some((desc, Fill::Uniform(0.0, 2.0))));
             cases.push(Case::new(&format!("{name}, {rows}"), loss.clone(), inputs).differentiable(&[0]));
         };
         add("odd, soft targets", &[2, 1, 5, 7, 9], Fill::Uniform(0.0, 1.0));
@@ -182,6 +218,7 @@ fn cases_for(losses: &[Loss]) -> Vec<Case> {
         add("a third of the voxels not judged", &[2, 1, 5, 7, 9], Fill::Uniform(-0.5, 1.0));
         add("no voxel judged", &[1, 1, 3, 5, 2], Fill::Uniform(-1.0, -0.5));
         add("several workgroups, hard targets", &[2, 1, 17, 19, 23], Fill::Binary(0.3));
+        add("weighted", &[2, 1, 5, 7, 9], Fill::Uniform(-0.2, 1.0));
         let desc = TensorDesc::f32(&[1, 1, 96, 128, 160]);
         let inputs = vec![(desc.clone(), Fill::Normal(3.0)), (desc, Fill::Binary(0.2))];
         cases.push(Case::new(&format!("2 mm head, {rows}"), loss.clone(), inputs).bench_only());
@@ -197,16 +234,18 @@ fn grad_cases(losses: &[Loss]) -> Vec<Case> {
             ("odd", [3, 1, 5, 7, 9], 0.0, false),
             ("one voxel", [2, 1, 1, 1, 1], 0.0, false),
             ("a third of the voxels not judged", [2, 1, 4, 3, 7], -0.5, false),
+            ("weighted", [2, 1, 3, 5, 4], 0.0, false),
             ("2 mm head", [1, 1, 96, 128, 160], 0.0, true),
         ] {
             let desc = TensorDesc::f32(&shape);
             let n = loss.terms().rows(shape[0]);
-            let inputs = vec![
+            let mut inputs = vec![
                 (desc.clone(), Fill::Normal(3.0)),
-                (desc, Fill::Uniform(least, 1.0)),
+                (desc.clone(), Fill::Uniform(least, 1.0)),
                 (TensorDesc::f32(&[n, 4]), Fill::Uniform(50.0, 100.0)),
                 (TensorDesc::f32(&[1]), Fill::Uniform(0.5, 2.0)),
             ];
+            inputs.extend((name == "weighted").then_some((desc, Fill::Uniform(0.0, 2.0))));
             let case = Case::new(&format!("{name}, {rows}"), LossGrad(loss.clone()), inputs);
             cases.push(if bench { case.bench_only() } else { case });
         }
@@ -310,8 +349,7 @@ impl Operator for Loss {
     }
 
     fn infer(&self, inputs: &[TensorDesc]) -> Result<Vec<TensorDesc>, OpError> {
-        expect_inputs(self.name(), inputs, 2)?;
-        let batch = self.check(self.name(), inputs)?;
+        let batch = self.check(self.name(), inputs, 2)?;
         Ok(vec![TensorDesc::f32(&[1]), TensorDesc::f32(&[self.terms().rows(batch), 4])])
     }
 
@@ -325,8 +363,10 @@ impl Operator for Loss {
         let mut lowered = Lowered::default();
         let partials = lowered.scratch((batch * groups * 16) as u64);
         for piece in batch_pieces(&[&inputs[0], &inputs[1]], caps) {
-            lowered.push(
-                Dispatch::new(terms.key("loss/partials.wgsl").count("CHUNK", CHUNK))
+            let key = terms.key("loss/partials.wgsl").count("CHUNK", CHUNK);
+            let weighted = u32::from(inputs.len() > 2);
+            lowered.push(bind_weights(
+                Dispatch::new(key.define("WEIGHTED", weighted))
                     .bind_range("z", Slot::Input(0), sample_range(&inputs[0], &piece))
                     .bind_range("y", Slot::Input(1), sample_range(&inputs[1], &piece))
                     .bind("partials", partials)
@@ -339,7 +379,10 @@ impl Operator for Loss {
                             .f32("alpha", alpha as f32),
                     )
                     .grid([groups, piece.len(), 1]),
-            );
+                inputs,
+                2,
+                &piece,
+            ));
         }
         // Without per-sample rows the partials of all samples are one row.
         lowered.push(sum_rows(partials, Slot::Output(1), [rows, batch * groups / rows, 4], false));
@@ -363,9 +406,13 @@ impl Operator for Loss {
         graph: &mut dyn GradientBuilder,
         io: &NodeIo<'_>,
     ) -> Result<Vec<Option<ValueId>>, OpError> {
-        let Some(dloss) = io.grad_outputs[0] else { return Ok(vec![None, None]) };
-        let inputs = [io.inputs[0], io.inputs[1], io.outputs[1], dloss];
-        Ok(vec![Some(graph.apply(Box::new(LossGrad(self.clone())), &inputs)?[0]), None])
+        let mut gradients = vec![None; io.inputs.len()];
+        if let Some(dloss) = io.grad_outputs[0] {
+            let mut inputs = vec![io.inputs[0], io.inputs[1], io.outputs[1], dloss];
+            inputs.extend(io.inputs.get(2));
+            gradients[0] = Some(graph.apply(Box::new(LossGrad(self.clone())), &inputs)?[0]);
+        }
+        Ok(gradients)
     }
 
     fn reference(&self, inputs: &[&HostTensor]) -> Vec<HostTensor> {
@@ -373,16 +420,17 @@ impl Operator for Loss {
         let [z, y] = [inputs[0], inputs[1]];
         let rows = terms.rows(z.desc.shape[0]);
         let row_len = z.data.len() / rows;
+        let weight = weights(inputs, 2);
         let mut sums = HostTensor::zeros(TensorDesc::f32(&[rows, 4]));
         for (ix, (&z, &y)) in z.data.iter().zip(&y.data).enumerate().filter(|(_, (_, y))| **y >= 0.0) {
             let row = &mut sums.data[ix / row_len * 4..][..4];
-            let p = logistic(z);
+            let (p, w) = (logistic(z), weight(ix));
             if terms.dice_weight != 0.0 {
-                row[0] += p * y;
-                row[1] += p;
-                row[2] += y;
+                row[0] += w * p * y;
+                row[1] += w * p;
+                row[2] += w * y;
             }
-            row[3] += match terms.pointwise {
+            row[3] += w * match terms.pointwise {
                 Pointwise::None => 0.0,
                 Pointwise::Bce => y * softplus(-z) + (1.0 - y) * softplus(z),
                 Pointwise::Focal { gamma, alpha } => {
@@ -411,7 +459,7 @@ impl Operator for Loss {
 }
 
 /// Gradient of a [`Loss`] by its logits. Inputs: `z`, `y` `[N, 1, D, H, W]`, the sums `[rows, 4]` that the
-/// loss put out, and the gradient by the loss `[1]`. Output: the gradient by `z`.
+/// loss put out, the gradient by the loss `[1]`, and the weights if it had any. Output: the gradient by `z`.
 #[derive(Debug, Clone)]
 pub struct LossGrad(
     /// The loss.
@@ -424,8 +472,7 @@ impl Operator for LossGrad {
     }
 
     fn infer(&self, inputs: &[TensorDesc]) -> Result<Vec<TensorDesc>, OpError> {
-        expect_inputs(self.name(), inputs, 4)?;
-        let batch = self.0.check(self.name(), inputs)?;
+        let batch = self.0.check(self.name(), inputs, 4)?;
         let sums = TensorDesc::f32(&[self.0.terms().rows(batch), 4]);
         if inputs[2] != sums || inputs[3] != TensorDesc::f32(&[1]) {
             return Err(OpError::new(self.name(), inputs, format!("needs sums {sums:?} and a scalar")));
@@ -442,8 +489,9 @@ impl Operator for LossGrad {
         let mut lowered = Lowered::default();
         for piece in batch_pieces(&[&inputs[0], &inputs[1], &outputs[0]], caps) {
             let n = piece.len() * voxels;
-            lowered.push(
-                Dispatch::new(terms.key("loss/grad.wgsl"))
+            let weighted = u32::from(inputs.len() > 4);
+            lowered.push(bind_weights(
+                Dispatch::new(terms.key("loss/grad.wgsl").define("WEIGHTED", weighted))
                     .bind_range("z", Slot::Input(0), sample_range(&inputs[0], &piece))
                     .bind_range("y", Slot::Input(1), sample_range(&inputs[1], &piece))
                     .bind("sums", Slot::Input(2))
@@ -461,7 +509,10 @@ impl Operator for LossGrad {
                             .f32("alpha", alpha as f32),
                     )
                     .flat(n, FLAT),
-            );
+                inputs,
+                4,
+                &piece,
+            ));
         }
         lowered
     }
@@ -471,6 +522,7 @@ impl Operator for LossGrad {
         let [z, y, sums, dloss] = [inputs[0], inputs[1], inputs[2], inputs[3]];
         let rows = terms.rows(z.desc.shape[0]);
         let row_len = z.data.len() / rows;
+        let weight = weights(inputs, 4);
         let data = z.data.iter().zip(&y.data).enumerate().map(|(ix, (&z, &y))| {
             if y < 0.0 {
                 return 0.0;
@@ -490,7 +542,7 @@ impl Operator for LossGrad {
             };
             let dice_part = terms.dice_weight / rows as f64 * dice;
             let pointwise_part = terms.pointwise_weight / inputs[0].data.len() as f64 * pointwise;
-            dloss.data[0] * (dice_part + pointwise_part)
+            dloss.data[0] * weight(ix) * (dice_part + pointwise_part)
         });
         vec![HostTensor::new(z.desc.clone(), data.collect())]
     }

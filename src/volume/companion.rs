@@ -139,6 +139,19 @@ pub fn read_mask(path: &Path, image: &Image, label: Option<f64>) -> Result<Mask,
     Ok(Mask { voxels, warnings })
 }
 
+/// Reads a mask that [`read_mask`] found to hold fractions ([`Warning::Fractions`]) as such: what part of each voxel of the image
+/// it marks, or how probably, 0 to 1.
+///
+/// # Errors
+/// As [`read_mask`].
+pub fn read_fractions(path: &Path, image: &Image) -> Result<Vec<f32>, VolumeError> {
+    let (file, placement) = read(path, image, Role::Mask)?;
+    let fractions = file.frame_f32(0)?.data.into_iter();
+    // Cubic interpolation overshoots.
+    let fractions = fractions.map(|v| if v.is_finite() { v.clamp(0.0, 1.0) } else { 0.0 }).collect();
+    Ok(placement.bring(file.shape(), fractions, 0.0))
+}
+
 /// Reads values that belong to the voxels of an image and brings them to its grid.
 ///
 /// # Errors

@@ -75,6 +75,11 @@ pub static CONV3D_GRAD_WEIGHT: OpDef = OpDef {
 /// Largest size of the partial sums, in bytes.
 const MAX_PARTIAL_BYTES: usize = 32 << 20;
 
+/// Vectors of 4 output channels that an invocation of `split` sums at once.
+fn groups_of(c_out: usize) -> usize {
+    [1, 2, 4][usize::from(c_out > 4) + usize::from(c_out > 8)]
+}
+
 impl Conv3dGradWeight {
     fn sources(&self) -> usize {
         1 + usize::from(self.two_inputs)
@@ -89,6 +94,16 @@ impl Conv3dGradWeight {
             .u32("kw", kw)
     }
 
+    /// Whether a binding holds the copies that `split` makes, their channels last and filled up to whole vectors.
+    fn split_fits(&self, inputs: &[TensorDesc], caps: &Caps) -> bool {
+        let samples = batch_pieces(&inputs.iter().collect::<Vec<_>>(), caps)[0].len();
+        let (x, dy) = inputs.split_at(self.sources());
+        let of_dy = dy[0].shape[1].div_ceil(4 * groups_of(dy[0].shape[1])) * groups_of(dy[0].shape[1]);
+        let x = x.iter().map(|x| (x, x.shape[1].div_ceil(4)));
+        x.chain([(&dy[0], of_dy)])
+            .all(|(tensor, quads)| (samples * tensor.voxels() * quads) as u64 * 16 <= caps.max_binding)
+    }
+
     fn lower_split(&self, inputs: &[TensorDesc], outputs: &[TensorDesc], caps: &Caps) -> Lowered {
         let mut lowered = Lowered::default();
         let sources = self.sources();
@@ -100,7 +115,7 @@ impl Conv3dGradWeight {
             let tensors: Vec<&TensorDesc> = inputs.iter().collect();
             batch_pieces(&tensors, caps)
         };
-        let groups = [1, 2, 4][usize::from(c_out > 4) + usize::from(c_out > 8)];
+        let groups = groups_of(c_out);
         let channel_tiles = c_out.div_ceil(4 * groups);
         let slide = self.window.is_dense() && self.kernel[2] == 3;
         // Enough chunks to fill the device, few enough that the partial sums stay small.
@@ -262,9 +277,13 @@ impl Operator for Conv3dGradWeight {
     }
 
     fn variants(&self, inputs: &[TensorDesc], caps: &Caps) -> Vec<&'static str> {
-        let mut variants = vec!["split", "naive"];
+        let mut variants = vec!["naive"];
+        if self.split_fits(inputs, caps) {
+            variants.insert(0, "split");
+        }
         if self.window.is_dense() && self.kernel[1..] == [3; 2] {
-            variants.insert(usize::from(!self.prefers_winograd(inputs, caps)), WINOGRAD_HW);
+            let last = variants.len() - 1;
+            variants.insert(if self.prefers_winograd(inputs, caps) { 0 } else { last }, WINOGRAD_HW);
         }
         winograd::retain_bindable(&mut variants, &inputs.iter().collect::<Vec<_>>(), caps);
         variants

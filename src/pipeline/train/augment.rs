@@ -60,6 +60,20 @@ impl Default for Augmentation {
 }
 
 impl Augmentation {
+    /// Changes that leave a scan one of its own contrast and field of view: what a model is to see that is trained on.
+    pub fn gentle() -> Self {
+        Self {
+            flip: 0.5,
+            rotation: 0.1,
+            scale: 0.1,
+            shift_mm: 5.0,
+            gamma: 0.2,
+            bias: 0.2,
+            noise: 0.03,
+            ..Self::none()
+        }
+    }
+
     /// No change at all.
     pub fn none() -> Self {
         Self {

@@ -242,6 +242,7 @@ impl TrainConfig {
             warmup_steps: 10,
             loss: LossKind::of(model.answer),
             optimiser: OptimiserSpec { clip_norm: 1.0, ema_decay: 0.9, ..OptimiserSpec::default() },
+            augmentation: Augmentation::gentle(),
             ..Self::default_preset()
         }
     }

@@ -11,8 +11,8 @@ use sha2::{Digest, Sha256};
 
 use crate::pipeline::PipelineError;
 use crate::tensor::Xyz;
-use crate::volume::pairs::{Pair, PairTable};
-use crate::volume::{Volume, companion, image};
+use crate::volume::pairs::{Pair, PairTable, WEIGHT, WEIGHT_IMAGE, Weight, relative};
+use crate::volume::{Volume, Warning, companion, image};
 
 /// How far the one value of a mask may lie from a whole number: a header's slope is rounded.
 const WHOLE: f32 = 1e-3;
@@ -27,26 +27,45 @@ const NAMED: usize = 5;
 /// Sentences, each about a file.
 pub type Remarks = Vec<(PathBuf, String)>;
 
+/// A row of a table.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Row {
+    /// Image and mask.
+    pub pair: Pair,
+    /// How much it counts in the loss.
+    pub weight: Weight,
+}
+
+impl From<Pair> for Row {
+    fn from(pair: Pair) -> Self {
+        Self { pair, weight: Weight::default() }
+    }
+}
+
 /// An image and its mask as training takes them.
 pub struct Labelled {
     /// The image; voxels that are NaN or infinite have no value.
     pub image: Volume,
-    /// 1 in the brain and 0 elsewhere, on the image's grid.
+    /// 1 in the brain and 0 elsewhere, or how probably or how much of it a voxel is, on the image's grid.
     pub mask: Volume,
+    /// How much each voxel counts in the loss, if they do not all count alike.
+    pub weight: Option<Volume>,
     /// What a person should know of them.
     pub remarks: Remarks,
 }
 
 impl Labelled {
-    /// Reads a pair.
+    /// Reads a row.
     ///
     /// What a mask is, and where it lies in its image, is [`companion::read_mask`]'s to say. Training is stricter: a mask
-    /// of 0 and one fraction, one that holds NaN, everything or the surroundings is refused.
+    /// of 0 and one fraction, one that holds NaN, everything or the surroundings is refused. Of other fractions it takes all:
+    /// probabilities and parts of voxels are what a network learns as well as whole ones.
     ///
     /// # Errors
     /// A file that cannot be read, an image without contrast or without values in the brain, a mask that is none or lies
-    /// elsewhere.
-    pub fn read(pair: &Pair) -> Result<Self, PipelineError> {
+    /// elsewhere, weights that are negative, or 0 throughout, or on another grid.
+    pub fn read(row: &Row) -> Result<Self, PipelineError> {
+        let Row { pair, weight } = row;
         let Some(mask_path) = &pair.mask else {
             return Err(fault(&pair.image, "has no mask in the table; training needs one"));
         };
@@ -58,18 +77,32 @@ impl Labelled {
         let content = image.check_content().map_err(|problem| problem.at(&pair.image))?;
         check_values(&image::read_single(mask_path)?.frame_f32(0)?.data)
             .map_err(|reason| fault(mask_path, reason))?;
-        let companion::Mask { voxels, warnings } = companion::read_mask(mask_path, &file, None)?;
+        let companion::Mask { voxels, mut warnings } = companion::read_mask(mask_path, &file, None)?;
         let data = voxels.into_iter().map(f32::from).collect();
-        let mask = Volume { shape: image.shape, affine: image.affine, data };
+        let mut mask = Volume { shape: image.shape, affine: image.affine, data };
         check_region(&mask).map_err(|reason| fault(mask_path, reason))?;
         check_brain(&image, &mask).map_err(|reason| fault(&pair.image, reason))?;
         let mut remarks = Remarks::new();
         remarks.extend(file.warnings().iter().map(|warning| (pair.image.clone(), warning.to_string())));
+        if let Some(at) = warnings.iter().position(|warning| *warning == Warning::Fractions) {
+            warnings.remove(at);
+            mask.data = companion::read_fractions(mask_path, &file)?;
+            remarks.push((mask_path.clone(), "holds fractions, which are learnt as they are".into()));
+        }
         remarks.extend(warnings.iter().map(|warning| (mask_path.clone(), warning.to_string())));
+        let weight = match &weight.image {
+            None => None,
+            Some(path) => {
+                let companion::Values { data, warnings } = companion::read_values(path, &file)?;
+                check_weights(&data).map_err(|reason| fault(path, reason))?;
+                remarks.extend(warnings.iter().map(|warning| (path.clone(), warning.to_string())));
+                Some(Volume { shape: image.shape, affine: image.affine, data })
+            }
+        };
         if content.non_finite > 0 {
             remarks.push((pair.image.clone(), "voxels that are NaN or infinite count as background".into()));
         }
-        Ok(Self { image, mask, remarks })
+        Ok(Self { image, mask, weight, remarks })
     }
 }
 
@@ -90,6 +123,17 @@ fn check_values(values: &[f32]) -> Result<(), String> {
         ));
     }
     Ok(())
+}
+
+/// Whether values say how much voxels count.
+fn check_weights(values: &[f32]) -> Result<(), String> {
+    match values.iter().find(|value| !(value.is_finite() && **value >= 0.0)) {
+        Some(value) => Err(format!("holds {value}; weights of voxels are numbers from 0 on")),
+        None if values.iter().all(|&value| value == 0.0) => {
+            Err("is 0 throughout: no voxel would count; take the row out".into())
+        }
+        None => Ok(()),
+    }
 }
 
 /// Whether a mask of 0 and 1 can be that of a brain: neither everything nor the surroundings.
@@ -145,23 +189,23 @@ fn check_brain(image: &Volume, mask: &Volume) -> Result<(), String> {
 /// A row of a table that was found fit to learn from; only [`check_rows`] makes them.
 #[derive(Clone, Debug)]
 pub struct LabelledHead {
-    pair: Pair,
+    row: Row,
     image_sha256: String,
     mask_sha256: String,
 }
 
 impl LabelledHead {
-    /// Image and mask.
-    pub fn pair(&self) -> &Pair {
-        &self.pair
+    /// Its files, and how much it counts.
+    pub fn row(&self) -> &Row {
+        &self.row
     }
 
     fn image_name(&self) -> String {
-        self.pair.image.display().to_string()
+        self.row.pair.image.display().to_string()
     }
 
     fn mask_name(&self) -> String {
-        self.pair.mask.as_ref().map(|path| path.display().to_string()).unwrap_or_default()
+        self.row.pair.mask.as_ref().map(|path| path.display().to_string()).unwrap_or_default()
     }
 }
 
@@ -177,16 +221,18 @@ pub struct CheckedRows {
 ///
 /// # Errors
 /// [`PipelineError::Rows`] with all rows that cannot be learnt from.
-pub fn check_rows(pairs: Vec<Pair>, read: &(dyn Fn() + Sync)) -> Result<CheckedRows, PipelineError> {
-    let total = pairs.len();
-    let checked: Vec<Result<(LabelledHead, Remarks), PipelineError>> = pairs
+pub fn check_rows(rows: Vec<impl Into<Row>>, read: &(dyn Fn() + Sync)) -> Result<CheckedRows, PipelineError> {
+    let rows: Vec<Row> = rows.into_iter().map(Into::into).collect();
+    let total = rows.len();
+    let checked: Vec<Result<(LabelledHead, Remarks), PipelineError>> = rows
         .into_par_iter()
-        .map(|pair| {
-            let labelled = Labelled::read(&pair);
+        .map(|row| {
+            let labelled = Labelled::read(&row);
             read();
-            let Labelled { image, mask, remarks } = labelled?;
-            let (image_sha256, mask_sha256) = (content_hash(&image), content_hash(&mask));
-            Ok((LabelledHead { pair, image_sha256, mask_sha256 }, remarks))
+            let Labelled { image, mask, weight, remarks } = labelled?;
+            let image_sha256 = content_hash(&image, None, 1.0);
+            let mask_sha256 = content_hash(&mask, weight.as_ref(), row.weight.factor);
+            Ok((LabelledHead { row, image_sha256, mask_sha256 }, remarks))
         })
         .collect();
     let (mut heads, mut faults) = (Vec::with_capacity(total), Vec::new());
@@ -209,8 +255,9 @@ pub fn check_rows(pairs: Vec<Pair>, read: &(dyn Fn() + Sync)) -> Result<CheckedR
     Ok(CheckedRows { heads, remarks })
 }
 
-/// Of extents, place and voxels: one for an image, however it is compressed and wherever its file lies.
-fn content_hash(volume: &Volume) -> String {
+/// Of extents, place and voxels, and of weights that are not 1: one for an image, however it is compressed and wherever its
+/// file lies.
+fn content_hash(volume: &Volume, weight: Option<&Volume>, factor: f32) -> String {
     let mut hash = Sha256::new();
     for extent in volume.shape.0 {
         hash.update((extent as u64).to_le_bytes());
@@ -219,6 +266,12 @@ fn content_hash(volume: &Volume) -> String {
         hash.update(entry.to_le_bytes());
     }
     hash.update(bytemuck::cast_slice::<f32, u8>(&volume.data));
+    if let Some(weight) = weight {
+        hash.update(bytemuck::cast_slice::<f32, u8>(&weight.data));
+    }
+    if factor != 1.0 {
+        hash.update(factor.to_le_bytes());
+    }
     format!("{:x}", hash.finalize())
 }
 
@@ -262,7 +315,7 @@ pub struct HeadRecord {
     pub mask: String,
     /// Hash of the image's extents, place and voxels.
     pub image_sha256: String,
-    /// The same of the mask.
+    /// The same of the mask and the weights.
     pub mask_sha256: String,
 }
 
@@ -296,14 +349,25 @@ impl Split {
     /// # Errors
     /// When it cannot be written.
     pub fn write_table(&self, path: &Path) -> Result<(), PipelineError> {
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let heads = || self.training.iter().chain(&self.validation);
+        let weighted = heads().any(|head| head.row.weight != Weight::default());
+        let cells = |role: Role, head: &LabelledHead| {
+            let Weight { factor, image } = &head.row.weight;
+            let image = image.as_ref().and_then(|image| relative(image, folder)).unwrap_or_default();
+            let mut cells = vec![role.name().to_owned()];
+            cells.extend(weighted.then(|| [factor.to_string(), image]).into_iter().flatten());
+            cells
+        };
         let of = |role: Role, heads: &[LabelledHead]| -> Vec<Pair> {
-            heads
-                .iter()
-                .map(|head| Pair { extra: vec![role.name().to_owned()], ..head.pair.clone() })
-                .collect()
+            let pair = |head: &LabelledHead| Pair { extra: cells(role, head), ..head.row.pair.clone() };
+            heads.iter().map(pair).collect()
         };
         let pairs = [of(Role::Training, &self.training), of(Role::Validation, &self.validation)].concat();
-        Ok(PairTable { extra_columns: vec!["role".to_owned()], pairs }.write(path)?)
+        let mut extra_columns = vec!["role".to_owned()];
+        extra_columns
+            .extend(weighted.then(|| [WEIGHT, WEIGHT_IMAGE].map(str::to_owned)).into_iter().flatten());
+        Ok(PairTable { extra_columns, pairs }.write(path)?)
     }
 
     /// Images that are validated on and trained on as well, under whatever name.

@@ -11,7 +11,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::augment::{Augmentation, Draw, ELASTIC_POINTS};
-use super::data::Labelled;
+use super::data::{Labelled, Row};
 use crate::gpu::{Gpu, GpuTensor};
 use crate::graph::{GraphError, run_op1};
 use crate::model::{AxisCodes, Description, GridSpec, Intensity};
@@ -29,7 +29,7 @@ use crate::pipeline::place::view::View;
 use crate::pipeline::strip::model_n4;
 use crate::pipeline::window::Window;
 use crate::tensor::{TensorDesc, Xyz};
-use crate::volume::pairs::Pair;
+use crate::volume::pairs::Weight;
 use crate::volume::{Grid, Volume, middle};
 
 /// A head ready to sample from: image and mask on a grid like the network's, finer and with a margin when
@@ -42,6 +42,10 @@ pub struct StoredHead {
     image_values: Values,
     /// Area fraction of brain, 255 for all of a voxel.
     mask_values: Vec<u8>,
+    /// How much voxels count, if not all alike: 255 stands for the most, which is the number.
+    weight_values: Option<(f32, Vec<u8>)>,
+    /// How much the head counts.
+    pub factor: f32,
     /// First and last voxel of the network's grid that holds brain, by axis.
     brain_box: [[usize; 2]; 3],
     /// The same on the store grid.
@@ -64,28 +68,29 @@ struct Levels {
 /// A block of a grid's voxels.
 pub(super) type Block = [Range<usize>; 3];
 
-/// A pair as its files hold it.
+/// A row as its files hold it.
 pub struct HeadFiles {
-    pair: Pair,
+    row: Row,
     image: Volume,
     window: Window,
     mask: Volume,
+    weight: Option<Volume>,
 }
 
 impl HeadFiles {
-    /// Reads a pair.
+    /// Reads a row.
     ///
     /// # Errors
     /// As [`Labelled::read`].
-    pub fn read(pair: &Pair) -> Result<Self, PipelineError> {
-        let Labelled { image, mask, .. } = Labelled::read(pair)?;
-        let window = Window::of(&image).map_err(|p| p.at(&pair.image))?;
-        Ok(Self { pair: pair.clone(), image, window, mask })
+    pub fn read(row: &Row) -> Result<Self, PipelineError> {
+        let Labelled { image, mask, weight, .. } = Labelled::read(row)?;
+        let window = Window::of(&image).map_err(|p| p.at(&row.pair.image))?;
+        Ok(Self { row: row.clone(), image, window, mask, weight })
     }
 
     /// Where they lie.
-    pub fn pair(&self) -> &Pair {
-        &self.pair
+    pub fn row(&self) -> &Row {
+        &self.row
     }
 }
 
@@ -101,6 +106,8 @@ enum Values {
 const FINE_STORE_VOXELS: usize = 8 << 20;
 /// Largest number of voxels of any stored head: 128 MiB in f32, which every device binds.
 const MOST_STORE_VOXELS: usize = 32 << 20;
+/// How much voxels beyond an image count, whatever its own do.
+const BEYOND: f32 = 1.0;
 /// Voxels of the store grid round the brain that a cut field of view keeps.
 const SKIN: usize = 2;
 /// Steps of two grids differ by less where they are alike, in voxels.
@@ -109,17 +116,17 @@ const ALIKE: f64 = 1e-4;
 const MARGIN: f64 = 0.2;
 
 impl StoredHead {
-    /// Reads a pair and brings it to its store grid: with a margin to move samples in (`spatial`), or the network's own.
+    /// Reads a row and brings it to its store grid: with a margin to move samples in (`spatial`), or the network's own.
     ///
     /// # Errors
     /// As [`Labelled::read`], or a bias field that cannot be fitted.
     pub async fn read(
         gpu: &Arc<Gpu>,
-        pair: &Pair,
+        row: &Row,
         network: &Description,
         spatial: bool,
     ) -> Result<Self, PipelineError> {
-        Self::of(gpu, HeadFiles::read(pair)?, network, spatial).await
+        Self::of(gpu, HeadFiles::read(row)?, network, spatial).await
     }
 
     /// As [`StoredHead::read`], of files that are read already.
@@ -132,7 +139,8 @@ impl StoredHead {
         network: &Description,
         spatial: bool,
     ) -> Result<Self, PipelineError> {
-        let HeadFiles { pair, image: volume, window, mask: mask_volume } = files;
+        let HeadFiles { row: Row { pair, weight: Weight { factor, .. } }, image: volume, window, .. } = files;
+        let (mask_volume, weight_volume) = (files.mask, files.weight);
         let placed_mask = PlacedVolume::upload(gpu, &bindable(gpu, &mask_volume).0).await?;
         let Seen { image: view, companions: [mask_view], levels } =
             views(gpu, &volume, &window, [&placed_mask], &pair.image, network).await?;
@@ -166,6 +174,19 @@ impl StoredHead {
             sample(&mask_view, &store_grid).await?.iter().map(|v| (v * 255.0).round() as u8).collect();
         let brain_box = brain_box(&mask_values, &store_grid, &network_grid);
         let stored_brain_box = self::brain_box(&mask_values, &store_grid, &store_grid);
+        let weight_values = match weight_volume {
+            None => None,
+            Some(volume) => {
+                let placed = PlacedVolume::upload(gpu, &bindable(gpu, &volume).0).await?;
+                let placed = placed.prepared_for(gpu, &network.input).await?;
+                let mut op = placed.resample_op(&store_grid, AxisOrder::Xyz, Interpolation::Linear);
+                op.outside = BEYOND;
+                let values: Vec<f32> = gpu.download(&run_op1(gpu, &op, &[&placed.tensor])?).await?;
+                let largest = values.iter().fold(f32::MIN_POSITIVE, |most, v| v.max(most));
+                let eighth = |v: &f32| (v / largest * 255.0).round() as u8;
+                Some((largest, values.iter().map(eighth).collect()))
+            }
+        };
         let image = pair.image;
         Ok(Self {
             image,
@@ -173,6 +194,8 @@ impl StoredHead {
             store_grid,
             image_values,
             mask_values,
+            weight_values,
+            factor,
             brain_box,
             stored_brain_box,
             axes: network.input.axes,
@@ -187,7 +210,7 @@ impl StoredHead {
             Values::Exact(_) => 5,
             Values::Half(_) => 3,
         };
-        voxel * self.mask_values.len()
+        (voxel + usize::from(self.weight_values.is_some())) * self.mask_values.len()
     }
 
     /// Image and mask on the device; `cuts` as in [`Draw`], where the image is background.
@@ -271,6 +294,60 @@ impl StoredHead {
         cut_out(gpu, whole, crop, self.crop_offset(crop, seed, sample))
     }
 
+    /// The weights `[D, H, W]` of the voxels of [`StoredHead::augmented`], if they do not all count alike.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub async fn weights(
+        &self,
+        gpu: &Gpu,
+        augmentation: &Augmentation,
+        seed: u64,
+        sample: u64,
+        crop: Option<[usize; 3]>,
+    ) -> Result<Option<GpuTensor>, PipelineError> {
+        let Some((most, values)) = &self.weight_values else { return Ok(None) };
+        let values: Vec<f32> = values.iter().map(|&v| f32::from(v) / 255.0 * most).collect();
+        let tensor = gpu.upload(&TensorDesc::f32(&*self.store_grid.shape), &values).await?;
+        let stored = PlacedVolume { tensor, affine: self.store_grid.affine, axes: AxisOrder::Xyz };
+        let whole = if augmentation.is_spatial() || augmentation.is_tonal() {
+            let draw = self.draw(augmentation, seed, sample);
+            self.moved(gpu, &stored, &draw, Interpolation::Linear, BEYOND).await?
+        } else {
+            stored.interpolated(gpu, &self.network_grid, AxisOrder::Xyz, Interpolation::Linear)?.tensor
+        };
+        let Some(crop) = crop else { return Ok(Some(whole)) };
+        let [cut] = cut_out(gpu, [whole], crop, self.crop_offset(crop, seed, sample))?;
+        Ok(Some(cut))
+    }
+
+    /// The draw of a sample.
+    fn draw(&self, augmentation: &Augmentation, seed: u64, sample: u64) -> Draw {
+        let grid = &self.network_grid;
+        Draw::new(augmentation, seed, sample, grid.affine.transform_point3(middle(grid.shape)))
+    }
+
+    /// A volume on the store grid as a draw moves it, on the network's grid.
+    async fn moved(
+        &self,
+        gpu: &Gpu,
+        volume: &PlacedVolume,
+        draw: &Draw,
+        interpolation: Interpolation,
+        outside: f32,
+    ) -> Result<GpuTensor, PipelineError> {
+        let grid = &self.network_grid;
+        let moved = Grid { shape: grid.shape, affine: draw.transform * grid.affine };
+        let op = Resample { outside, ..volume.resample_op(&moved, AxisOrder::Xyz, interpolation) };
+        let Some(mm) = &draw.elastic_mm else { return Ok(run_op1(gpu, &op, &[&volume.tensor])?) };
+        let edges = volume.grid().voxel_size();
+        let g = ELASTIC_POINTS;
+        let voxels: Vec<f32> =
+            mm.iter().enumerate().map(|(ix, mm)| mm / edges[ix / g.pow(3)] as f32).collect();
+        let lattice = gpu.upload(&TensorDesc::f32(&[3, g, g, g]), &voxels).await?;
+        Ok(run_op1(gpu, &ResampleDeformed(op), &[&volume.tensor, &lattice])?)
+    }
+
     /// First voxel of the window of sample number `sample`: three in four windows have their centre in the box
     /// round the brain, so that few steps are spent on air.
     fn crop_offset(&self, crop: [usize; 3], seed: u64, sample: u64) -> [usize; 3] {
@@ -297,23 +374,14 @@ impl StoredHead {
         sample: u64,
     ) -> Result<[GpuTensor; 2], PipelineError> {
         let grid = &self.network_grid;
-        let draw = Draw::new(augmentation, seed, sample, grid.affine.transform_point3(middle(grid.shape)));
+        let draw = self.draw(augmentation, seed, sample);
         let [mut image, mask] = self.upload(gpu, draw.cuts).await?;
         if let Some(faults) = &draw.faults {
             image = faults.resolution.apply(gpu, &image).await?;
         }
-        let moved = Grid { shape: grid.shape, affine: draw.transform * grid.affine };
-        let bring = async |volume: &PlacedVolume| -> Result<GpuTensor, PipelineError> {
-            let op = volume.resample_op(&moved, AxisOrder::Xyz, spec.sampling.into());
-            let Some(mm) = &draw.elastic_mm else { return Ok(run_op1(gpu, &op, &[&volume.tensor])?) };
-            let edges = volume.grid().voxel_size();
-            let g = ELASTIC_POINTS;
-            let voxels: Vec<f32> =
-                mm.iter().enumerate().map(|(ix, mm)| mm / edges[ix / g.pow(3)] as f32).collect();
-            let lattice = gpu.upload(&TensorDesc::f32(&[3, g, g, g]), &voxels).await?;
-            Ok(run_op1(gpu, &ResampleDeformed(op), &[&volume.tensor, &lattice])?)
-        };
-        let (mut x, y) = (bring(&image).await?, bring(&mask).await?);
+        let interpolation = spec.sampling.into();
+        let mut x = self.moved(gpu, &image, &draw, interpolation, 0.0).await?;
+        let y = self.moved(gpu, &mask, &draw, interpolation, 0.0).await?;
         if augmentation.is_tonal() {
             // Tone curves are defined on tissue between 0 and 1, whatever scale the network wants.
             let tissue = Intensity::Percentile { low: 0.5, high: 99.5 };

@@ -8,13 +8,12 @@ use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
-use super::data::LabelledHead;
+use super::data::{LabelledHead, Row};
 use super::head::{HeadFiles, StoredHead};
 use crate::gpu::Gpu;
 use crate::model::Description;
 use crate::pipeline::PipelineError;
 use crate::pipeline::threads::ReadAhead;
-use crate::volume::pairs::Pair;
 
 type Read<T> = Result<T, PipelineError>;
 
@@ -48,9 +47,9 @@ impl Loader {
         cache: &HeadCache,
     ) -> Self {
         let kept = cache.clone();
-        let files = Reader::of(order, move |head: LabelledHead| match kept.get(head.pair(), spatial) {
+        let files = Reader::of(order, move |head: LabelledHead| match kept.get(head.row(), spatial) {
             Some(head) => Ok(Found::Kept(head)),
-            None => Ok(Found::Files(Box::new(HeadFiles::read(head.pair())?))),
+            None => Ok(Found::Files(Box::new(HeadFiles::read(head.row())?))),
         });
         let (gpu, network, cache) = (Arc::clone(gpu), network.clone(), cache.clone());
         Self { gpu, network, spatial, cache, files, ready: VecDeque::new() }
@@ -121,8 +120,8 @@ impl<T: Send + 'static> Reader<T> {
     }
 }
 
-/// Image, mask, and whether the head is stored with a margin.
-type HeadKey = (PathBuf, Option<PathBuf>, bool);
+/// Image, mask, weights, the bits of their factor, and whether the head is stored with a margin.
+type HeadKey = (PathBuf, Option<PathBuf>, Option<PathBuf>, u32, bool);
 
 /// Heads kept between epochs, shared by successive loaders.
 #[derive(Clone)]
@@ -137,25 +136,25 @@ impl HeadCache {
         Self { heads: Arc::default(), most_bytes: mib.saturating_mul(1 << 20) }
     }
 
-    /// The head of a pair, if it is kept.
-    pub fn get(&self, pair: &Pair, spatial: bool) -> Option<Arc<StoredHead>> {
-        self.heads.lock().expect(HELD).get(&key(pair, spatial)).cloned()
+    /// The head of a row, if it is kept.
+    pub fn get(&self, row: &Row, spatial: bool) -> Option<Arc<StoredHead>> {
+        self.heads.lock().expect(HELD).get(&key(row, spatial)).cloned()
     }
 
-    /// The head of a pair, from memory when it is kept.
+    /// The head of a row, from memory when it is kept.
     ///
     /// # Errors
     /// As [`StoredHead::read`].
     pub async fn get_or_read(
         &self,
         gpu: &Arc<Gpu>,
-        pair: &Pair,
+        row: &Row,
         network: &Description,
         spatial: bool,
     ) -> Result<Arc<StoredHead>, PipelineError> {
-        match self.get(pair, spatial) {
+        match self.get(row, spatial) {
             Some(head) => Ok(head),
-            None => self.get_or_store(gpu, HeadFiles::read(pair)?, network, spatial).await,
+            None => self.get_or_store(gpu, HeadFiles::read(row)?, network, spatial).await,
         }
     }
 
@@ -167,10 +166,10 @@ impl HeadCache {
         network: &Description,
         spatial: bool,
     ) -> Result<Arc<StoredHead>, PipelineError> {
-        if let Some(head) = self.get(files.pair(), spatial) {
+        if let Some(head) = self.get(files.row(), spatial) {
             return Ok(head);
         }
-        let key = key(files.pair(), spatial);
+        let key = key(files.row(), spatial);
         let head = Arc::new(StoredHead::of(gpu, files, network, spatial).await?);
         let mut kept = self.heads.lock().expect(HELD);
         let bytes: usize = kept.values().map(|h| h.bytes()).sum();
@@ -184,8 +183,9 @@ impl HeadCache {
 /// Why the heads can be locked.
 const HELD: &str = "nothing panics while the heads are locked";
 
-fn key(pair: &Pair, spatial: bool) -> HeadKey {
-    (pair.image.clone(), pair.mask.clone(), spatial)
+fn key(row: &Row, spatial: bool) -> HeadKey {
+    let Row { pair, weight } = row;
+    (pair.image.clone(), pair.mask.clone(), weight.image.clone(), weight.factor.to_bits(), spatial)
 }
 
 /// The heads of an epoch: whole shuffled passes, as many as it takes.

@@ -17,8 +17,9 @@ use super::parent::Beginning;
 use super::synthetic::SyntheticHeads;
 use super::validate::{metrics_of, validate};
 use crate::gpu::Gpu;
-use crate::graph::{Executor, ExecutorOptions, Tuning};
+use crate::graph::{Executor, ExecutorOptions, Tuning, run_op1};
 use crate::model::{Description, Model, ModelCard, Tensors, TrainingGraph, tensors_of_first, weights_of};
+use crate::ops::elementwise::Scale;
 use crate::pipeline::synth::LabelMap;
 use crate::pipeline::{PipelineError, write_whole};
 use crate::tensor::TensorDesc;
@@ -171,8 +172,14 @@ impl TrainRun<'_> {
             return Ok(Model::read(&self.folder.join(BEST))?);
         }
         let sample_shape = config.crop.unwrap_or(description.input.shape);
+        let weight_of = |head: &LabelledHead| head.row().weight.clone();
+        let weighted = split.training.iter().map(weight_of).any(|weight| {
+            weight.image.is_some()
+                || (config.batch > 1 && weight.factor != split.training[0].row().weight.factor)
+        });
+        let (loss, optimiser) = (config.loss, &config.optimiser);
         let graph =
-            TrainingGraph::new(&description, config.batch, sample_shape, config.loss, &config.optimiser)?;
+            TrainingGraph::with_weights(&description, config.batch, sample_shape, loss, optimiser, weighted)?;
         let options = ExecutorOptions { tuning: Arc::clone(&self.tuning), ..ExecutorOptions::default() };
         let executor = Executor::new(self.gpu, graph.graph.clone(), options)?;
         let cache = HeadCache::new(config.cache_mib);
@@ -324,18 +331,26 @@ impl TrainRun<'_> {
         let voxels = executor.graph.desc(graph.input).voxels();
         // Masks of real heads do not tell the CSF round the brain.
         let unknown = gpu.upload(&TensorDesc::f32(&[voxels]), &vec![-1.0f32; voxels]).await?;
+        let alike = gpu.upload(&TensorDesc::f32(&[voxels]), &vec![1.0f32; voxels]).await?;
         for step_in_epoch in 0..steps {
             let step = (epoch * steps + step_in_epoch + 1) as u64;
+            let (mut factors, mut weights) = (Vec::new(), Vec::new());
             for slot in 0..config.batch {
                 let sample = (step - 1) * config.batch as u64 + slot as u64;
                 let (spec, seed, crop) = (&description.input, config.seed, config.crop);
                 let [x, brain, no_csf] = match map_of(sample) {
-                    Some((heads, map)) => heads.sample(gpu, map, description, seed, sample, crop).await?,
+                    Some((heads, map)) => {
+                        factors.push(1.0);
+                        weights.push(None);
+                        heads.sample(gpu, map, description, seed, sample, crop).await?
+                    }
                     None => {
                         let head = loader.next().await;
                         let head = head.expect("a head is ordered for every sample that is real")?;
-                        let [x, brain] =
-                            head.augmented(gpu, spec, &config.augmentation, seed, sample, crop).await?;
+                        let augmentation = &config.augmentation;
+                        factors.push(head.factor);
+                        weights.push(head.weights(gpu, augmentation, seed, sample, crop).await?);
+                        let [x, brain] = head.augmented(gpu, spec, augmentation, seed, sample, crop).await?;
                         [x, brain, unknown.clone()]
                     }
                 };
@@ -345,8 +360,17 @@ impl TrainRun<'_> {
                     gpu.copy(&no_csf, executor.tensor(target), slot * voxels)?;
                 }
             }
+            // What heads count among those of their batch is in the loss, what the batch counts among others in the gradients.
+            let mean = factors.iter().sum::<f32>() / config.batch as f32;
+            if let Some(value) = graph.weights {
+                for (slot, (weight, factor)) in weights.iter().zip(&factors).enumerate() {
+                    let weight = weight.as_ref().unwrap_or(&alike);
+                    let scaled = run_op1(gpu, &Scale { factor: factor / mean }, &[weight])?;
+                    gpu.copy(&scaled, executor.tensor(value), slot * voxels)?;
+                }
+            }
             row.learning_rate = config.learning_rate_at(step, total);
-            let step_state = config.optimiser.adam().step_state(step, row.learning_rate, 1.0);
+            let step_state = config.optimiser.adam().step_state(step, row.learning_rate, mean.into());
             executor.write(graph.step_state, &step_state).await?;
             if let Some(seed) = graph.dropout_seed {
                 executor.write(seed, &[config.seed as u32, step as u32]).await?;

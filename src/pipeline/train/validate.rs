@@ -40,7 +40,7 @@ impl Judge {
         let [d, h, w] = shape;
         let mut graph = Graph::new();
         let inputs = ["logits", "target"].map(|name| graph.input(name, TensorDesc::f32(&[1, 1, d, h, w])));
-        let loss = loss.apply(&mut graph, inputs[0], inputs[1], voxel_mm)?;
+        let loss = loss.apply(&mut graph, inputs[0], inputs[1], None, voxel_mm)?;
         let counts = graph.apply1(OverlapCounts { threshold: 0.5 }, &inputs)?;
         graph.mark_output(loss);
         graph.mark_output(counts);

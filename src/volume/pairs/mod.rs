@@ -4,4 +4,4 @@ mod index;
 mod table;
 
 pub use index::{Index, index, stem};
-pub use table::{Pair, PairTable, relative};
+pub use table::{Pair, PairTable, WEIGHT, WEIGHT_IMAGE, Weight, relative};

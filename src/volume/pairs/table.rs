@@ -31,6 +31,25 @@ pub struct PairTable {
     pub pairs: Vec<Pair>,
 }
 
+/// How much a pair counts in training.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Weight {
+    /// In comparison with other pairs; above 0.
+    pub factor: f32,
+    /// Path of an image of weights of the voxels, ready to open.
+    pub image: Option<PathBuf>,
+}
+
+impl Default for Weight {
+    fn default() -> Self {
+        Self { factor: 1.0, image: None }
+    }
+}
+
+/// Column of [`Weight::factor`].
+pub const WEIGHT: &str = "weight";
+/// Column of [`Weight::image`].
+pub const WEIGHT_IMAGE: &str = "weight_image";
 const IMAGE: &str = "image";
 const MASK: &str = "mask";
 
@@ -74,6 +93,32 @@ impl PairTable {
             });
         }
         Ok(Self { extra_columns: others.iter().map(|&i| header[i].trim().to_owned()).collect(), pairs })
+    }
+
+    /// What the columns `weight` and `weight_image` say of each pair, empty cells nothing; `path` is where the table was read.
+    ///
+    /// # Errors
+    /// A weight that is no number above 0, with the image that it is about.
+    pub fn weights(&self, path: &Path) -> Result<Vec<Weight>, VolumeError> {
+        let column = |name: &str| self.extra_columns.iter().position(|column| column == name);
+        let (factor, image) = (column(WEIGHT), column(WEIGHT_IMAGE));
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let weight = |pair: &Pair| {
+            let cell = |at: Option<usize>| {
+                let cell = at.and_then(|at| pair.extra.get(at)).map_or("", String::as_str);
+                (!matches!(cell, "" | "n/a")).then_some(cell)
+            };
+            let mut weight = Weight { image: cell(image).map(|name| folder.join(name)), ..Weight::default() };
+            if let Some(text) = cell(factor) {
+                let number = text.parse().ok().filter(|number: &f32| *number > 0.0 && number.is_finite());
+                weight.factor = number.ok_or_else(|| {
+                    let image = pair.image.display();
+                    Problem::Table(format!("the weight of {image} is '{text}', no number above 0")).at(path)
+                })?;
+            }
+            Ok(weight)
+        };
+        self.pairs.iter().map(weight).collect()
     }
 
     /// Writes a table, its paths relative to its folder. An existing file is replaced.
