@@ -185,3 +185,33 @@ fn a_package_of_other_bytes_is_refused() {
         assert!(error.starts_with("other.whl: is not") && error.contains("SHA-256"), "{error}");
     }
 }
+
+#[test]
+fn what_a_network_costs_is_told_and_drawn() {
+    use trephine::model::{Model, ModelCard, Outline, drawing, initialise, published};
+    let of = |description: trephine::model::Description| {
+        let tensors = initialise(&description, 0).expect("initialises");
+        Model { description, tensors, card: ModelCard::default() }
+    };
+    let mut network = published::hd_bet(4);
+    network.input.shape = [32, 48, 16];
+    let mut model = of(network);
+    let outline = Outline::of(&model, None).expect("fits");
+    assert_eq!(outline.shape, [32, 48, 16]);
+    // 27 taps, 1 channel to 4, a multiplication and an addition each.
+    let first = &outline.layers[0];
+    assert_eq!((first.op.as_str(), first.shape, first.parameters), ("conv3d", [4, 32, 48, 16], 4 * 27 + 4));
+    let macs = (27 * 4 * 32 * 48 * 16) as f64;
+    assert!((first.flops / macs - 2.0).abs() < 0.1, "{}", first.flops / macs);
+    let larger = Outline::of(&model, Some([64, 48, 16])).expect("fits");
+    assert!((larger.flops / outline.flops - 2.0).abs() < 0.01 && larger.bytes > outline.bytes);
+    model.add_fold(model.tensors.clone());
+    assert!((Outline::of(&model, None).expect("fits").flops / outline.flops - 2.0).abs() < 1e-9);
+    assert!(Outline::of(&model, Some([31, 48, 16])).is_err());
+
+    let svg = drawing("a<b", &outline);
+    assert!(svg.starts_with("<svg ") && svg.contains("a&lt;b") && !svg.contains("a<b"));
+    assert_eq!(svg.matches("<rect x=").count(), outline.layers.len() + 1);
+    let read: usize = outline.layers.iter().map(|layer| layer.inputs.len()).sum();
+    assert_eq!(svg.matches("<path ").count(), read);
+}

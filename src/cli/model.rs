@@ -7,14 +7,14 @@ use clap::{Args, Subcommand};
 use serde::Deserialize;
 use serde_json::json;
 use trephine::model::{
-    self as models, Centre, Description, Fit, Intensity, LayerKind, Model, ModelCard, Sampling, Usual,
-    VoxelBox, WeightFile, published,
+    self as models, Centre, Description, Fit, Intensity, LayerKind, LayerOutline, Model, ModelCard, Outline,
+    Sampling, Usual, VoxelBox, WeightFile, drawing, published,
 };
 use trephine::pipeline::write_whole;
 
 use super::files::{check_distinct, check_folder};
 use super::json::named;
-use super::{Outcome, Session, fetch};
+use super::{Outcome, Session, fetch, triple};
 
 /// Show, convert and fetch models
 #[derive(Debug, Args)]
@@ -32,15 +32,24 @@ enum Command {
     Fetch(fetch::Options),
 }
 
-/// Show a model: network, preprocessing, parameters and its card
+/// Show a model: network, preprocessing, parameters, what it costs, and its card
 #[derive(Debug, Args)]
 #[command(
-    after_long_help = "Example:\n  trephine model info default\n  trephine model info run/best.safetensors --json"
+    after_long_help = "Example:\n  trephine model info default\n  trephine model info run/best.safetensors --json\n  trephine model info synthstrip.1.pt --grid 256,192,192 --layers --svg synthstrip.svg"
 )]
 struct Info {
     /// A model file, or the name of a model that is built in or in your folder
     #[arg(value_name = "FILE|NAME")]
     model: String,
+    /// Extents of the grid to tell the cost on [default: the model's own]
+    #[arg(long, value_name = "D,H,W", value_parser = triple::<usize>)]
+    grid: Option<[usize; 3]>,
+    /// List the layers: names, operators, outputs, parameters and GFLOP
+    #[arg(long)]
+    layers: bool,
+    /// Draw the network to this file
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
 }
 
 /// List the models that are built in, and those in your folder
@@ -184,8 +193,33 @@ impl Info {
     fn run(self, session: &Session) -> anyhow::Result<()> {
         let model = session.load_model(&self.model)?;
         let (trained, stored) = model.parameter_counts();
-        session.terminal.result(&describe(&model, trained, stored))?;
+        let outline = Outline::of(&model, self.grid)?;
+        if let Some(path) = &self.svg {
+            check_folder(path)?;
+            write_whole(path, drawing(&model.description.name, &outline).as_bytes())?;
+            session.terminal.note(&format!("wrote {}", path.display()));
+        }
+        let mut text = describe(&model, trained, stored, &outline);
+        if self.layers {
+            text = format!("{text}\n{}", table(&outline));
+        }
+        session.terminal.result(&text)?;
+        let layer = |layer: &LayerOutline| {
+            json!({
+                "name": layer.name,
+                "op": layer.op,
+                "shape": layer.shape,
+                "parameters": layer.parameters,
+                "gflop": layer.flops / 1e9,
+            })
+        };
         session.terminal.json(&json!({
+            "cost": {
+                "grid": outline.shape,
+                "gflop": outline.flops / 1e9,
+                "bytes": outline.bytes,
+                "layers": outline.layers.iter().map(layer).collect::<Vec<_>>(),
+            },
             "name": model.description.name,
             "parameters": trained,
             "stored_numbers": stored,
@@ -196,7 +230,23 @@ impl Info {
     }
 }
 
-fn describe(model: &Model, trained: usize, stored: usize) -> String {
+/// The layers, a line each.
+fn table(outline: &Outline) -> String {
+    let width = outline.layers.iter().map(|layer| layer.name.len()).max().unwrap_or(0);
+    let row = |layer: &LayerOutline| {
+        format!(
+            "{:width$}  {:17} {:>16} {:>9} parameters {:>8.2} GFLOP",
+            layer.name,
+            layer.op,
+            layer.shape.map(|n| n.to_string()).join("x"),
+            layer.parameters,
+            layer.flops / 1e9
+        )
+    };
+    outline.layers.iter().map(row).collect::<Vec<_>>().join("\n")
+}
+
+fn describe(model: &Model, trained: usize, stored: usize, outline: &Outline) -> String {
     let d = &model.description;
     let grid = &d.input;
     let centre = match grid.centre {
@@ -244,6 +294,13 @@ fn describe(model: &Model, trained: usize, stored: usize) -> String {
             grid.voxel_mm.map(|mm| mm.to_string()).join("x")
         ),
         format!("sampling     {sampling}; intensities {intensity}"),
+        format!(
+            "cost         {:.0} GFLOP and {} MiB of buffers for a pass over {} voxels{}",
+            outline.flops / 1e9,
+            outline.bytes >> 20,
+            outline.shape.map(|n| n.to_string()).join("x"),
+            if d.first.is_some() { ", without the network that looks first" } else { "" }
+        ),
         format!("bias field   {}", grid.n4.as_deref().unwrap_or("not corrected")),
     ];
     let card = &model.card;

@@ -4,8 +4,10 @@ mod build;
 mod builder;
 mod builtin;
 mod description;
+mod drawing;
 mod fold;
 mod formats;
+mod outline;
 pub mod published;
 mod refine;
 mod split;
@@ -21,8 +23,10 @@ pub use description::{
     ActivationKind, AnswerKind, AxisCodes, Centre, Description, Fit, GridSpec, Intensity, Layer, LayerKind,
     Readout, Sampling, UpsampleKind, VoxelBox,
 };
+pub use drawing::drawing;
 pub use fold::fold_for_inference;
 pub use formats::{NamedTensors, is_torch, read_tensors};
+pub use outline::{LayerOutline, Outline};
 pub use refine::{begin_no_csf, spread_over_blocks};
 pub use split::split_channels;
 pub use training::{LossKind, OptimiserSpec, TrainingGraph, is_of_optimiser, weights_of};

@@ -193,8 +193,14 @@ fn json_prints_an_object_whatever_happens() {
     }
     let info = json(&["model", "info", &tiny]);
     assert_eq!(info["model"], "tiny");
+    // Every layer's numbers are the network's.
+    let layers = info["cost"]["layers"].as_array().expect("layers");
+    let sum = |key: &str| layers.iter().map(|layer| layer[key].as_f64().expect("a number")).sum::<f64>();
+    assert_eq!(sum("parameters"), info["parameters"].as_f64().expect("a number"));
+    let gflop = info["cost"]["gflop"].as_f64().expect("a number");
+    assert!(gflop > 0.0 && (sum("gflop") - gflop).abs() < 1e-9 * gflop);
     assert_eq!(info["model_sha256"], sha256(&fs::read(&tiny).expect("a model")));
-    assert_eq!(info["options"], serde_json::json!({ "model": tiny }));
+    assert_eq!(info["options"], serde_json::json!({ "model": tiny, "layers": false }));
 }
 
 #[test]
