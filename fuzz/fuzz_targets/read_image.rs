@@ -2,12 +2,9 @@
 //! 1100 times the bytes of the file.
 //!
 //! The first byte says what the rest is: a single file, a gzip file of one member or two packed here (so that
-//! mutations reach the reader and not the checksum), or header and voxels of a pair.
+//! mutations reach the reader and not the checksum), header and voxels of a pair, or a folder with one file of DICOM.
 
 #![no_main]
-
-#[path = "../../src/volume/mod.rs"]
-pub mod volume;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::fs;
@@ -18,7 +15,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use flate2::{Compression, write::GzEncoder};
 use libfuzzer_sys::fuzz_target;
-use volume::image::{FrameChoice, read, read_info, write_stripped};
+use trephine::volume::image::{FrameChoice, read, read_info, write_stripped};
 
 /// Deflate shrinks to a 1032nd at most; the rest is for structures of the reader's own.
 const FACTOR: usize = 1100;
@@ -103,7 +100,7 @@ fuzz_target!(init: stay_on_this_thread(), |data: &[u8]| {
             fs::write(at(name), bytes).expect("written");
             bytes.len()
         };
-        let (path, length) = match kind % 5 {
+        let (path, length) = match kind % 6 {
             0 => (at("a.nii"), put("a.nii", bytes)),
             1 => (at("b.nii.gz"), put("b.nii.gz", &packed(bytes))),
             // Long runs of one byte: where claims of the header can be true.
@@ -111,6 +108,11 @@ fuzz_target!(init: stay_on_this_thread(), |data: &[u8]| {
             3 => {
                 let (first, second) = bytes.split_at(bytes.len() / 2);
                 (at("e.nii"), put("e.nii", &[packed(first), packed(second)].concat()))
+            }
+            4 => {
+                fs::create_dir_all(at("series")).expect("made");
+                let file = [&[0; 128], &b"DICM"[..], bytes].concat();
+                (at("series"), put("series/f.dcm", &file))
             }
             _ => {
                 let (header, voxels) = bytes.split_at(bytes.len().min(352));

@@ -53,6 +53,9 @@ pub struct BuiltNetwork {
     pub layers: HashMap<String, ValueId>,
 }
 
+/// A terabyte of values: far beyond any device, and few enough that counts of bytes and of multiplications fit 64 bits.
+const MOST_VALUES: usize = 1 << 38;
+
 struct Builder {
     graph: Graph,
     mode: Mode,
@@ -262,6 +265,11 @@ pub fn build(
         }
         builder.graph.set_scope(&layer.name);
         let value = builder.layer(layer, &inputs)?;
+        let mut extents = builder.graph.desc(value).shape.iter();
+        let values = extents.try_fold(1_usize, |values, &extent| values.checked_mul(extent));
+        if values.is_none_or(|values| values > MOST_VALUES) {
+            return Err(fail("makes more values than any device holds".to_owned()));
+        }
         if layers.insert(layer.name.clone(), value).is_some() {
             return Err(fail("has the name of an earlier layer".to_owned()));
         }

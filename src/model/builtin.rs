@@ -1,25 +1,48 @@
 //! Models by name or file: those in `weights/`, embedded so that they work offline, those in the user's folder, and files.
 
-use std::borrow::Cow;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use include_dir::{Dir, include_dir};
+use flate2::read::ZlibDecoder;
 use sha2::{Digest, Sha256};
 
 use super::formats::{NamedTensors, is_torch, read_tensors};
 use super::published::recognise;
 use super::{Model, ModelError, hex};
 
-static WEIGHTS: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/weights");
+/// A model of `weights/`, packed by `build.rs`.
+struct Packed {
+    name: &'static str,
+    bytes: &'static [u8],
+    card: &'static str,
+}
+
+/// In alphabetical order.
+static WEIGHTS: &[Packed] = &include!(concat!(env!("OUT_DIR"), "/weights.rs"));
+
+impl Packed {
+    fn named(name: &str) -> Option<&'static Self> {
+        WEIGHTS.iter().find(|packed| packed.name == name)
+    }
+
+    /// The weight file, byte by byte.
+    fn file(&self) -> Vec<u8> {
+        let mut parted = Vec::new();
+        ZlibDecoder::new(self.bytes).read_to_end(&mut parted).expect("it is what the build packed");
+        let (even, odd) = parted.split_at(parted.len().div_ceil(2));
+        let mut odd = odd.iter();
+        even.iter().flat_map(|&byte| [Some(byte), odd.next().copied()]).flatten().collect()
+    }
+}
 
 /// Names of the built-in models.
 pub fn builtin_names() -> Vec<&'static str> {
-    WEIGHTS.files().filter_map(|file| file.path().to_str()?.strip_suffix(".safetensors")).collect()
+    WEIGHTS.iter().map(|packed| packed.name).collect()
 }
 
 /// The model card of a built-in model, in Markdown.
 pub fn builtin_card(name: &str) -> Option<&'static str> {
-    WEIGHTS.get_file(format!("{name}.md"))?.contents_utf8()
+    Packed::named(name).map(|packed| packed.card)
 }
 
 /// Variable that names another folder than [`user_folder`] would.
@@ -52,7 +75,7 @@ pub fn user_models() -> Vec<(String, PathBuf)> {
 
 /// A weight file in memory: of a model, or what is taken for one.
 pub struct WeightFile {
-    bytes: Cow<'static, [u8]>,
+    bytes: Vec<u8>,
     origin: String,
 }
 
@@ -62,9 +85,8 @@ impl WeightFile {
     /// # Errors
     /// Neither a name nor a file, or a file that cannot be read.
     pub fn open(name_or_file: &str) -> Result<Self, ModelError> {
-        if let Some(file) = WEIGHTS.get_file(format!("{name_or_file}.safetensors")) {
-            let origin = format!("built-in model {name_or_file}");
-            return Ok(Self { bytes: Cow::Borrowed(file.contents()), origin });
+        if let Some(packed) = Packed::named(name_or_file) {
+            return Ok(Self { bytes: packed.file(), origin: format!("built-in model {name_or_file}") });
         }
         let fail = |reason: String| ModelError::Weights { file: name_or_file.to_owned(), reason };
         let own = user_models().into_iter().find(|(name, _)| name == name_or_file).map(|(_, file)| file);
@@ -80,7 +102,7 @@ impl WeightFile {
             )));
         }
         let bytes = std::fs::read(path).map_err(|e| fail(format!("cannot be read: {e}; check the path")))?;
-        Ok(Self { bytes: Cow::Owned(bytes), origin: path.display().to_string() })
+        Ok(Self { bytes, origin: path.display().to_string() })
     }
 
     /// SHA-256 of the file, in hexadecimal: which weights they are, whatever their name.

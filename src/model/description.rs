@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::ops::activation::{Activate, Activation, GeluForm};
 use crate::ops::upsample::UpsampleMode;
@@ -49,6 +50,37 @@ impl Description {
         let needed = |layer: &&Layer| needed.contains(layer.name.as_str());
         let layers = self.layers.iter().filter(needed).cloned().collect();
         Some(Self { layers, no_csf: None, output: output.clone(), ..self.clone() })
+    }
+}
+
+/// More than any whole number of a network that somebody made: channels, extents, steps, sets of weights.
+const MOST: u64 = 4096;
+
+impl Description {
+    /// Looks for whole numbers that no network has, so that products of them fit the machine: a file may say anything.
+    ///
+    /// # Errors
+    /// The first, with the key that it stands under.
+    pub(super) fn check_numbers(&self) -> Result<(), String> {
+        let value = serde_json::to_value(self).map_err(|e| e.to_string())?;
+        check_numbers("", &value)
+    }
+}
+
+fn check_numbers(key: &str, value: &Value) -> Result<(), String> {
+    match value {
+        Value::Object(entries) => entries.iter().try_for_each(|(key, value)| check_numbers(key, value)),
+        Value::Array(values) => values.iter().try_for_each(|value| check_numbers(key, value)),
+        Value::Number(number) => match number.as_u64() {
+            Some(number) if number > MOST => {
+                Err(format!("has a network description with {key} {number}; at most {MOST} is possible"))
+            }
+            Some(0) if key != "padding" && key != "crop" => {
+                Err(format!("has a network description with {key} 0; it must be above 0"))
+            }
+            _ => Ok(()),
+        },
+        _ => Ok(()),
     }
 }
 

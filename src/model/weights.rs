@@ -10,9 +10,10 @@ use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
 use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use super::description::Description;
-use super::{Mode, ModelError, build};
+use super::{Mode, ModelError, build, hex};
 use crate::tensor::{DType, TensorDesc};
 
 /// Named single-precision tensors.
@@ -84,6 +85,30 @@ pub struct Model {
 
 const DESCRIPTION_KEY: &str = "trephine.description";
 const CARD_KEY: &str = "trephine.card";
+const HASH_KEY: &str = "trephine.sha256";
+
+/// SHA-256 of all that a model file says: description and card as text, then name, type, shape and bytes of each tensor.
+fn hash_of<'a>(
+    description: &str,
+    card: &str,
+    tensors: impl Iterator<Item = (&'a str, Dtype, &'a [usize], &'a [u8])>,
+) -> String {
+    let mut hash = Sha256::new();
+    let mut part = |bytes: &[u8]| {
+        hash.update((bytes.len() as u64).to_le_bytes());
+        hash.update(bytes);
+    };
+    part(description.as_bytes());
+    part(card.as_bytes());
+    let tensors: BTreeMap<&str, _> =
+        tensors.map(|(name, dtype, shape, bytes)| (name, (dtype, shape, bytes))).collect();
+    for (name, (dtype, shape, bytes)) in tensors {
+        part(name.as_bytes());
+        part(format!("{dtype:?} {shape:?}").as_bytes());
+        part(bytes);
+    }
+    hex(&hash.finalize())
+}
 
 impl Model {
     /// Whether the bytes are those of a safetensors file without a description: of weights alone.
@@ -96,7 +121,8 @@ impl Model {
     /// Reads a model from the bytes of a safetensors file; `origin` names it in errors.
     ///
     /// # Errors
-    /// Not a safetensors file, no description in its metadata, a tensor missing or of another shape.
+    /// Not a safetensors file, no description in its metadata, a tensor missing, of another shape or not finite, other bytes
+    /// than those of the SHA-256 in its metadata.
     pub fn from_bytes(bytes: &[u8], origin: &str) -> Result<Self, ModelError> {
         let fail = |reason: String| ModelError::Weights { file: origin.to_owned(), reason };
         let not_ours = |e: &dyn std::fmt::Display| {
@@ -104,16 +130,34 @@ impl Model {
         };
         let (_, metadata) = safetensors::SafeTensors::read_metadata(bytes).map_err(|e| not_ours(&e))?;
         let metadata = metadata.metadata().clone().unwrap_or_default();
-        let description = metadata.get(DESCRIPTION_KEY).ok_or_else(|| {
+        let description_text = metadata.get(DESCRIPTION_KEY).ok_or_else(|| {
             fail(
                 "has no network description in its metadata; expected a model made by `trephine train`"
                     .into(),
             )
         })?;
-        let description: Description = serde_json::from_str(description)
+        let file = safetensors::SafeTensors::deserialize(bytes).map_err(|e| not_ours(&e))?;
+        let known = [DESCRIPTION_KEY, CARD_KEY, HASH_KEY, "format"];
+        if let Some(entry) = metadata.keys().find(|entry| !known.contains(&entry.as_str())) {
+            return Err(fail(format!(
+                "has an entry '{}' in its metadata that this version does not know; get it again, or a newer version",
+                entry.escape_default()
+            )));
+        }
+        // Files that other programs changed need not have one.
+        if let Some(hash) = metadata.get(HASH_KEY) {
+            let views: Vec<_> = file.iter().collect();
+            let parts = views.iter().map(|(name, view)| (*name, view.dtype(), view.shape(), view.data()));
+            let card = metadata.get(CARD_KEY).map(String::as_str).unwrap_or_default();
+            if *hash != hash_of(description_text, card, parts) {
+                return Err(fail(
+                    "is damaged: it does not have the SHA-256 that it names; get it again".into(),
+                ));
+            }
+        }
+        let description: Description = serde_json::from_str(description_text)
             .map_err(|e| fail(format!("has a network description that does not parse: {e}")))?;
         let card = metadata.get(CARD_KEY).and_then(|c| serde_json::from_str(c).ok()).unwrap_or_default();
-        let file = safetensors::SafeTensors::deserialize(bytes).map_err(|e| not_ours(&e))?;
         let mut tensors = Tensors::new();
         for (name, view) in file.iter() {
             let values = decode(&view).ok_or_else(|| {
@@ -180,9 +224,14 @@ impl Model {
             .collect::<Result<Vec<_>, _>>()
             .map_err(|e| fail(e.to_string()))?;
         let json = |value: Result<String, serde_json::Error>| value.map_err(|e| fail(e.to_string()));
+        let description = json(serde_json::to_string(&self.description))?;
+        let card = json(serde_json::to_string(&self.card))?;
+        let parts = views.iter().map(|(name, view)| (*name, view.dtype(), view.shape(), view.data()));
+        let hash = hash_of(&description, &card, parts);
         let metadata = std::collections::HashMap::from([
-            (DESCRIPTION_KEY.to_owned(), json(serde_json::to_string(&self.description))?),
-            (CARD_KEY.to_owned(), json(serde_json::to_string(&self.card))?),
+            (DESCRIPTION_KEY.to_owned(), description),
+            (CARD_KEY.to_owned(), card),
+            (HASH_KEY.to_owned(), hash),
         ]);
         safetensors::serialize(views, Some(metadata)).map_err(|e| fail(e.to_string()))
     }
@@ -225,12 +274,11 @@ impl Model {
     }
 
     fn check(&self, origin: &str) -> Result<(), ModelError> {
-        if self.description.folds == 0 {
-            let reason = "has no set of weights; expected folds above 0".to_owned();
-            return Err(ModelError::Weights { file: origin.to_owned(), reason });
-        }
-        for (name, desc) in all_tensors(&self.description)? {
-            let fail = |reason: String| ModelError::Weights { file: origin.to_owned(), reason };
+        let fail = |reason: String| ModelError::Weights { file: origin.to_owned(), reason };
+        self.description.check_numbers().map_err(fail)?;
+        // Of a description that makes no network, the layer is known, and here the file.
+        let expected = all_tensors(&self.description).map_err(|e| fail(e.to_string()))?;
+        for (name, desc) in expected {
             match self.tensors.get(&name) {
                 None => return Err(fail(format!("tensor '{name}' of the network is missing"))),
                 Some((shape, _)) if *shape != desc.shape => {
