@@ -167,7 +167,9 @@ mod tests {
         pollster::block_on(async {
             let tensor = gpu.upload(&desc, &values).await.unwrap();
             assert!(gpu.download::<u32>(&tensor).await.unwrap() == values);
-            gpu.device.destroy();
+            assert_eq!(gpu.lost(), None);
+            gpu.lose();
+            assert!(gpu.lost().is_some());
             assert!(gpu.download::<u32>(&tensor).await.is_err());
             assert!(gpu.write(&tensor, &values).await.is_err());
             // Nothing is left to wait for; what counts is that it returns.

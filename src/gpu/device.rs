@@ -58,6 +58,7 @@ pub struct Gpu {
     calls: Mutex<Vec<Instant>>,
     unanswered: Mutex<Vec<Unanswered>>,
     errors: Arc<Mutex<Option<GpuError>>>,
+    lost: Arc<Mutex<Option<String>>>,
 }
 
 /// Work that the driver has not said yet whether it accepts, in words, and its answer: native drivers say at once.
@@ -101,6 +102,14 @@ impl Gpu {
                 slot.get_or_insert(error);
             }
         }));
+        let lost = Arc::new(Mutex::new(None));
+        let sink = Arc::clone(&lost);
+        device.set_device_lost_callback(move |reason, words| {
+            log::debug!("device lost ({reason:?}): {words}");
+            if let Ok(mut slot) = sink.lock() {
+                slot.get_or_insert(words);
+            }
+        });
         Ok(Self {
             device,
             queue,
@@ -118,12 +127,25 @@ impl Gpu {
             calls: Mutex::default(),
             unanswered: Mutex::default(),
             errors,
+            lost,
         })
     }
 
     /// What kernels may rely on.
     pub fn caps(&self) -> &Caps {
         &self.caps
+    }
+
+    /// The driver's words when the device is lost: its driver has reset it, or it is gone. Nothing that it holds can be read
+    /// any more, and all further work fails; another [`Gpu::open`] may succeed.
+    pub fn lost(&self) -> Option<String> {
+        self.lost.lock().expect("no panic while held").clone()
+    }
+
+    /// Loses the device, as a driver does that resets it: for trying what happens then.
+    pub fn lose(&self) {
+        self.lost.lock().expect("no panic while held").get_or_insert_with(|| "given up".to_owned());
+        self.device.destroy();
     }
 
     /// Refuses tensors of an element type that the adapter does not compute in.

@@ -149,6 +149,11 @@ impl Stripper {
         Ok(Self { gpu: Arc::clone(gpu), members })
     }
 
+    /// The driver's words when the device is lost (see [`Gpu::lost`]): nothing more can be stripped on it.
+    pub fn lost(&self) -> Option<String> {
+        self.gpu.lost()
+    }
+
     /// Bytes of GPU buffers that the networks hold; one whose grid depends on the volume holds none before its first.
     pub fn network_bytes(&self) -> u64 {
         self.members.iter().map(Member::bytes).sum()

@@ -4,8 +4,15 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 
 use serde_json::Value;
+use trephine::gpu::{Gpu, GpuOptions};
+use trephine::model::Model;
+use trephine::pipeline::PipelineError;
+use trephine::pipeline::batch::{self, BatchOptions, Job, Outputs};
+use trephine::pipeline::strip::{StripOptions, Stripper};
+use trephine::volume::image::FrameChoice;
 
 use crate::desk::{Desk, fail, head, json_of_failure, sha256, succeed, text, trephine};
 use crate::nii::gz;
@@ -358,4 +365,52 @@ fn what_is_stopped_leaves_no_half_written_file() {
 fn interrupt(child: &Child) {
     let sent = Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill is there");
     assert!(sent.success());
+}
+
+/// A device that is lost while a head is stripped costs a second try and a warning; lost again, it costs that head.
+#[test]
+fn a_lost_device_costs_one_try_and_no_output() {
+    if !has_gpu() {
+        return;
+    }
+    let desk = Desk::new();
+    let tiny = Model::read(desk.path("tiny.safetensors").as_ref()).expect("reads");
+    let options = BatchOptions {
+        frames: FrameChoice::Only,
+        mean: false,
+        strip: StripOptions::default(),
+        fill: None,
+        anonymise: false,
+        create_folders: false,
+        model: "tiny".into(),
+        stop: Arc::default(),
+    };
+    for losses in [1, 2] {
+        let mask = |head: u32| desk.folder.path(&format!("mask{losses}{head}.nii"));
+        let jobs = (1..=3).map(|seed| {
+            let file = desk.folder.path(&format!("head{seed}.nii"));
+            head(seed).write(&file);
+            Job::named(&file, Outputs { mask: Some(mask(seed)), ..Outputs::default() }, false)
+        });
+        let mut opened = 0;
+        let open = async || -> Result<Stripper, PipelineError> {
+            opened += 1;
+            let device = std::env::var("TREPHINE_DEVICE").ok();
+            let gpu = Arc::new(Gpu::open(&GpuOptions { device, ..GpuOptions::default() }).await?);
+            let stripper = Stripper::new(&gpu, &tiny).await?;
+            if opened <= losses {
+                gpu.lose();
+            }
+            Ok(stripper)
+        };
+        let rows =
+            pollster::block_on(batch::run(jobs.collect(), &options, None, open, |_| {})).expect("runs").rows;
+        assert_eq!((opened, rows.len()), (losses + 1, 3));
+        for (row, seed) in rows.iter().zip(1..) {
+            let told = row.warnings.iter().filter(|warning| warning.contains("the device was lost")).count();
+            assert_eq!(told, usize::from(seed == 1), "{:?}", row.warnings);
+            let failed = losses == 2 && seed == 1;
+            assert_eq!((row.error.is_some(), mask(seed).exists()), (failed, !failed), "{:?}", row.error);
+        }
+    }
 }

@@ -101,7 +101,8 @@ pub struct Finished {
 }
 
 /// Strips all heads. One thread reads ahead, one writes and calls `done` with each row; what is awaited here strips.
-/// `open` is called when the first head is read, so that a bad file shows before any work on the device.
+/// `open` is called when the first head is read, so that a bad file shows before any work on the device; and again where the
+/// device is lost: the head that was at work is stripped once more, and a warning tells.
 ///
 /// # Errors
 /// When `open` fails or what is kept cannot be written.
@@ -109,7 +110,7 @@ pub async fn run<E: From<PipelineError>>(
     jobs: Vec<Job>,
     options: &BatchOptions,
     keeping: Option<Keeping>,
-    open: impl AsyncFnOnce() -> Result<Stripper, E>,
+    open: impl AsyncFnMut() -> Result<Stripper, E>,
     done: impl FnMut(&Row) + Send + 'static,
 ) -> Result<Finished, E> {
     let inputs: Vec<PathBuf> = jobs.iter().map(|job| job.input.clone()).collect();
@@ -230,12 +231,11 @@ async fn strip_all<E, R: Send + 'static>(
     mut reader: ReadAhead<Loaded>,
     writer: &WriteBehind<Head, R>,
     options: &BatchOptions,
-    open: impl AsyncFnOnce() -> Result<Stripper, E>,
+    mut open: impl AsyncFnMut() -> Result<Stripper, E>,
 ) -> Result<(), E> {
-    let mut open = Some(open);
     let mut stripper = None;
     while let Some(loaded) = reader.next().await.unwrap_or_else(|panic| resume_unwind(panic)) {
-        let Loaded { mut row, head } = loaded;
+        let Loaded { row, head } = loaded;
         // The one at work when the batch was stopped is done; those read ahead are left.
         if options.stop.load(Ordering::Relaxed) {
             break;
@@ -243,16 +243,7 @@ async fn strip_all<E, R: Send + 'static>(
         let head = match head {
             Content::Done => Head::Done(row),
             Content::Read(input, outputs) => {
-                if let Some(open) = open.take() {
-                    let begun = Instant::now();
-                    stripper = Some(open().await?);
-                    row.add_seconds("start", begun.elapsed().as_secs_f64());
-                }
-                let stripper = stripper.as_mut().expect("opened for the first head");
-                let result = match options.mean && input.image.frames() > 1 {
-                    true => strip_mean(stripper, &input, &options.strip, &mut row).await,
-                    false => strip(stripper, &input, &options.strip, &mut row).await,
-                };
+                let (row, result) = strip_or_again(&mut stripper, &mut open, &input, options, row).await?;
                 match result {
                     Ok(results) => Head::Stripped(Box::new((*input, outputs, results)), row),
                     Err(error) => {
@@ -267,6 +258,44 @@ async fn strip_all<E, R: Send + 'static>(
         }
     }
     Ok(())
+}
+
+/// Strips a head, on a device opened anew where there is none or it is lost meanwhile; a second loss is the head's failure.
+async fn strip_or_again<E>(
+    stripper: &mut Option<Stripper>,
+    open: &mut impl AsyncFnMut() -> Result<Stripper, E>,
+    input: &Input,
+    options: &BatchOptions,
+    mut row: Row,
+) -> Result<(Row, Result<Results, PipelineError>), E> {
+    let mut losses = 0;
+    loop {
+        let device = match stripper {
+            Some(device) => device,
+            None => {
+                let begun = Instant::now();
+                let opened = open().await?;
+                row.add_seconds("start", begun.elapsed().as_secs_f64());
+                stripper.insert(opened)
+            }
+        };
+        let mut attempt = row.clone();
+        let result = match options.mean && input.image.frames() > 1 {
+            true => strip_mean(device, input, &options.strip, &mut attempt).await,
+            false => strip(device, input, &options.strip, &mut attempt).await,
+        };
+        let lost = device.lost().filter(|_| result.is_err());
+        let Some(words) = lost else { return Ok((attempt, result)) };
+        *stripper = None;
+        losses += 1;
+        if losses > 1 {
+            return Ok((row, result));
+        }
+        row.warnings.push(format!(
+            "the device was lost ({}) and opened again: this head is stripped a second time",
+            words.trim().trim_end_matches('.')
+        ));
+    }
 }
 
 /// Strips all held volumes. Of a series, a volume without a brain fails alone and its mask is empty.
