@@ -8,7 +8,7 @@ use trephine::model::{Model, add_no_csf, begin_no_csf};
 
 use crate::desk::{
     CAL, Desk, OBLIQUE, SCALING, TYPE, VOXEL_MM, VOXELS, fail, floats, head, head_values, inflated, json,
-    json_of_failure, same_header, series, succeed,
+    json_of_failure, run, same_header, series, succeed,
 };
 use crate::nii::{Nii, gz};
 use crate::program::has_gpu;
@@ -309,6 +309,58 @@ fn an_empty_volume_of_a_series_fails_alone() {
     desk.folder.put("three.nii", &three.bytes());
     let err = fail(1, &arguments);
     assert!(err.starts_with(&format!("error: {file}: is empty (every voxel is 0)")), "{err}");
+}
+
+/// The volumes before the one that is missing are written by then, under names that they never keep.
+#[test]
+fn a_series_that_ends_early_leaves_nothing() {
+    if !has_gpu() {
+        return;
+    }
+    let desk = Desk::new();
+    let tiny = desk.path("tiny.safetensors");
+    let whole = series().bytes();
+    let cut = desk.folder.put("cut.nii.gz", &gz(&whole[..whole.len() - 10]));
+    let cut = cut.to_str().expect("UTF-8");
+    let before = desk.folder.names();
+    for how in ["--all", "--mean"] {
+        let [mask, brain] = ["mask.nii.gz", "brain.nii.gz"].map(|name| desk.path(name));
+        let err = fail(1, &["strip", "-i", cut, how, "-m", &mask, "-o", &brain, "--model", &tiny]);
+        assert!(err.contains(&format!("error: {cut}: is truncated")), "{err}");
+        assert_eq!(desk.folder.names(), before, "{how}");
+    }
+}
+
+/// The mean needs its volumes twice, which a pipe does not give; all else takes one walk through the file.
+#[cfg(unix)]
+#[test]
+fn a_series_may_come_through_a_pipe_but_for_its_mean() {
+    if !has_gpu() {
+        return;
+    }
+    let desk = Desk::new();
+    let tiny = desk.path("tiny.safetensors");
+    desk.folder.put("series.nii", &series().bytes());
+    let [file, pipe, mask, brain] =
+        ["series.nii", "pipe.nii", "mask.nii", "brain.nii"].map(|name| desk.path(name));
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.is_ok_and(|status| status.success()), "mkfifo makes a pipe");
+    let through = |more: &[&str]| {
+        let (from, to) = (file.clone(), pipe.clone());
+        // Who reads may stop before the end.
+        let feeder = std::thread::spawn(move || drop(fs::copy(from, to)));
+        let done = run(&[&["strip", "-i", &pipe, "--model", &tiny, "-m", &mask][..], more].concat());
+        feeder.join().expect("does not panic");
+        done
+    };
+    let all = through(&["--all", "-o", &brain]);
+    assert!(all.status.success(), "{}", String::from_utf8_lossy(&all.stderr));
+    check_stripped(&series().bytes(), &desk.read("brain.nii"), &desk.read("mask.nii"), -6);
+    assert!(through(&["--mean"]).status.success());
+    let refused = through(&["--mean", "-o", &brain]);
+    let err = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(err.contains("comes through a pipe") && err.contains("save it to a file first"), "{err}");
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod mgh;
 mod nii;
 mod reading;
 mod round_trip;
+mod series;
 mod writing;
 
 use std::alloc::{GlobalAlloc, Layout, System};

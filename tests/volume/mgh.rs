@@ -125,7 +125,7 @@ fn every_type_in_and_out_bit_for_bit() {
     }
 }
 
-fn inflated(path: &std::path::Path) -> Vec<u8> {
+pub fn inflated(path: &std::path::Path) -> Vec<u8> {
     let mut out = vec![];
     let file = fs::read(path).unwrap();
     std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(&file[..]), &mut out).unwrap();

@@ -19,32 +19,64 @@ const HEAD: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff];
 /// An empty final block of fixed codes: ends the deflate stream.
 const FINAL: [u8; 2] = [0x03, 0x00];
 
-/// Writes the gzip of `count` blocks, one after the other, to `out`. `block` makes them, in any
-/// order and on any thread.
-pub(super) fn write<'a>(
-    out: &mut impl io::Write,
-    count: usize,
-    block: impl Fn(usize) -> Cow<'a, [u8]> + Sync,
-) -> io::Result<()> {
-    out.write_all(&HEAD)?;
-    let mut crc = Crc::new();
-    // In groups, so that no more than these are in memory.
-    let group = 4 * rayon::current_num_threads();
-    for first in (0..count).step_by(group) {
-        let packed: Vec<(Vec<u8>, Crc)> = (first..count.min(first + group))
-            .into_par_iter()
-            .map(|ix| deflate(&block(ix)))
-            .collect::<io::Result<_>>()?;
-        for (bytes, block_crc) in packed {
-            out.write_all(&bytes)?;
-            crc.combine(&block_crc);
-        }
-    }
-    out.write_all(&FINAL)?;
-    out.write_all(&crc.sum().to_le_bytes())?;
-    // The trailer holds the length modulo 2^32, as `Crc` counts it.
-    out.write_all(&crc.amount().to_le_bytes())
+/// A gzip file on its way. Its first bytes, a header, are stored as they are, so that they can be set again when all that
+/// follows is known.
+pub(super) struct Gzip {
+    /// Of what follows the header.
+    crc: Crc,
 }
+
+impl Gzip {
+    /// Begins with a header of at most 65,535 bytes.
+    pub(super) fn begin(out: &mut impl io::Write, header: &[u8]) -> io::Result<Self> {
+        let length = u16::try_from(header.len()).map_err(io::Error::other)?;
+        out.write_all(&HEAD)?;
+        // RFC 1951: a stored block, not the last one, its length and the complement of that.
+        out.write_all(&[0])?;
+        out.write_all(&length.to_le_bytes())?;
+        out.write_all(&(!length).to_le_bytes())?;
+        out.write_all(header)?;
+        Ok(Self { crc: Crc::new() })
+    }
+
+    /// Appends `count` blocks. `block` makes them, in any order and on any thread.
+    pub(super) fn append<'a>(
+        &mut self,
+        out: &mut impl io::Write,
+        count: usize,
+        block: impl Fn(usize) -> Cow<'a, [u8]> + Sync,
+    ) -> io::Result<()> {
+        // In groups, so that no more than these are in memory.
+        let group = 4 * rayon::current_num_threads();
+        for first in (0..count).step_by(group) {
+            let packed: Vec<(Vec<u8>, Crc)> = (first..count.min(first + group))
+                .into_par_iter()
+                .map(|ix| deflate(&block(ix)))
+                .collect::<io::Result<_>>()?;
+            for (bytes, block_crc) in packed {
+                out.write_all(&bytes)?;
+                self.crc.combine(&block_crc);
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the file, and sets its header, of the length that it began with.
+    pub(super) fn finish(self, out: &mut (impl io::Write + io::Seek), header: &[u8]) -> io::Result<()> {
+        let mut crc = Crc::new();
+        crc.update(header);
+        crc.combine(&self.crc);
+        out.write_all(&FINAL)?;
+        out.write_all(&crc.sum().to_le_bytes())?;
+        // The trailer holds the length modulo 2^32, as `Crc` counts it.
+        out.write_all(&crc.amount().to_le_bytes())?;
+        out.seek(io::SeekFrom::Start(HEAD.len() as u64 + STORED))?;
+        out.write_all(header)
+    }
+}
+
+/// Bytes before those of a stored block.
+const STORED: u64 = 5;
 
 /// One block as raw deflate up to a byte boundary, with its checksum.
 fn deflate(block: &[u8]) -> io::Result<(Vec<u8>, Crc)> {
@@ -81,21 +113,27 @@ mod tests {
             })
             .collect();
         for n in [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, noise.len()] {
-            for head in [0, 352] {
-                let parts: Vec<&[u8]> =
-                    [&noise[..head]].into_iter().chain(noise[..n].chunks(BLOCK)).collect();
-                let mut packed = vec![];
-                write(&mut packed, parts.len(), |ix| parts[ix].into()).unwrap();
+            for header in [0, 352] {
+                let mut packed = io::Cursor::new(vec![]);
+                let mut gzip = Gzip::begin(&mut packed, &vec![7; header]).unwrap();
+                // A piece at a time, and several at once.
+                let parts: Vec<&[u8]> = noise[..n].chunks(BLOCK).collect();
+                let first = parts.len().min(1);
+                gzip.append(&mut packed, first, |ix| parts[ix].into()).unwrap();
+                gzip.append(&mut packed, parts.len() - first, |ix| parts[first + ix].into()).unwrap();
+                gzip.finish(&mut packed, &noise[..header]).unwrap();
                 let mut back = vec![];
                 // A decoder of one member only; its trailer is checked by the decoder.
-                GzDecoder::new(&packed[..]).read_to_end(&mut back).unwrap();
-                assert_eq!(back.len(), head + n);
-                assert!(back[head..] == noise[..n]);
+                GzDecoder::new(&packed.into_inner()[..]).read_to_end(&mut back).unwrap();
+                assert_eq!(back.len(), header + n);
+                assert!(back[..header] == noise[..header] && back[header..] == noise[..n]);
             }
         }
         let zeros = vec![0; BLOCK];
-        let mut packed = vec![];
-        write(&mut packed, 5, |_| zeros[..].into()).unwrap();
-        assert!(packed.len() < 5 * zeros.len() / 100);
+        let mut packed = io::Cursor::new(vec![]);
+        let mut gzip = Gzip::begin(&mut packed, &[]).unwrap();
+        gzip.append(&mut packed, 5, |_| zeros[..].into()).unwrap();
+        gzip.finish(&mut packed, &[]).unwrap();
+        assert!(packed.into_inner().len() < 5 * zeros.len() / 100);
     }
 }

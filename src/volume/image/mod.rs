@@ -7,22 +7,25 @@
 //! keep the input's header bit for bit but for the fields that must change.
 
 mod dicom;
+mod form;
 mod gzip;
 mod mgh;
 mod nifti;
 mod source;
+mod volumes;
 mod voxels;
 mod write;
+mod writer;
 
 pub use self::nifti::{Header, Version};
 pub use ::nifti::{Endianness, NiftiType};
 pub use dicom::{is_dicom, series_uid};
+pub use form::{Content, check_fill, check_output_name, is_mgh_name, stored_fill};
 pub use mgh::Header as MghHeader;
 pub(crate) use source::strip_suffix;
-pub use write::{
-    check_fill, check_output_name, is_mgh_name, stored_fill, write_like, write_mask, write_new,
-    write_new_mask, write_sampled, write_stripped,
-};
+pub use volumes::Volumes;
+pub use write::{write_like, write_mask, write_new, write_new_mask, write_sampled, write_stripped};
+pub use writer::VolumeWriter;
 
 use self::nifti::{LONGEST, extension_records};
 use super::{FormSource, Geometry, Grid, Problem, Volume, VolumeError, Warning, affine};
@@ -82,6 +85,11 @@ impl Info {
     /// Where the voxels lie.
     pub fn grid(&self) -> Grid {
         Grid { shape: self.shape, affine: self.geometry.affine }
+    }
+
+    /// Bytes of a volume as stored.
+    fn volume_bytes(&self) -> usize {
+        self.shape.iter().product::<usize>() * self.datatype.size_of()
     }
 }
 
@@ -307,49 +315,64 @@ impl Opened {
             }
             FrameChoice::All => (0, info.frames),
         };
-        // `grid` has checked that the bytes of all volumes are addressable.
-        let voxels: usize = info.shape.iter().product();
-        let frame_bytes = (voxels * info.datatype.size_of()) as u64;
-        let offset = self.start.voxel_offset()?;
-        let start = offset.saturating_add(first as u64 * frame_bytes);
-        let needed = held as u64 * frame_bytes;
-        let mut source = match &self.voxels {
-            Some(img) => Source::open(img)?,
-            None => self.source,
-        };
-        let ahead = if self.voxels.is_some() { Vec::new() } else { self.ahead };
-        let data = read_range(&mut source, self.start.size(), &ahead, start, needed)?;
-        if let Some(mgh) = &mut info.mgh {
-            let end = offset + info.frames as u64 * frame_bytes;
-            let known = usize::try_from(end - mgh.bytes().len() as u64).ok().and_then(|at| ahead.get(at..));
-            source.skip_to(end)?;
-            mgh.tail = source.read_after(known.unwrap_or_default(), TAIL_MOST, 0)?;
-            let Info { shape, frames, datatype, geometry, .. } = info;
-            info.header = Header::new(shape, frames, datatype, &geometry.affine, mgh.repetition_s())?;
-        }
+        let mut voxels = self.voxels()?;
+        let data = voxels.read(&info, first, held)?;
+        voxels.read_tail(&mut info)?;
         if first + held == info.frames {
-            source.verify()?;
+            voxels.source.verify()?;
         }
         Ok(Image { path: path.to_path_buf(), info, held, data })
     }
+
+    /// The voxels, after [`Opened::info`].
+    fn voxels(self) -> Result<VoxelStream, Problem> {
+        let (header_bytes, offset) = (self.start.size(), self.start.voxel_offset()?);
+        let (source, ahead) = match &self.voxels {
+            Some(img) => (Source::open(img)?, Vec::new()),
+            None => (self.source, self.ahead),
+        };
+        Ok(VoxelStream { source, ahead, header_bytes, offset })
+    }
 }
 
-/// `needed` bytes from byte `start` of a file of which `ahead`, the bytes after a header of
-/// `size`, are consumed already (for a voxel file of its own: nothing).
-fn read_range(
-    source: &mut Source,
-    size: usize,
-    ahead: &[u8],
-    start: u64,
-    needed: u64,
-) -> Result<Vec<u8>, Problem> {
-    let from = usize::try_from(start.saturating_sub(size as u64)).unwrap_or(usize::MAX);
-    match ahead.get(from..) {
-        Some(known) if !known.is_empty() => source.read_voxels(known, needed),
-        _ => {
-            source.skip_to(start)?;
-            source.read_voxels(&[], needed)
+/// The voxels of a file, read from front to back.
+struct VoxelStream {
+    source: Source,
+    /// Bytes after the header that are taken from `source` already; of a voxel file of its own, none.
+    ahead: Vec<u8>,
+    header_bytes: usize,
+    /// Byte at which the voxels start.
+    offset: u64,
+}
+
+impl VoxelStream {
+    /// The bytes of `count` volumes from `first` on, which comes after those read before.
+    fn read(&mut self, info: &Info, first: usize, count: usize) -> Result<Vec<u8>, Problem> {
+        // `Header::grid` has checked that the bytes of all volumes are addressable.
+        let bytes = info.volume_bytes() as u64;
+        let start = self.offset.saturating_add(first as u64 * bytes);
+        let needed = count as u64 * bytes;
+        let from = usize::try_from(start.saturating_sub(self.header_bytes as u64)).unwrap_or(usize::MAX);
+        match self.ahead.get(from..) {
+            Some(known) if !known.is_empty() => self.source.read_voxels(known, needed),
+            _ => {
+                self.source.skip_to(start)?;
+                self.source.read_voxels(&[], needed)
+            }
         }
+    }
+
+    /// What follows the voxels of an MGH file: repetition time, and text that its outputs keep.
+    fn read_tail(&mut self, info: &mut Info) -> Result<(), Problem> {
+        let bytes = info.volume_bytes();
+        let Some(mgh) = &mut info.mgh else { return Ok(()) };
+        let end = self.offset + (info.frames * bytes) as u64;
+        let known = usize::try_from(end - self.header_bytes as u64).ok().and_then(|at| self.ahead.get(at..));
+        self.source.skip_to(end)?;
+        mgh.tail = self.source.read_after(known.unwrap_or_default(), TAIL_MOST, 0)?;
+        let Info { shape, frames, datatype, geometry, .. } = info;
+        info.header = Header::new(*shape, *frames, *datatype, &geometry.affine, mgh.repetition_s())?;
+        Ok(())
     }
 }
 
@@ -464,7 +487,7 @@ impl Image {
     /// Calls `f` with each voxel of volume 0 in turn, slope and intercept applied, in f64: labels beyond 2^24 stay
     /// what they are.
     pub(super) fn for_each_value(&self, f: impl FnMut(f64)) {
-        let bytes = &self.data[..self.voxels() * self.info.datatype.size_of()];
+        let bytes = &self.data[..self.info.volume_bytes()];
         voxels::for_each(bytes, self.info.datatype, self.endianness(), self.info.scaling, f);
     }
 
@@ -474,7 +497,7 @@ impl Image {
         if frame >= self.held {
             return Err(Problem::NoSuchFrame { wanted: frame, frames: self.held }.at(&self.path));
         }
-        let size = self.voxels() * self.info.datatype.size_of();
+        let size = self.info.volume_bytes();
         let bytes = &self.data[frame * size..(frame + 1) * size];
         let data = voxels::to_f32(bytes, self.info.datatype, self.endianness(), self.info.scaling);
         Ok(Volume { shape: self.info.shape, affine: self.info.geometry.affine, data })

@@ -51,6 +51,17 @@ impl Source {
         matches!(self.reader, Inner::Gzip(_))
     }
 
+    /// Whether it can be read once only.
+    pub(super) fn is_pipe(&self) -> bool {
+        self.length.is_none()
+    }
+
+    /// `Err` where the file's length tells that it holds fewer than `n` inflated bytes after `offset`.
+    pub(super) fn check_length(&self, offset: u64, n: u64) -> Result<(), Problem> {
+        let most = self.at_most().saturating_add(self.position).saturating_sub(offset);
+        if most < n { Err(self.too_short(n, most)) } else { Ok(()) }
+    }
+
     fn problem(&self, error: io::Error) -> Problem {
         if self.is_gzip() { Problem::Gzip(error) } else { Problem::from_read(error) }
     }

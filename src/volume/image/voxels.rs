@@ -160,16 +160,21 @@ pub(super) fn from_f32(data: &[f32], endianness: Endianness) -> Cow<'_, [u8]> {
     Cow::Owned(out)
 }
 
-/// Least and greatest finite value, if there is one.
-pub(super) fn finite_range(data: &[f32]) -> Option<(f64, f64)> {
-    let (min, max) = data
-        .par_chunks(CHUNK)
-        .map(|chunk| {
-            let finite = chunk.iter().filter(|v| v.is_finite());
-            finite.fold((f32::INFINITY, f32::NEG_INFINITY), |(lo, hi), &v| (lo.min(v), hi.max(v)))
-        })
-        .reduce(|| (f32::INFINITY, f32::NEG_INFINITY), |a, b| (a.0.min(b.0), a.1.max(b.1)));
-    (min <= max).then(|| (f64::from(min), f64::from(max)))
+/// Least and greatest finite value, slope and intercept applied, as f32, if there is one.
+pub(super) fn finite_range(
+    bytes: &[u8],
+    datatype: NiftiType,
+    endianness: Endianness,
+    scaling: (f64, f64),
+) -> Option<(f64, f64)> {
+    let (mut least, mut most) = (f32::INFINITY, f32::NEG_INFINITY);
+    for_each(bytes, datatype, endianness, scaling, |v| {
+        let v = v as f32;
+        if v.is_finite() {
+            (least, most) = (least.min(v), most.max(v));
+        }
+    });
+    (least <= most).then(|| (f64::from(least), f64::from(most)))
 }
 
 #[cfg(test)]
