@@ -167,7 +167,9 @@ fn tiny_model() -> Model {
         sampling: Sampling::Area,
         intensity: Intensity::Percentile { low: 1.0, high: 99.5 },
         n4: None,
+        patches: None,
         mirror: false,
+        mirror_axes: [false; 3],
         axes: AxisCodes::RAS,
         readout: Readout::Linear,
     };

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::Path;
 
 use trephine::model::published::{self, PACKAGES, recognise, take_described};
-use trephine::model::{NamedTensors, initialise, read_tensors};
+use trephine::model::{AxisCodes, NamedTensors, initialise, read_tensors};
 
 fn fixture(name: &str) -> Vec<u8> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);
@@ -110,6 +110,26 @@ fn malformed_pickles_are_errors() {
     assert!(refused(&tensor(b"J\xff\xff\xff\xff", b"K\x06\x85", b"K\x01\x85")).contains("-1"));
     let within_itself = b"\x80\x02}q\x00X\x01\0\0\0ah\x00s.";
     assert_eq!(read_tensors(&zipped(within_itself), "net.pt").expect("reads"), NamedTensors::new());
+}
+
+#[test]
+fn values_may_nest_as_deep_as_a_file_has_bytes() {
+    let list_in_list = b"]q\x00]h\x00aq\x00".repeat(200_000);
+    for pickle in [
+        [&b"\x80\x02"[..], &b"]".repeat(500_000), &b"a".repeat(499_999), b"."].concat(),
+        [b"\x80\x02N", &b"\x85".repeat(900_000)[..], b"."].concat(),
+        [b"\x80\x02", &list_in_list[..], b"."].concat(),
+    ] {
+        assert_eq!(read_tensors(&zipped(&pickle), "net.pt").expect("reads"), NamedTensors::new());
+    }
+    // A list that holds another twice, forty times over.
+    let doubled = [
+        b"\x80\x02]",
+        &b"q\x00]h\x00ah\x00a".repeat(40)[..],
+        b"q\x00}(X\x0f\0\0\0network_weights}X\x09\0\0\0init_argsh\x00u.",
+    ];
+    let error = published::nnunet::of_checkpoint(&zipped(&doubled.concat()), "net.pt", AxisCodes::RAS);
+    assert!(error.expect_err("is too much").to_string().contains("says more"));
 }
 
 #[test]

@@ -1111,6 +1111,21 @@ def make_torch_files(_rng):
     return dict(sorted(files.items())) | {"torch_files": (tensors, {})}
 
 
+def make_nnunet(_rng):
+    """Checkpoints as nnU-Net writes them, and what their networks say, whole and in patches."""
+    import tempfile
+
+    import nnunet_networks
+
+    files = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in nnunet_networks.PLANS:
+            path = Path(folder) / f"{name.replace('-', '_')}.pth"
+            nnunet_networks.checkpoint(name, nnunet_networks.PATCH, path)
+            files[path.name] = (path.read_bytes(), {})
+    return files | {"nnunet": (nnunet_networks.fixture(), {})}
+
+
 # ---------------------------------------------------------------------------------- main
 
 # Fixture -> (function, packages whose versions matter). One may write several files.
@@ -1143,6 +1158,7 @@ FIXTURES = {
     "colin27": (make_colin27, ["nibabel"]),
     "published": (make_published, ["torch"]),
     "torch_files": (make_torch_files, ["torch"]),
+    "nnunet": (make_nnunet, ["torch"]),
 }
 
 ABOUT = {
@@ -1171,6 +1187,11 @@ ABOUT = {
     "torch_old.pt": "The same as PyTorch before 1.6 wrote it.",
     "torch_script.pt": "A TorchScript module with the same tensors.",
     "torch_files": "The floating-point tensors in torch_*.pt.",
+    "nnunet_plain.pth": "A checkpoint as nnU-Net writes it (tools/nnunet_networks.py), of a small plain U-Net with "
+    "strides and kernels that differ by axis.",
+    "nnunet_residual.pth": "The same of a U-Net whose encoder has residual blocks.",
+    "nnunet": "What both say of a grid, every second voxel along the last two axes; what the plain one says of a "
+    "volume cropped, brought to scale and seen in overlapping patches, without mirroring and with it.",
 }
 
 

@@ -25,7 +25,7 @@ def numbers(name, count):
 def weights(network):
     """Fills a network: weights of convolutions as large as He et al. (2015) have them, norms near the identity."""
     with torch.no_grad():
-        for name, tensor in network.state_dict().items():
+        for name, tensor in network.named_parameters():
             values = numbers(name, tensor.numel()).reshape(tensor.shape)
             if tensor.dim() == 5:
                 values = values * np.float32(math.sqrt(6 / tensor[0].numel()))

@@ -440,7 +440,8 @@ struct ModelOptions {
     /// Do not correct the bias field before the network, whatever the model was trained with
     #[arg(long)]
     no_n4: bool,
-    /// Average over the mirrored head and over grids moved by half a voxel: five times the work
+    /// Average over the mirrored head and over grids moved by half a voxel: five times the work; with models that learnt
+    /// from mirrored heads (nnU-Net's, HD-BET), over all mirror images alone
     #[arg(long)]
     tta: bool,
     /// Element type of what the network's layers hand on; sums stay in f32

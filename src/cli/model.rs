@@ -7,8 +7,9 @@ use clap::{Args, Subcommand};
 use serde::Deserialize;
 use serde_json::json;
 use trephine::model::{
-    self as models, Centre, Description, Fit, Intensity, LayerKind, LayerOutline, Model, ModelCard, Outline,
-    Sampling, Usual, VoxelBox, WeightFile, drawing, published,
+    self as models, AxisCodes, Centre, Description, Fit, Intensity, LayerKind, LayerOutline, Model,
+    ModelCard, Outline, Sampling, Usual, VoxelBox, WeightFile, drawing,
+    published::{self, nnunet},
 };
 use trephine::pipeline::write_whole;
 
@@ -59,13 +60,13 @@ struct List {}
 
 /// Write a model in another precision, with another name or card, or from others' weights
 ///
-/// IN may also be a file of PyTorch (a state dict or a TorchScript archive: .pt, .pth, .model) or a safetensors file of
-/// weights alone. Published networks (SynthStrip, MindGrab, HD-BET version 1) are recognised by their tensors; any
-/// other is described by --description. Such files are read, never run: one that asks for anything but tensors and containers
+/// IN may also be a file of PyTorch (a state dict or a TorchScript archive: .pt, .pth, .model), a safetensors file of
+/// weights alone, or a checkpoint of nnU-Net or the folder that it trained a model in, with all its folds. Published networks
+/// (SynthStrip, MindGrab, HD-BET version 1) are recognised by their tensors; any other is described by --description. Such files are read, never run: one that asks for anything but tensors and containers
 /// is refused.
 #[derive(Debug, Args)]
 #[command(
-    after_long_help = "Example:\n  trephine model convert run/best.safetensors mine.safetensors --half --card card.toml\n  trephine model convert synthstrip.1.pt synthstrip.safetensors\n\ncard.toml may set: data, licence, attribution, command, figures, and [usual] with unsure and mirrored_dice, beyond which masks are doubted (docs/plausibility.md)."
+    after_long_help = "Example:\n  trephine model convert run/best.safetensors mine.safetensors --half --card card.toml\n  trephine model convert synthstrip.1.pt synthstrip.safetensors\n  trephine model convert nnUNetTrainer__nnUNetPlans__3d_fullres mine.safetensors --stored LAS\n\ncard.toml may set: data, licence, attribution, command, figures, and [usual] with unsure and mirrored_dice, beyond which masks are doubted (docs/plausibility.md)."
 )]
 struct Convert {
     /// A model file, the name of a model that is built in or in your folder, or a file of weights
@@ -89,6 +90,10 @@ struct Convert {
     /// The network of IN: layers named as its tensors, as `model info --json` shows a description
     #[arg(long, value_name = "JSON")]
     description: Option<PathBuf>,
+    /// How the images were stored that a network of nnU-Net learnt from, which its files do not say: where their axes point
+    /// [default: RAS]
+    #[arg(long, value_name = "AXES", value_parser = axes, conflicts_with = "description")]
+    stored: Option<AxisCodes>,
     /// Further weights of the same network, whose answers are averaged; may be given several times
     #[arg(long, value_name = "FILE")]
     fold: Vec<String>,
@@ -279,6 +284,10 @@ fn describe(model: &Model, trained: usize, stored: usize, outline: &Outline) -> 
         Intensity::MinMax { high } => format!("0 to {high}"),
         Intensity::Percentile { low, high } => format!("percentiles {low} to {high} to 0 to 1"),
         Intensity::ZScore => "mean 0, deviation 1".to_owned(),
+        Intensity::ZScoreOfVoxels { masked } => {
+            let of = if masked { "its content" } else { "it" };
+            format!("mean 0, deviation 1 of {of} before it is sampled")
+        }
         Intensity::Standard { low, high, mean, deviation, of_first } => format!(
             "percentiles {low} to {high}{} clipped, then mean {mean}, deviation {deviation}",
             if of_first { " of what the other network saw" } else { "" }
@@ -336,6 +345,11 @@ fn blocks(description: &Description) -> String {
     })
 }
 
+/// Where three axes point.
+fn axes(text: &str) -> Result<AxisCodes, String> {
+    AxisCodes::try_from(text.to_owned())
+}
+
 /// A network from a description and a file of weights.
 fn described(description: &std::path::Path, weights: &str) -> anyhow::Result<Model> {
     let text = std::fs::read_to_string(description)
@@ -348,11 +362,26 @@ fn described(description: &std::path::Path, weights: &str) -> anyhow::Result<Mod
 }
 
 impl Convert {
+    /// The model that IN holds without a description.
+    fn model(&self, session: &Session) -> anyhow::Result<Model> {
+        let folder = std::path::Path::new(&self.input);
+        if folder.is_dir() {
+            let (model, checkpoints) = nnunet::of_folder(folder, self.stored.unwrap_or_default())?;
+            let checkpoints: Vec<String> =
+                checkpoints.iter().map(|path| path.display().to_string()).collect();
+            session.terminal.note(&format!("weights of {}", checkpoints.join(", ")));
+            return Ok(model);
+        }
+        let Some(stored) = self.stored else { return session.load_model(&self.input) };
+        let checkpoint = WeightFile::open(&self.input)?.nnunet_checkpoint(stored)?;
+        checkpoint.ok_or_else(|| anyhow!("{}: is no checkpoint of nnU-Net; leave out --stored", self.input))
+    }
+
     fn run(self, session: &Session) -> anyhow::Result<()> {
         check_distinct(&self.output, &[], &[std::path::Path::new(&self.input)])?;
         check_folder(&self.output)?;
         let mut model = match &self.description {
-            None => session.load_model(&self.input)?,
+            None => self.model(session)?,
             Some(path) => described(path, &self.input)?,
         };
         for fold in &self.fold {

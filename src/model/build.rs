@@ -7,6 +7,7 @@ use super::description::*;
 use crate::graph::Graph;
 use crate::ops::ValueId;
 use crate::ops::activation::Activation;
+use crate::ops::avg_pool::AvgPool3d;
 use crate::ops::cast::Cast;
 use crate::ops::conv::{Conv3d, ConvTranspose3d, Window};
 use crate::ops::dropout::Dropout;
@@ -210,6 +211,9 @@ impl Builder {
             LayerKind::MaxPool3d { kernel, stride, padding } => {
                 let op = MaxPool3d { kernel: *kernel, stride: *stride, padding: *padding };
                 Ok(self.graph.apply(op, inputs)?[0])
+            }
+            LayerKind::AvgPool3d { kernel, stride } => {
+                Ok(self.graph.apply1(AvgPool3d { kernel: *kernel, stride: *stride }, inputs)?)
             }
             LayerKind::Upsample { factor, mode } => {
                 let op = Upsample { mode: (*mode).into(), to: UpsampleTo::Scale(*factor) };

@@ -7,8 +7,8 @@ use flate2::read::ZlibDecoder;
 use sha2::{Digest, Sha256};
 
 use super::formats::{NamedTensors, is_torch, read_tensors};
-use super::published::recognise;
-use super::{Model, ModelError, hex};
+use super::published::{nnunet, recognise};
+use super::{AxisCodes, Model, ModelError, hex};
 
 /// A model of `weights/`, packed by `build.rs`.
 struct Packed {
@@ -101,6 +101,12 @@ impl WeightFile {
                 "is neither a file nor a built-in model; {known}; `trephine model fetch` gets published ones"
             )));
         }
+        if path.is_dir() {
+            return Err(fail(format!(
+                "is a folder; where nnU-Net trained a model in it, `trephine model convert {name_or_file} NAME.safetensors` makes a file \
+                 of it"
+            )));
+        }
         let bytes = std::fs::read(path).map_err(|e| fail(format!("cannot be read: {e}; check the path")))?;
         Ok(Self { bytes, origin: path.display().to_string() })
     }
@@ -110,15 +116,26 @@ impl WeightFile {
         hex(&Sha256::digest(&self.bytes))
     }
 
-    /// The model in it: one of ours, or a published network that is recognised by its tensors.
+    /// The model in it: one of ours, a checkpoint of nnU-Net, or a published network that is recognised by its tensors.
     ///
     /// # Errors
-    /// As [`Model::from_bytes`] and [`recognise`].
+    /// As [`Model::from_bytes`], [`nnunet::of_checkpoint`] and [`recognise`].
     pub fn model(&self) -> Result<Model, ModelError> {
+        if let Some(model) = self.nnunet_checkpoint(AxisCodes::RAS)? {
+            return Ok(model);
+        }
         if is_torch(&self.bytes) || Model::is_undescribed(&self.bytes) {
             return recognise(&self.tensors()?, &self.origin);
         }
         Model::from_bytes(&self.bytes, &self.origin)
+    }
+
+    /// The model in a checkpoint of nnU-Net, of images that were stored along these axes; `None` in other files.
+    ///
+    /// # Errors
+    /// As [`nnunet::of_checkpoint`].
+    pub fn nnunet_checkpoint(&self, stored: AxisCodes) -> Result<Option<Model>, ModelError> {
+        nnunet::of_checkpoint(&self.bytes, &self.origin, stored)
     }
 
     /// Its tensors, whatever network they are of.

@@ -57,13 +57,22 @@ impl Description {
 const MOST: u64 = 4096;
 
 impl Description {
-    /// Looks for whole numbers that no network has, so that products of them fit the machine: a file may say anything.
+    /// Looks for numbers that no network has, so that products of them fit the machine: a file may say anything.
     ///
     /// # Errors
     /// The first, with the key that it stands under.
     pub(super) fn check_numbers(&self) -> Result<(), String> {
         let value = serde_json::to_value(self).map_err(|e| e.to_string())?;
-        check_numbers("", &value)
+        check_numbers("", &value)?;
+        match self.input.patches {
+            Some(Patches { step, deviation }) if !(step > 0.01 && step <= 1.0 && deviation > 0.01) => {
+                Err(format!(
+                    "has a network description with patches of step {step} and deviation {deviation}; a step of 0.01 to 1 and a \
+                 deviation above 0.01 are possible"
+                ))
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -107,7 +116,9 @@ impl Description {
             let unknown = || format!("layer '{}' reads unknown layer '{input}'", layer.name);
             let mut voxel = *voxels.get(input).ok_or_else(unknown)?;
             let (coarser, finer) = match &layer.kind {
-                LayerKind::Conv3d { stride, .. } | LayerKind::MaxPool3d { stride, .. } => (*stride, [1; 3]),
+                LayerKind::Conv3d { stride, .. }
+                | LayerKind::MaxPool3d { stride, .. }
+                | LayerKind::AvgPool3d { stride, .. } => (*stride, [1; 3]),
                 LayerKind::SpaceToDepth { factor } => (*factor, [1; 3]),
                 LayerKind::ConvTranspose3d { stride, .. } => ([1; 3], *stride),
                 LayerKind::Upsample { factor, .. } | LayerKind::DepthToSpace { factor } => ([1; 3], *factor),
@@ -173,9 +184,16 @@ pub struct GridSpec {
     /// Preset of the bias-field correction that comes first, when the network was trained with one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub n4: Option<String>,
+    /// The patches that the grid is seen in, where the network does not see it whole: as large as `shape`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub patches: Option<Patches>,
     /// Average the logits with those of the head mirrored left to right: one more pass for a steadier border.
     #[serde(default)]
     pub mirror: bool,
+    /// Axes of the grid along which the network knows mirrored heads: test-time augmentation is then the mean of the logits over
+    /// all their combinations, and moves no grid.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub mirror_axes: [bool; 3],
     /// How logits between the network's voxels arise.
     #[serde(default, skip_serializing_if = "Readout::is_linear")]
     pub readout: Readout,
@@ -186,6 +204,19 @@ impl GridSpec {
     pub fn is_padded(&self) -> bool {
         matches!(self.centre, Centre::Voxels { fit: Fit::Padded { .. }, .. })
     }
+}
+
+fn is_none(axes: &[bool; 3]) -> bool {
+    !axes.contains(&true)
+}
+
+/// Overlapping patches of a grid, whose logits are averaged with weights that fall off from the middle of a patch.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Patches {
+    /// Largest step from a patch to the next, in parts of a patch.
+    pub step: f64,
+    /// Standard deviation of the weights, a Gaussian, in parts of a patch.
+    pub deviation: f64,
 }
 
 /// How logits between the voxels of a network's grid arise.
@@ -349,6 +380,11 @@ pub enum Intensity {
     },
     /// Zero mean and unit variance.
     ZScore,
+    /// Zero mean and unit variance of the volume's own voxels in the box that the grid is laid over, before they are sampled.
+    ZScoreOfVoxels {
+        /// Count those alone that are not background, or that such voxels enclose; the others become 0.
+        masked: bool,
+    },
     /// The two percentiles to 0 and 1, clipped; then to this mean and standard deviation.
     Standard {
         /// Lower percentile, in %.
@@ -477,6 +513,13 @@ pub enum LayerKind {
         /// Padding on both sides.
         #[serde(default)]
         padding: [usize; 3],
+    },
+    /// Mean of each window.
+    AvgPool3d {
+        /// Extents of the window.
+        kernel: [usize; 3],
+        /// Step between windows.
+        stride: [usize; 3],
     },
     /// Values repeated, or interpolated, on a finer grid over the same field of view.
     Upsample {

@@ -21,7 +21,7 @@ pub use build::{BuiltNetwork, Mode, build};
 pub use builtin::{WeightFile, builtin_card, builtin_names, load, user_folder, user_models};
 pub use description::{
     ActivationKind, AnswerKind, AxisCodes, Centre, Description, Fit, GridSpec, Intensity, Layer, LayerKind,
-    Readout, Sampling, UpsampleKind, VoxelBox,
+    Patches, Readout, Sampling, UpsampleKind, VoxelBox,
 };
 pub use drawing::drawing;
 pub use fold::fold_for_inference;

@@ -92,6 +92,7 @@ fn keeps_channels_apart(kind: &LayerKind) -> bool {
         | LayerKind::InstanceNorm { .. }
         | LayerKind::Activation { .. }
         | LayerKind::MaxPool3d { .. }
+        | LayerKind::AvgPool3d { .. }
         | LayerKind::Upsample { .. }
         | LayerKind::Add
         | LayerKind::Dropout { .. } => true,

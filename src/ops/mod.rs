@@ -3,6 +3,7 @@
 
 pub mod activation;
 pub mod augment;
+pub mod avg_pool;
 mod case;
 pub mod cast;
 mod compare;
@@ -20,6 +21,7 @@ pub mod n4;
 pub mod norm;
 mod operator;
 pub mod optimizer;
+pub mod patch;
 mod pieces;
 pub mod pool;
 pub mod reduction;

@@ -91,21 +91,21 @@ impl MaxPool3d {
     }
 }
 
-fn grid(n_d: usize, n_h: usize, n_w: usize) -> impl Iterator<Item = (usize, usize, usize)> {
+pub(super) fn grid(n_d: usize, n_h: usize, n_w: usize) -> impl Iterator<Item = (usize, usize, usize)> {
     (0..n_d * n_h * n_w).map(move |i| (i / n_w / n_h, i / n_w % n_h, i % n_w))
 }
 
-fn with([d, h, w]: [usize; 3], last: usize) -> [usize; 4] {
+pub(super) fn with([d, h, w]: [usize; 3], last: usize) -> [usize; 4] {
     [d, h, w, last]
 }
 
 /// The last three extents, and one more number: a kernel's `vec4`.
-fn spatial(desc: &TensorDesc, last: usize) -> [usize; 4] {
+pub(super) fn spatial(desc: &TensorDesc, last: usize) -> [usize; 4] {
     with([desc.shape[2], desc.shape[3], desc.shape[4]], last)
 }
 
 /// Channels of all samples of a piece of the batch.
-fn rows(desc: &TensorDesc, piece: &std::ops::Range<usize>) -> usize {
+pub(super) fn rows(desc: &TensorDesc, piece: &std::ops::Range<usize>) -> usize {
     piece.len() * desc.shape[1]
 }
 

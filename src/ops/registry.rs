@@ -2,9 +2,9 @@
 
 use super::case::OpDef;
 use super::{
-    activation, augment, cast, concat, constant, conv, convolve, distance_loss, dropout, elementwise,
-    intensity, label, loss, n4, norm, optimizer, pool, reduction, resample, softmax, space_to_depth, synth,
-    upsample,
+    activation, augment, avg_pool, cast, concat, constant, conv, convolve, distance_loss, dropout,
+    elementwise, intensity, label, loss, n4, norm, optimizer, patch, pool, reduction, resample, softmax,
+    space_to_depth, synth, upsample,
 };
 
 /// Every operator, in stable order.
@@ -28,6 +28,8 @@ pub static OPS: &[&OpDef] = &[
     &norm::BATCH_NORM_INFERENCE,
     &pool::MAX_POOL3D,
     &pool::MAX_POOL3D_GRAD,
+    &avg_pool::AVG_POOL3D,
+    &avg_pool::AVG_POOL3D_GRAD,
     &upsample::UPSAMPLE,
     &upsample::UPSAMPLE_GRAD,
     &loss::SOFT_DICE_LOSS,
@@ -58,6 +60,7 @@ pub static OPS: &[&OpDef] = &[
     &softmax::SOFTMAX_GRAD,
     &concat::CONCAT,
     &concat::SLICE_CHANNELS,
+    &patch::ADD_PATCH,
     &space_to_depth::SPACE_TO_DEPTH,
     &space_to_depth::DEPTH_TO_SPACE,
     &resample::RESAMPLE,

@@ -8,6 +8,7 @@ pub mod input;
 mod network;
 pub mod normalise;
 mod opinion;
+mod patches;
 pub mod place;
 pub mod plausibility;
 pub mod postprocess;

@@ -4,17 +4,19 @@ use std::sync::Arc;
 
 use super::PipelineError;
 use super::normalise::{Method, levels_of, normalise_to_levels};
+use super::patches::{Patch, mirror_images, patches};
 use super::place::placed::PlacedVolume;
 use super::place::view::View;
 use crate::gpu::{Gpu, GpuTensor};
-use crate::graph::{Executor, ExecutorOptions, Tuning, run_op1};
+use crate::graph::{Executor, ExecutorOptions, GraphError, Tuning, run_op, run_op1};
 use crate::model::{
-    Centre, Description, Fit, Intensity, Mode, Tensors, build, fold_for_inference, split_channels,
-    weights_of_fold,
+    Description, Intensity, Mode, Tensors, build, fold_for_inference, split_channels, weights_of_fold,
 };
+use crate::ops::ValueId;
+use crate::ops::constant::Constant;
 use crate::ops::elementwise::{Add, Scale};
+use crate::ops::patch::AddPatch;
 use crate::ops::resample::{AxisOrder, Edge, IDENTITY, Interpolation, Resample};
-use crate::ops::{Operator, ValueId};
 use crate::tensor::{DType, TensorDesc};
 
 /// A network compiled for the extents that it was last asked for.
@@ -75,8 +77,8 @@ impl Network {
             tuning: Arc::clone(tuning),
             compiled: None,
         };
-        // Grids that are fitted to a volume are not known yet.
-        if !matches!(description.input.centre, Centre::Voxels { fit: Fit::Padded { .. }, .. }) {
+        // Grids that are fitted to a volume are not known yet; patches of them are.
+        if !description.input.is_padded() || description.input.patches.is_some() {
             network.compile(description.input.shape).await?;
             if let ([_], Some(compiled)) = (&network.folds[..], &mut network.compiled) {
                 (network.folds, compiled.weights) = (Vec::new(), None);
@@ -100,7 +102,10 @@ impl Network {
             return Ok(());
         }
         self.compiled = None;
-        assert!(!self.folds.is_empty(), "a grid that is not fitted to volumes keeps its extents");
+        assert!(
+            !self.folds.is_empty(),
+            "patches, and a grid that is not fitted to volumes, keep their extents"
+        );
         let most = self.gpu.caps.max_binding;
         let mode = Mode::Inference(self.dtype);
         let mut network = build(&self.description, 1, shape, mode)?;
@@ -126,16 +131,23 @@ impl Network {
         Ok(())
     }
 
-    /// The network's logits for a view of a volume; its intensities may be brought to scale by the levels of another view.
-    pub async fn ask(&mut self, view: &View, levels: Option<&GpuTensor>) -> Result<Said, PipelineError> {
-        let (seen, input, levels) = self.input_of(view, levels)?;
-        let tensor = self.pass(&input).await?;
+    /// The network's logits for a view of a volume, where asked for the mean over its mirror images that the network knows; its
+    /// intensities may be brought to scale by the levels of another view.
+    pub async fn ask(
+        &mut self,
+        view: &View,
+        levels: Option<&GpuTensor>,
+        mirrored: bool,
+    ) -> Result<Said, PipelineError> {
+        let (seen, input, levels) = self.input_of(view, levels).await?;
+        let images = mirror_images(if mirrored { self.description.input.mirror_axes } else { [false; 3] });
+        let tensor = self.pass_of(&input, &images).await?;
         let (seen, logits) = (self.gpu.download(&seen).await?, self.gpu.download(&tensor).await?);
         Ok(Said { seen, logits, input, tensor, levels })
     }
 
     /// A view of a volume on the network's grid, the same normalised for the network, and by which levels.
-    pub fn input_of(
+    pub async fn input_of(
         &self,
         view: &View,
         levels: Option<&GpuTensor>,
@@ -144,12 +156,20 @@ impl Network {
         let intensity = self.description.input.intensity;
         let method = Method::from(intensity);
         let unpadded = view.unpadded();
-        let seen = view.sampled(gpu, &unpadded.unwrap_or_else(|| view.grid()))?;
-        let levels = match levels {
-            Some(levels) if matches!(intensity, Intensity::Standard { of_first: true, .. }) => levels.clone(),
-            _ => levels_of(gpu, &seen, &method)?,
+        let content = unpadded.unwrap_or_else(|| view.grid());
+        let seen = view.sampled(gpu, &content)?;
+        let (input, levels) = if let Intensity::ZScoreOfVoxels { masked } = intensity {
+            let (scaled, levels) = view.standardised(gpu, masked).await?;
+            (scaled.sampled(gpu, &content)?, gpu.upload(&TensorDesc::f32(&[2]), &levels).await?)
+        } else {
+            let levels = match levels {
+                Some(levels) if matches!(intensity, Intensity::Standard { of_first: true, .. }) => {
+                    levels.clone()
+                }
+                _ => levels_of(gpu, &seen, &method)?,
+            };
+            (normalise_to_levels(gpu, &seen, &method, Some(&levels))?, levels)
         };
-        let input = normalise_to_levels(gpu, &seen, &method, Some(&levels))?;
         let Some(grid) = unpadded else { return Ok((seen, input, levels)) };
         let pad = |tensor| -> Result<GpuTensor, PipelineError> {
             let content = PlacedVolume { tensor, affine: grid.affine, axes: AxisOrder::Xyz };
@@ -160,29 +180,45 @@ impl Network {
 
     /// Logits `[D, H, W]` for a normalised image on the network's grid, in a tensor of their own: of several folds their mean.
     pub async fn pass(&mut self, input: &GpuTensor) -> Result<GpuTensor, PipelineError> {
-        let shape = input.desc.shape[..].try_into().expect("a view has three axes");
-        self.compile(shape).await?;
+        self.pass_of(input, &mirror_images([false; 3])).await
+    }
+
+    /// As [`Network::pass`], the mean over these mirror images.
+    async fn pass_of(&mut self, input: &GpuTensor, images: &[[bool; 3]]) -> Result<GpuTensor, PipelineError> {
+        let shape: [usize; 3] = input.desc.shape[..].try_into().expect("a view has three axes");
+        let spec = &self.description.input;
+        let (extents, patches) = match spec.patches {
+            None => (shape, vec![Patch::whole(shape)]),
+            Some(patch) => (spec.shape, patches(shape, spec.shape, patch)),
+        };
+        self.compile(extents).await?;
         let compiled = self.compiled.as_ref().expect("compiled just now");
-        let mut sum: Option<GpuTensor> = None;
         let folds = self.description.folds.max(1);
+        let share = 1.0 / (folds * images.len()) as f32;
+        let mut parts = Vec::with_capacity(patches.len());
+        for patch in patches {
+            let Patch { at, weights } = patch.scaled(extents[0], share);
+            parts.push((at, self.gpu.upload(&TensorDesc::f32(&[weights.len()]), &weights).await?));
+        }
+        let (x, y) = (compiled.executor.tensor(compiled.input), compiled.executor.tensor(compiled.logits));
+        let y = y.view(0, TensorDesc::f32(&extents));
+        let sum = run_op1(&self.gpu, &Constant { desc: TensorDesc::f32(&shape), value: 0.0 }, &[])?;
         for fold in 0..folds {
             if folds > 1 {
                 load(&compiled.executor, &compiled.weights.as_ref().unwrap_or(&self.folds)[fold]).await?;
             }
-            self.gpu.copy(input, compiled.executor.tensor(compiled.input), 0)?;
-            compiled.executor.run()?;
-            let logits = self.gpu.unfilled(&TensorDesc::f32(&shape))?;
-            self.gpu.copy(compiled.executor.tensor(compiled.logits), &logits, 0)?;
-            sum = Some(match sum {
-                None => logits,
-                Some(sum) => run_op1(&self.gpu, &Add, &[&sum, &logits])?,
-            });
+            for (at, weights) in &parts {
+                for image in images {
+                    self.gpu.copy(&part_of(&self.gpu, input, extents, *at, *image)?, x, 0)?;
+                    compiled.executor.run()?;
+                    let said = part_of(&self.gpu, &y, extents, [0; 3], *image)?;
+                    run_op(&self.gpu, &AddPatch { at: *at }, &[&sum, &said, weights])?;
+                }
+                // Not more at a time than the device has room to queue.
+                self.gpu.wait().await?;
+            }
         }
-        let sum = sum.expect("a network has weights");
-        match folds {
-            1 => Ok(sum),
-            n => Ok(run_op1(&self.gpu, &Scale { factor: 1.0 / n as f32 }, &[&sum])?),
-        }
+        Ok(sum)
     }
 
     /// The mean of the logits for an input and those for its mirror image, mirrored back; and the latter.
@@ -192,22 +228,34 @@ impl Network {
         logits: &GpuTensor,
     ) -> Result<(GpuTensor, GpuTensor), PipelineError> {
         let shape: [usize; 3] = input.desc.shape[..].try_into().expect("a view has three axes");
-        let axes = self.description.input.axes.world();
-        let across = axes.iter().position(|&(world, _)| world == 0).expect("one axis runs left to right");
-        let mut matrix = IDENTITY;
-        matrix[across][across] = -1.0;
-        matrix[across][3] = shape[across] as f64 - 1.0;
-        let flip =
-            Resample { matrix, shape, interpolation: Interpolation::Nearest, edge: Edge::Zero, outside: 0.0 };
+        let axes = self.description.input.axes.world().map(|(world, _)| world == 0);
         let gpu = Arc::clone(&self.gpu);
-        let run = |op: &dyn Operator, inputs: &[&GpuTensor]| -> Result<GpuTensor, PipelineError> {
-            Ok(run_op1(&gpu, op, inputs)?)
-        };
-        let mirrored = self.pass(&run(&flip, &[input])?).await?;
-        let mirrored = run(&flip, &[&mirrored])?;
-        let mean = run(&Scale { factor: 0.5 }, &[&run(&Add, &[logits, &mirrored])?])?;
-        Ok((mean, mirrored))
+        let mirrored = self.pass(&part_of(&gpu, input, shape, [0; 3], axes)?).await?;
+        let mirrored = part_of(&gpu, &mirrored, shape, [0; 3], axes)?;
+        let sum = run_op1(&gpu, &Add, &[logits, &mirrored])?;
+        Ok((run_op1(&gpu, &Scale { factor: 0.5 }, &[&sum])?, mirrored))
     }
+}
+
+/// The voxels of a tensor `[D, H, W]` in a box that begins `at`, mirrored within it.
+fn part_of(
+    gpu: &Gpu,
+    tensor: &GpuTensor,
+    extents: [usize; 3],
+    at: [usize; 3],
+    mirrored: [bool; 3],
+) -> Result<GpuTensor, GraphError> {
+    if tensor.desc.shape == extents && mirrored == [false; 3] {
+        return Ok(tensor.clone());
+    }
+    let mut matrix = IDENTITY;
+    for axis in 0..3 {
+        let last = extents[axis] as f64 - 1.0;
+        matrix[axis][axis] = if mirrored[axis] { -1.0 } else { 1.0 };
+        matrix[axis][3] = at[axis] as f64 + if mirrored[axis] { last } else { 0.0 };
+    }
+    let (interpolation, edge) = (Interpolation::Nearest, Edge::Zero);
+    run_op1(gpu, &Resample { matrix, shape: extents, interpolation, edge, outside: 0.0 }, &[tensor])
 }
 
 async fn load(executor: &Executor, weights: &Tensors) -> Result<(), PipelineError> {

@@ -58,6 +58,7 @@ impl From<Intensity> for Method {
                 high: 1.0,
             },
             Intensity::ZScore => Self::ZScore { above: None },
+            Intensity::ZScoreOfVoxels { masked } => Self::ZScore { above: masked.then_some(0.0) },
             Intensity::Standard { low, high, mean, deviation, .. } => {
                 Self::Standard { quantiles: [low as f64 / 100.0, high as f64 / 100.0], mean, deviation }
             }

@@ -95,7 +95,7 @@ impl Member {
         let mut levels = None;
         if let Some(network) = &mut self.first {
             let view = View::new(&gpu, volume, &network.description().input).await?;
-            let said = network.ask(&view, None).await?;
+            let said = network.ask(&view, None, false).await?;
             let mask = said.logits.iter().map(|&logit| u8::from(logit > 0.0)).collect();
             brain = brain_ranges(&view.grid(), mask, &volume.grid(), &spec)?;
             levels = Some(said.levels);
@@ -105,12 +105,14 @@ impl Member {
         let network = &mut self.network;
         let mut view = View::over(&gpu, volume, &spec, brain).await?;
         watch.lap("resample").await?;
-        let mut first = network.ask(&view, levels).await?;
+        // A network that knows mirrored heads is asked for those, and no grid is moved.
+        let images = tta && spec.mirror_axes.contains(&true);
+        let mut first = network.ask(&view, levels, images).await?;
         let mut cut = view.suspects(&first.seen, |ix| first.logits[ix] > 0.0);
         // Asked again with the volume going on beyond the faces that seem to cut the brain, until it reaches all of them.
         while cut.any() {
             let further = view.clone().beyond(cut);
-            let beyond = network.ask(&further, levels).await?;
+            let beyond = network.ask(&further, levels, images).await?;
             let reached = cut.and(further.reached(|ix| beyond.logits[ix] > 0.0));
             if reached == cut {
                 (view, first) = (further, beyond);
@@ -122,15 +124,15 @@ impl Member {
         let Said { seen, logits, input, tensor, .. } = first;
         let mut answer = Answer { grid: view.grid(), seen, logits, mirrored: None };
         let mut all = vec![place(tensor, &answer.grid)];
-        if tta || spec.mirror {
+        if (tta && !images) || spec.mirror {
             let (mean, mirrored) = network.with_mirror_image(&input, &all[0].tensor).await?;
             answer.logits = gpu.download(&mean).await?;
             answer.mirrored = Some(gpu.download(&mirrored).await?);
             all[0].tensor = mean;
         }
-        for shift in TTA_SHIFTS.into_iter().filter(|_| tta) {
+        for shift in TTA_SHIFTS.into_iter().filter(|_| tta && !images) {
             let view = view.clone().shifted(shift);
-            let (_, input, _) = network.input_of(&view, levels)?;
+            let (_, input, _) = network.input_of(&view, levels).await?;
             let tensor = network.pass(&input).await?;
             all.push(place(network.with_mirror_image(&input, &tensor).await?.0, &view.grid()));
         }

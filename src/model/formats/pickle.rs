@@ -18,8 +18,7 @@ pub(super) enum Value {
     Int(i64),
     /// An integer of more than 64 bits, least byte first.
     Long(Vec<u8>),
-    /// A number that nothing here asks for.
-    Float,
+    Float(f64),
     Text(Rc<str>),
     Tuple(Rc<[Value]>),
     List(Rc<RefCell<Vec<Value>>>),
@@ -27,6 +26,8 @@ pub(super) enum Value {
     Dict(Entries),
     Storage(Rc<Storage>),
     Tensor(Rc<Tensor>),
+    /// An object that nothing here asks for and that is not made: a number or an array of NumPy, a device.
+    Unmade,
     /// A class or function that may be named.
     Known(Known),
 }
@@ -41,6 +42,8 @@ pub(super) enum Known {
     RebuildParameter,
     Size,
     StorageType(ElementType),
+    /// What makes objects that checkpoints keep beside their weights. It is not called: the result is [`Value::Unmade`].
+    Unneeded,
 }
 
 /// Types of a storage's elements.
@@ -102,6 +105,12 @@ impl Known {
             ("torch._utils", "_rebuild_tensor_v2" | "_rebuild_tensor") => Some(Self::RebuildTensor),
             ("torch._utils", "_rebuild_parameter") => Some(Self::RebuildParameter),
             ("torch", "Size") => Some(Self::Size),
+            ("torch", "device") | ("_codecs", "encode") | ("numpy", "dtype" | "ndarray") => {
+                Some(Self::Unneeded)
+            }
+            ("numpy.core.multiarray" | "numpy._core.multiarray", "scalar" | "_reconstruct") => {
+                Some(Self::Unneeded)
+            }
             ("torch" | "torch.storage", class) => ElementType::of(class).map(Self::StorageType),
             _ if module == "__torch__" || module.starts_with("__torch__.") => Some(Self::Module),
             _ => None,
@@ -109,17 +118,52 @@ impl Known {
     }
 }
 
-/// Most values on the stack and in the memo together: a file of a network holds some thousand.
-const MOST_VALUES: usize = 1 << 20;
+/// Most values on the stack, in the memo and of containers together: a file of a network holds some thousand.
+const MOST_VALUES: usize = 1 << 21;
 
-/// Reads one pickle from the start of `bytes`; returns its value and its length.
+/// The value of a pickle.
+pub(super) struct Pickle {
+    pub root: Value,
+    /// Bytes that it was read from.
+    pub length: usize,
+    /// Held for its drop.
+    _made: Made,
+}
+
+/// Reads one pickle from the start of `bytes`.
 ///
 /// # Errors
 /// A truncated or malformed pickle, or one that names or calls anything but what tensors need.
-pub(super) fn read(bytes: &[u8]) -> Result<(Value, usize), String> {
-    let mut machine = Machine { bytes, at: 0, stack: Vec::new(), marks: Vec::new(), memo: HashMap::new() };
-    let value = machine.run()?;
-    Ok((value, machine.at))
+pub(super) fn read(bytes: &[u8]) -> Result<Pickle, String> {
+    let mut machine = Machine {
+        bytes,
+        at: 0,
+        stack: Vec::new(),
+        marks: Vec::new(),
+        memo: HashMap::new(),
+        made: Made::default(),
+    };
+    let root = machine.run()?;
+    Ok(Pickle { root, length: machine.at, _made: machine.made })
+}
+
+/// All containers of a pickle in the order in which they were made. They may hold each other as deep as the file is long, or
+/// within themselves: dropped one within the other they would overflow the stack, or stay for good.
+#[derive(Default)]
+struct Made(Vec<Value>);
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        for container in &self.0 {
+            match container {
+                Value::List(items) => items.borrow_mut().clear(),
+                Value::Dict(entries) => entries.borrow_mut().clear(),
+                _ => {}
+            }
+        }
+        // A tuple holds only what was made before it.
+        while self.0.pop().is_some() {}
+    }
 }
 
 struct Machine<'a> {
@@ -129,6 +173,8 @@ struct Machine<'a> {
     /// Heights of the stack.
     marks: Vec<usize>,
     memo: HashMap<u32, Value>,
+    /// After all that holds values: fields are dropped in this order.
+    made: Made,
 }
 
 fn text(value: &Value) -> Result<&str, String> {
@@ -157,13 +203,14 @@ pub(super) fn kind(value: &Value) -> &'static str {
     match value {
         Value::None => "nothing",
         Value::Bool(_) => "a truth value",
-        Value::Int(_) | Value::Long(_) | Value::Float => "a number",
+        Value::Int(_) | Value::Long(_) | Value::Float(_) => "a number",
         Value::Text(_) => "text",
         Value::Tuple(_) => "a tuple",
         Value::List(_) => "a list",
         Value::Dict(_) => "a dictionary",
         Value::Storage(_) => "a storage",
         Value::Tensor(_) => "a tensor",
+        Value::Unmade => "an object",
         Value::Known(_) => "a class",
     }
 }
@@ -197,6 +244,11 @@ impl Machine<'_> {
         Ok(String::from_utf8_lossy(&rest[..n]).into_owned())
     }
 
+    fn push(&mut self, container: Value) {
+        self.made.0.push(container.clone());
+        self.stack.push(container);
+    }
+
     fn pop(&mut self) -> Result<Value, String> {
         self.stack.pop().ok_or_else(|| "takes a value from an empty stack".to_owned())
     }
@@ -213,7 +265,7 @@ impl Machine<'_> {
     fn tuple(&mut self, n: usize) -> Result<(), String> {
         let start = self.stack.len().checked_sub(n).ok_or("takes a value from an empty stack")?;
         let items = self.stack.split_off(start);
-        self.stack.push(Value::Tuple(items.into()));
+        self.push(Value::Tuple(items.into()));
         Ok(())
     }
 
@@ -273,6 +325,7 @@ impl Machine<'_> {
             }
             (Value::Known(Known::RebuildParameter), [tensor @ Value::Tensor(_), ..]) => Ok(tensor.clone()),
             (Value::Known(Known::Size), [sizes @ Value::Tuple(_)]) => Ok(sizes.clone()),
+            (Value::Known(Known::Unneeded), _) => Ok(Value::Unmade),
             (Value::Known(known), _) => Err(format!("calls {known:?} with arguments that do not fit")),
             (other, _) => Err(format!("calls {}", kind(other))),
         }
@@ -328,14 +381,14 @@ impl Machine<'_> {
                 }
                 Ok(())
             }
-            (Value::Dict(_), Value::Dict(_)) => Ok(()),
+            (Value::Dict(_), Value::Dict(_)) | (Value::Unmade, _) => Ok(()),
             (object, _) => Err(format!("gives {} a state", kind(object))),
         }
     }
 
     fn run(&mut self) -> Result<Value, String> {
         loop {
-            if self.stack.len() + self.memo.len() > MOST_VALUES {
+            if self.stack.len() + self.memo.len() + self.made.0.len() > MOST_VALUES {
                 return Err("holds more values than a network has".into());
             }
             let opcode = self.take(1)?[0];
@@ -366,8 +419,8 @@ impl Machine<'_> {
                     self.push_long(n)?;
                 }
                 b'G' => {
-                    self.take(8)?;
-                    self.stack.push(Value::Float);
+                    let bits = self.number(8)?.swap_bytes();
+                    self.stack.push(Value::Float(f64::from_bits(bits)));
                 }
                 b'X' => self.push_text(4)?,
                 0x8c => self.push_text(1)?,
@@ -380,14 +433,14 @@ impl Machine<'_> {
                 0x87 => self.tuple(3)?,
                 b't' => {
                     let items = self.since_mark()?;
-                    self.stack.push(Value::Tuple(items.into()));
+                    self.push(Value::Tuple(items.into()));
                 }
-                b']' => self.stack.push(Value::List(Rc::default())),
+                b']' => self.push(Value::List(Rc::default())),
                 b'l' => {
                     let items = self.since_mark()?;
-                    self.stack.push(Value::List(Rc::new(RefCell::new(items))));
+                    self.push(Value::List(Rc::new(RefCell::new(items))));
                 }
-                b'}' => self.stack.push(Value::Dict(Rc::default())),
+                b'}' => self.push(Value::Dict(Rc::default())),
                 b'a' => {
                     let item = self.pop()?;
                     self.append(vec![item])?;
@@ -432,7 +485,7 @@ impl Machine<'_> {
                 b'R' | 0x81 => {
                     let (arguments, function) = (self.pop()?, self.pop()?);
                     let made = self.call(&function, &arguments)?;
-                    self.stack.push(made);
+                    self.push(made);
                 }
                 b'b' => self.build()?,
                 b'Q' => {

@@ -5,8 +5,9 @@ use std::io::{Cursor, Read};
 use std::rc::Rc;
 
 use half::{bf16, f16};
+use serde_json::{Value as Json, json};
 
-use super::pickle::{self, ElementType, Tensor, Value};
+use super::pickle::{self, ElementType, Pickle, Tensor, Value};
 
 /// Named single-precision tensors in the order of their file.
 pub type NamedTensors = Vec<(String, (Vec<usize>, Vec<f32>))>;
@@ -26,22 +27,22 @@ pub(super) fn is_torch(bytes: &[u8]) -> bool {
     bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(OLD_START)
 }
 
-/// The tensors of floating-point numbers, in the order of the file, under the names of their dictionaries and modules joined
-/// by points.
+/// The tensors of floating-point numbers that are wanted, in the order of the file, under the names of their dictionaries and
+/// modules joined by points.
 ///
 /// # Errors
 /// A damaged file, or one that holds or calls anything else.
-pub(super) fn read(bytes: &[u8]) -> Result<NamedTensors, String> {
-    let (root, storages) = if bytes.starts_with(b"PK") { read_zip(bytes)? } else { read_old(bytes)? };
+pub(super) fn read(bytes: &[u8], wanted: &dyn Fn(&str) -> bool) -> Result<NamedTensors, String> {
+    let mut file = File::open(bytes)?;
     let mut found = Found { seen: HashSet::new(), tensors: Vec::new() };
-    found.walk(&root, &mut Vec::new())?;
+    found.walk(&file.pickle.root, &mut Vec::new())?;
     let mut tensors = NamedTensors::new();
     for (name, tensor) in found.tensors {
-        if matches!(tensor.storage.element, ElementType::Other(_)) {
+        if matches!(tensor.storage.element, ElementType::Other(_)) || !wanted(&name) {
             continue;
         }
-        let storage = storages
-            .get(tensor.storage.key.as_ref())
+        let storage = file
+            .storage(&tensor.storage.key)?
             .ok_or_else(|| format!("lacks the storage '{}' of tensor '{name}'", tensor.storage.key))?;
         let values =
             values(&tensor, storage).ok_or_else(|| format!("has too few values for tensor '{name}'"))?;
@@ -50,11 +51,100 @@ pub(super) fn read(bytes: &[u8]) -> Result<NamedTensors, String> {
     Ok(tensors)
 }
 
+/// What a file says beside its tensors: its dictionaries, lists, texts and numbers, with nothing in the place of all else.
+///
+/// # Errors
+/// As [`read`].
+pub(super) fn facts(bytes: &[u8]) -> Result<Json, String> {
+    let mut left = MOST_FACTS;
+    json_of(&File::open(bytes)?.pickle.root, 0, &mut left)
+}
+
+/// Most values that [`facts`] gives: a list may hold another many times.
+const MOST_FACTS: usize = 1 << 18;
+
+fn json_of(value: &Value, level: usize, left: &mut usize) -> Result<Json, String> {
+    if level > MOST_LEVELS || *left == 0 {
+        return Err("says more beside its tensors than any network".into());
+    }
+    *left -= 1;
+    let mut list = |items: &[Value]| -> Result<Json, String> {
+        Ok(Json::Array(items.iter().map(|item| json_of(item, level + 1, left)).collect::<Result<_, _>>()?))
+    };
+    Ok(match value {
+        Value::Bool(value) => json!(value),
+        Value::Int(value) => json!(value),
+        Value::Float(value) => json!(value),
+        Value::Text(text) => json!(text.as_ref()),
+        Value::Tuple(items) => list(items)?,
+        Value::List(items) => list(&items.borrow())?,
+        Value::Dict(entries) => {
+            let mut object = serde_json::Map::new();
+            for (key, value) in entries.borrow().iter() {
+                if let Some(key) = key_of(key) {
+                    object.insert(key, json_of(value, level + 1, left)?);
+                }
+            }
+            Json::Object(object)
+        }
+        Value::None
+        | Value::Long(_)
+        | Value::Storage(_)
+        | Value::Tensor(_)
+        | Value::Unmade
+        | Value::Known(_) => Json::Null,
+    })
+}
+
 /// Bytes of each storage by its key.
 type Storages = HashMap<String, Vec<u8>>;
 
-fn read_zip(bytes: &[u8]) -> Result<(Value, Storages), String> {
-    let damaged = |e: &dyn std::fmt::Display| format!("is a damaged zip archive ({e}); get it again");
+/// A file of PyTorch: what its pickle says, and where the numbers lie.
+struct File<'a> {
+    pickle: Pickle,
+    /// The storages that have been read.
+    storages: Storages,
+    /// The archive that holds the others, and the folder that they lie in.
+    archive: Option<(Archive<'a>, String)>,
+}
+
+type Archive<'a> = zip::ZipArchive<Cursor<&'a [u8]>>;
+
+impl<'a> File<'a> {
+    fn open(bytes: &'a [u8]) -> Result<Self, String> {
+        if bytes.starts_with(b"PK") {
+            return read_zip(bytes);
+        }
+        let (pickle, storages) = read_old(bytes)?;
+        Ok(Self { pickle, storages, archive: None })
+    }
+
+    fn storage(&mut self, key: &str) -> Result<Option<&[u8]>, String> {
+        if let (false, Some((archive, folder))) = (self.storages.contains_key(key), &mut self.archive) {
+            let name = format!("{folder}{key}");
+            if archive.index_for_name(&name).is_some() {
+                self.storages.insert(key.to_owned(), member(archive, &name)?);
+            }
+        }
+        Ok(self.storages.get(key).map(Vec::as_slice))
+    }
+}
+
+fn damaged(e: &dyn std::fmt::Display) -> String {
+    format!("is a damaged zip archive ({e}); get it again")
+}
+
+fn member(archive: &mut Archive<'_>, name: &str) -> Result<Vec<u8>, String> {
+    let file = archive.by_name(name).map_err(|e| damaged(&e))?;
+    if file.size() > MOST_BYTES {
+        return Err(format!("holds '{name}' of {} bytes, more than any network", file.size()));
+    }
+    let mut content = Vec::new();
+    file.take(MOST_BYTES).read_to_end(&mut content).map_err(|e| damaged(&e))?;
+    Ok(content)
+}
+
+fn read_zip(bytes: &[u8]) -> Result<File<'_>, String> {
     let mut archive = zip::ZipArchive::new(Cursor::new(bytes)).map_err(|e| damaged(&e))?;
     let names = (archive.file_names())
         .map(|name| Ok(name.map_err(|e| damaged(&e))?.into_owned()))
@@ -64,44 +154,29 @@ fn read_zip(bytes: &[u8]) -> Result<(Value, Storages), String> {
         _ => None,
     });
     let root = root.ok_or("is a zip archive without data.pkl; PyTorch's files have one")?;
-    let mut member = |name: &str| -> Result<Vec<u8>, String> {
-        let file = archive.by_name(name).map_err(|e| damaged(&e))?;
-        if file.size() > MOST_BYTES {
-            return Err(format!("holds '{name}' of {} bytes, more than any network", file.size()));
-        }
-        let mut content = Vec::new();
-        file.take(MOST_BYTES).read_to_end(&mut content).map_err(|e| damaged(&e))?;
-        Ok(content)
-    };
     let order = format!("{root}byteorder");
-    if names.contains(&order) && member(&order)? != b"little" {
+    if names.contains(&order) && member(&mut archive, &order)? != b"little" {
         return Err(
             "stores its numbers with the highest byte first; save it again on a common computer".into()
         );
     }
-    let (value, _) = pickle::read(&member(&format!("{root}data.pkl"))?)?;
-    let folder = format!("{root}data/");
-    let mut storages = Storages::new();
-    for name in &names {
-        if let Some(key) = name.strip_prefix(&folder).filter(|key| !key.is_empty()) {
-            storages.insert(key.to_owned(), member(name)?);
-        }
-    }
-    Ok((value, storages))
+    let pickle = pickle::read(&member(&mut archive, &format!("{root}data.pkl"))?)?;
+    Ok(File { pickle, storages: Storages::new(), archive: Some((archive, format!("{root}data/"))) })
 }
 
-fn read_old(bytes: &[u8]) -> Result<(Value, Storages), String> {
+fn read_old(bytes: &[u8]) -> Result<(Pickle, Storages), String> {
     let mut at = 0;
-    let next = |at: &mut usize| -> Result<Value, String> {
-        let (value, n) = pickle::read(&bytes[*at..])?;
-        *at += n;
-        Ok(value)
+    let next = |at: &mut usize| -> Result<Pickle, String> {
+        let pickle = pickle::read(&bytes[*at..])?;
+        *at += pickle.length;
+        Ok(pickle)
     };
-    match (next(&mut at)?, next(&mut at)?) {
+    match (next(&mut at)?.root, next(&mut at)?.root) {
         (Value::Long(magic), Value::Int(OLD_VERSION)) if magic == OLD_MAGIC => {}
         _ => return Err("is a pickle, but none of PyTorch's".into()),
     }
-    let Value::Dict(system) = next(&mut at)? else { return Err("does not say how it stores numbers".into()) };
+    let system = next(&mut at)?;
+    let Value::Dict(system) = &system.root else { return Err("does not say how it stores numbers".into()) };
     for (key, value) in system.borrow().iter() {
         if let (Value::Text(key), Value::Bool(false)) = (key, value)
             && key.as_ref() == "little_endian"
@@ -111,11 +186,12 @@ fn read_old(bytes: &[u8]) -> Result<(Value, Storages), String> {
             );
         }
     }
-    let root = next(&mut at)?;
-    let Value::List(keys) = next(&mut at)? else { return Err("does not list its storages".into()) };
+    let pickle = next(&mut at)?;
+    let keys = next(&mut at)?;
+    let Value::List(keys) = &keys.root else { return Err("does not list its storages".into()) };
     let mut elements = HashMap::new();
     let mut found = Found { seen: HashSet::new(), tensors: Vec::new() };
-    found.walk(&root, &mut Vec::new())?;
+    found.walk(&pickle.root, &mut Vec::new())?;
     for (_, tensor) in &found.tensors {
         elements.insert(tensor.storage.key.to_string(), tensor.storage.element);
     }
@@ -133,7 +209,16 @@ fn read_old(bytes: &[u8]) -> Result<(Value, Storages), String> {
         storages.insert(key.to_string(), bytes.get(at..end).ok_or_else(ends)?.to_vec());
         at = end;
     }
-    Ok((root, storages))
+    Ok((pickle, storages))
+}
+
+/// A dictionary's key as text.
+fn key_of(key: &Value) -> Option<String> {
+    match key {
+        Value::Text(key) => Some(key.to_string()),
+        Value::Int(key) => Some(key.to_string()),
+        _ => None,
+    }
 }
 
 /// Tensors on the way through dictionaries and modules.
@@ -152,11 +237,7 @@ impl Found {
             Value::Tensor(tensor) => self.tensors.push((path.join("."), Rc::clone(tensor))),
             Value::Dict(entries) if self.seen.insert(Rc::as_ptr(entries).cast()) => {
                 for (key, value) in entries.borrow().iter() {
-                    let key = match key {
-                        Value::Text(key) => key.to_string(),
-                        Value::Int(key) => key.to_string(),
-                        _ => continue,
-                    };
+                    let Some(key) = key_of(key) else { continue };
                     path.push(key);
                     self.walk(value, path)?;
                     path.pop();

@@ -6,6 +6,7 @@
 mod hd_bet;
 mod linknet;
 mod mindgrab;
+pub mod nnunet;
 mod packages;
 mod synthstrip;
 
@@ -93,7 +94,9 @@ pub fn deepbet(width: usize) -> Description {
             of_first: false,
         },
         n4: None,
+        patches: None,
         mirror: false,
+        mirror_axes: [false; 3],
         readout: Readout::Nearest,
     };
     published("deepbet", linknet::linknet(width), input, AnswerKind::TwoClasses)
@@ -127,7 +130,9 @@ pub fn synthstrip(width: usize) -> Description {
         sampling: Sampling::Nearest,
         intensity: Intensity::Percentile { low: 0.0, high: 99.0 },
         n4: None,
+        patches: None,
         mirror: false,
+        mirror_axes: [false; 3],
         readout: Readout::Linear,
     };
     published("synthstrip", synthstrip::synthstrip(width), input, AnswerKind::DistanceMm { border_mm: 1.0 })
@@ -143,7 +148,9 @@ pub fn mindgrab(width: usize, rounds: usize) -> Description {
         sampling: Sampling::Linear,
         intensity: Intensity::Percentile { low: 2.0, high: 98.0 },
         n4: None,
+        patches: None,
         mirror: false,
+        mirror_axes: [false; 3],
         readout: Readout::Nearest,
     };
     published("mindgrab", mindgrab::mindgrab(width, rounds), input, AnswerKind::TwoClasses)
@@ -162,7 +169,9 @@ pub fn hd_bet(width: usize) -> Description {
         sampling: Sampling::Cubic,
         intensity: Intensity::ZScore,
         n4: None,
+        patches: None,
         mirror: false,
+        mirror_axes: [true; 3],
         readout: Readout::Nearest,
     };
     published("hd-bet", hd_bet::hd_bet(width), input, AnswerKind::TwoClasses)

@@ -175,6 +175,20 @@ impl View {
         run_op1(gpu, &op, &[&self.volume.tensor])
     }
 
+    /// The view of the volume with its voxels brought to mean 0 and deviation 1, and the mean and deviation that those in the box
+    /// under the grid had: all of them, or masked those above 0 and what such voxels enclose; the others become 0 then.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub async fn standardised(&self, gpu: &Gpu, masked: bool) -> Result<(Self, [f32; 2]), GraphError> {
+        let mut values: Vec<f32> = gpu.download(&self.volume.tensor).await?;
+        let grid = self.volume.grid();
+        let box_grid = self.over.map_or(grid, |over| over.content);
+        let levels = voxels::standardise(&mut values, &grid, &box_grid, masked);
+        let tensor = gpu.upload(&self.volume.tensor.desc, &values).await?;
+        Ok((Self { volume: PlacedVolume { tensor, ..self.volume }, ..self.clone() }, levels))
+    }
+
     /// The faces that may cut the brain: a network's brain in `image` comes close to them, and they show tissue there. Both
     /// lie on the network's grid as [`View::sampled`] stores it. Networks that do not average
     /// were made for whole heads; they know no such faces.

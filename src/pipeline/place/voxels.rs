@@ -4,8 +4,8 @@ use glam::{DMat4, DVec3};
 
 use crate::model::{AxisCodes, Fit, GridSpec};
 use crate::tensor::Xyz;
-use crate::volume::Grid;
 use crate::volume::orientation::AxisMap;
+use crate::volume::{Grid, components};
 
 /// A grid over a box, without its padding and with it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -121,6 +121,39 @@ pub fn fitted(turned: &Grid, ranges: Ranges, spec: &GridSpec, fit: Fit) -> BoxGr
     }
 }
 
+/// Brings the voxels of a volume, x fastest, to mean 0 and deviation 1 as [`View::standardised`] says it; returns the mean and
+/// the deviation.
+///
+/// [`View::standardised`]: super::view::View::standardised
+pub fn standardise(values: &mut [f32], volume: &Grid, box_grid: &Grid, masked: bool) -> [f32; 2] {
+    let counts = masked.then(|| {
+        let content: Vec<u8> = values.iter().map(|&value| u8::from(value > 0.0)).collect();
+        components::fill_holes(&content, volume.shape).expect("a mask has as many voxels as its grid")
+    });
+    let counts = |ix: usize| counts.as_ref().is_none_or(|counts| counts[ix] != 0);
+    let to_box = box_grid.affine.inverse() * volume.affine;
+    let Xyz([nx, ny, _]) = volume.shape;
+    let beyond = DVec3::from_array(box_grid.shape.0.map(|n| n as f64 - 0.5));
+    let in_box = |ix: usize| {
+        let at = DVec3::new((ix % nx) as f64, (ix / nx % ny) as f64, (ix / nx / ny) as f64);
+        let at = to_box.transform_point3(at);
+        at.cmpgt(DVec3::splat(-0.5)).all() && at.cmplt(beyond).all()
+    };
+    let (mut n, mut sum, mut squares) = (0.0, 0.0, 0.0);
+    for (ix, &value) in values.iter().enumerate() {
+        if counts(ix) && in_box(ix) {
+            let value = f64::from(value);
+            (n, sum, squares) = (n + 1.0, sum + value, squares + value * value);
+        }
+    }
+    let mean = sum / f64::max(n, 1.0);
+    let deviation = (squares / f64::max(n, 1.0) - mean * mean).max(0.0).sqrt().max(1e-8);
+    for (ix, value) in values.iter_mut().enumerate() {
+        *value = if counts(ix) { ((f64::from(*value) - mean) / deviation) as f32 } else { 0.0 };
+    }
+    [mean as f32, deviation as f32]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -179,6 +212,29 @@ mod tests {
         assert_eq!((content.shape.0, whole.shape.0), ([200, 150, 180], [256, 192, 192]));
         let shift = content.affine.inverse() * whole.affine.w_axis;
         assert!((shift.truncate() - DVec3::new(-28.0, -21.0, -6.0)).length() < 1e-9);
+    }
+
+    #[test]
+    fn voxels_of_the_box_come_to_mean_0_and_those_that_do_not_count_to_0() {
+        // A plane of zeros in front, then 1 to 27 with a hole in the middle.
+        let volume = Grid { shape: Xyz([3, 3, 4]), affine: DMat4::from_scale(DVec3::splat(2.0)) };
+        let values: Vec<f32> =
+            (0..36).map(|ix| if ix == 22 { 0.0 } else { (ix as f32 - 8.0).max(0.0) }).collect();
+        let behind =
+            Grid { shape: Xyz([6, 6, 6]), affine: DMat4::from_translation(DVec3::new(-0.5, -0.5, 1.5)) };
+        let inside: Vec<f64> = values[9..].iter().map(|&value| f64::from(value)).collect();
+        let mean = inside.iter().sum::<f64>() / 27.0;
+        let deviation = (inside.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / 27.0).sqrt();
+        for masked in [false, true] {
+            let mut scaled = values.clone();
+            let levels = standardise(&mut scaled, &volume, &behind, masked);
+            assert!(
+                (f64::from(levels[0]) - mean).abs() < 1e-5 && (f64::from(levels[1]) - deviation).abs() < 1e-5
+            );
+            let in_front = if masked { 0.0 } else { -mean / deviation };
+            assert!((f64::from(scaled[4]) - in_front).abs() < 1e-5);
+            assert!((f64::from(scaled[22]) + mean / deviation).abs() < 1e-5);
+        }
     }
 
     #[test]

@@ -158,7 +158,9 @@ impl NetworkConfig {
                     sampling: Sampling::Area,
                     intensity: Intensity::Percentile { low: 1.0, high: 99.5 },
                     n4: None,
+                    patches: None,
                     mirror: true,
+                    mirror_axes: [false; 3],
                     axes: AxisCodes::RAS,
                     readout: Readout::Linear,
                 };
