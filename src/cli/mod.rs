@@ -566,6 +566,43 @@ mod tests {
         }
     }
 
+    /// Commands of the documentation, by page: what follows `trephine` in `sh` and `console` blocks, up to the shell's own marks.
+    fn documented() -> Vec<(String, Vec<String>)> {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        let folders = ["", "docs", "weights"].map(|folder| root.join(folder));
+        let pages = folders.iter().flat_map(|folder| std::fs::read_dir(folder).unwrap());
+        let mut commands = vec![];
+        for page in
+            pages.map(|entry| entry.unwrap().path()).filter(|p| p.extension().is_some_and(|e| e == "md"))
+        {
+            let text = std::fs::read_to_string(&page).unwrap().replace("\\\n", " ");
+            let mut shell = false;
+            for line in text.lines() {
+                if let Some(kind) = line.strip_prefix("```") {
+                    shell = !shell && (kind == "sh" || kind.starts_with("console"));
+                }
+                let called = line.split(['|', ';', '&']).map(|part| part.trim().trim_start_matches("$ "));
+                for call in called.filter(|call| {
+                    shell && call.trim_start_matches("target/release/").starts_with("trephine ")
+                }) {
+                    let words = shlex::split(call.split(" > ").next().unwrap()).expect("quotes are closed");
+                    commands.push((page.display().to_string(), words));
+                }
+            }
+        }
+        commands
+    }
+
+    #[test]
+    fn commands_of_the_documentation_are_ours() {
+        let commands = documented();
+        assert!(commands.len() > 60, "{}", commands.len());
+        for (page, words) in commands {
+            let taken = Cli::try_parse_from(N4Mode::attach(words.iter().map(OsString::from)));
+            assert!(taken.is_ok(), "{page}: {}\n{}", words.join(" "), taken.err().unwrap());
+        }
+    }
+
     #[test]
     fn a_mode_after_n4_is_no_file() {
         let attach = |args: &str| -> Vec<String> {

@@ -3,6 +3,7 @@
 mod accuracy;
 mod batch;
 mod bids;
+mod book;
 mod cohort;
 mod desk;
 #[expect(dead_code, reason = "shared with the tests of the volume layer")]

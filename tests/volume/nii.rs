@@ -193,8 +193,10 @@ impl Folder {
         self.0.path().join(name)
     }
 
+    /// Writes a file, and the folders that it lies in.
     pub fn put(&self, name: &str, bytes: &[u8]) -> PathBuf {
         let path = self.path(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(&path, bytes).unwrap();
         path
     }
