@@ -7,7 +7,7 @@ no Python. Answers are computed in float64 from inputs that were first rounded t
 float32: a test that loads the stored inputs starts from exactly the same numbers.
 SimpleITK's N4 is the exception, since it only computes in float32.
 
-    pip install numpy scipy nibabel nilearn SimpleITK safetensors torch monai
+    pip install numpy scipy nibabel nilearn SimpleITK safetensors torch onnx monai
     python tools/make_fixtures.py                  # everything
     python tools/make_fixtures.py --only ops       # one fixture
     COLIN27_MASK=mask.nii.gz python tools/make_fixtures.py --only colin27
@@ -1126,6 +1126,18 @@ def make_nnunet(_rng):
     return files | {"nnunet": (nnunet_networks.fixture(), {})}
 
 
+def make_onnx(_rng):
+    """A network as PyTorch exports it, and its logits."""
+    import tempfile
+
+    import onnx_network
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "every.onnx"
+        logits = onnx_network.export(path)
+        return {path.name: (path.read_bytes(), {}), "onnx": ({"logits": logits}, {})}
+
+
 # ---------------------------------------------------------------------------------- main
 
 # Fixture -> (function, packages whose versions matter). One may write several files.
@@ -1159,6 +1171,7 @@ FIXTURES = {
     "published": (make_published, ["torch"]),
     "torch_files": (make_torch_files, ["torch"]),
     "nnunet": (make_nnunet, ["torch"]),
+    "onnx": (make_onnx, ["torch", "onnx"]),
 }
 
 ABOUT = {
@@ -1187,6 +1200,9 @@ ABOUT = {
     "torch_old.pt": "The same as PyTorch before 1.6 wrote it.",
     "torch_script.pt": "A TorchScript module with the same tensors.",
     "torch_files": "The floating-point tensors in torch_*.pt.",
+    "every.onnx": "A small network with every operator of ours that PyTorch has, as it exports it "
+    "(tools/onnx_network.py).",
+    "onnx": "Its logits for an input of a formula.",
     "nnunet_plain.pth": "A checkpoint as nnU-Net writes it (tools/nnunet_networks.py), of a small plain U-Net with "
     "strides and kernels that differ by axis.",
     "nnunet_residual.pth": "The same of a U-Net whose encoder has residual blocks.",

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::formats::{NamedTensors, is_torch, read_tensors};
 use super::published::{nnunet, recognise};
-use super::{AxisCodes, Model, ModelError, hex};
+use super::{AxisCodes, Model, ModelError, hex, onnx};
 
 /// A model of `weights/`, packed by `build.rs`.
 struct Packed {
@@ -121,6 +121,11 @@ impl WeightFile {
     /// # Errors
     /// As [`Model::from_bytes`], [`nnunet::of_checkpoint`] and [`recognise`].
     pub fn model(&self) -> Result<Model, ModelError> {
+        if onnx::is_onnx(&self.origin) {
+            let reason = "is an ONNX file, which does not say what its network sees of a head; `trephine model convert` makes a \
+                          model of it with a --description of that";
+            return Err(ModelError::Weights { file: self.origin.clone(), reason: reason.into() });
+        }
         if let Some(model) = self.nnunet_checkpoint(AxisCodes::RAS)? {
             return Ok(model);
         }
@@ -136,6 +141,14 @@ impl WeightFile {
     /// As [`nnunet::of_checkpoint`].
     pub fn nnunet_checkpoint(&self, stored: AxisCodes) -> Result<Option<Model>, ModelError> {
         nnunet::of_checkpoint(&self.bytes, &self.origin, stored)
+    }
+
+    /// The network in an ONNX file; `None` in other files.
+    ///
+    /// # Errors
+    /// As [`onnx::read`].
+    pub fn onnx(&self) -> Result<Option<onnx::Network>, ModelError> {
+        onnx::is_onnx(&self.origin).then(|| onnx::read(&self.bytes, &self.origin)).transpose()
     }
 
     /// Its tensors, whatever network they are of.

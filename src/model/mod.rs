@@ -7,6 +7,7 @@ mod description;
 mod drawing;
 mod fold;
 mod formats;
+pub mod onnx;
 mod outline;
 pub mod published;
 mod refine;

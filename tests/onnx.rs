@@ -1,0 +1,98 @@
+//! ONNX files: a network as PyTorch exports it (`tools/onnx_network.py`) against PyTorch, and the way to a model of one.
+
+#[expect(dead_code, reason = "other tests also use programs and heads")]
+mod common;
+
+use std::path::{Path, PathBuf};
+
+use common::{gpu, wait};
+use trephine::graph::{Executor, ExecutorOptions};
+use trephine::model::{
+    AnswerKind, Description, Mode, Model, ModelCard, build, fold_for_inference, onnx, published, read_tensors,
+};
+use trephine::tensor::DType;
+
+const EXTENTS: [usize; 3] = [8, 12, 16];
+
+fn path(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+}
+
+fn fixture(name: &str) -> Vec<u8> {
+    std::fs::read(path(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
+}
+
+/// Numbers between -1 and 1, a function of the name: `numbers` of tools/published_networks.py.
+fn numbers(name: &str, count: usize) -> Vec<f32> {
+    let salt =
+        name.bytes().fold(0x811C_9DC5u32, |salt, byte| (salt ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    let hash = |ix: u32| {
+        let h = ix.wrapping_add(salt).wrapping_mul(2_654_435_761);
+        let h = (h ^ (h >> 16)).wrapping_mul(0x045D_9F3B);
+        h ^ (h >> 16)
+    };
+    (0..count as u32).map(|ix| (f64::from(hash(ix)) / f64::from(1u32 << 31) - 1.0) as f32).collect()
+}
+
+#[test]
+fn a_network_with_every_operator_matches_pytorch() {
+    let network = onnx::read(&fixture("every.onnx"), "every.onnx").expect("reads");
+    assert_eq!(network.answer, AnswerKind::TwoClasses);
+    assert_eq!(network.output, "end");
+    let mut description = published::mindgrab(4, 1);
+    description.input.shape = EXTENTS;
+    (description.layers, description.output) = (network.layers, network.output);
+    let model = Model { description, tensors: network.tensors, card: ModelCard::default() };
+    // The weights are those that the layers ask for.
+    let model = Model::from_bytes(&model.to_bytes(false).expect("serialises"), "every").expect("fits");
+    let Some(gpu) = gpu() else { return };
+    let (description, tensors) = fold_for_inference(&model.description, &model.tensors);
+    let network = build(&description, 1, EXTENTS, Mode::Inference(DType::F32)).expect("builds");
+    let executor = Executor::new(&gpu, network.graph, ExecutorOptions::default()).expect("compiles");
+    for (name, (_, values)) in &tensors {
+        let value = executor.graph().find(name).unwrap_or_else(|| panic!("no value '{name}'"));
+        wait(executor.write(value, values)).expect("write");
+    }
+    wait(executor.write(network.input, &numbers("input", EXTENTS.iter().product()))).expect("write");
+    executor.run().expect("runs");
+    let got: Vec<f32> = wait(executor.read(network.logits)).expect("read");
+    let want = read_tensors(&fixture("onnx.safetensors"), "onnx").expect("reads").swap_remove(0).1.1;
+    let square = |v: f32| f64::from(v) * f64::from(v);
+    let difference: f64 = got.iter().zip(&want).map(|(g, w)| square(g - w)).sum();
+    let error = (difference / want.iter().map(|&w| square(w)).sum::<f64>()).sqrt();
+    assert!(got.len() == want.len() && error < 1e-5, "{error:e}");
+}
+
+/// The program on these arguments: whether it succeeded, and what it said.
+fn trephine(arguments: &[&Path]) -> (bool, String) {
+    let output = assert_cmd::Command::cargo_bin("trephine").expect("is built").args(arguments).output();
+    let output = output.expect("runs");
+    (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[test]
+fn a_description_without_layers_makes_a_model_of_a_file() {
+    let folder = tempfile::tempdir().expect("makes a folder");
+    let [json, made] = ["seen.json", "made.safetensors"].map(|name| folder.path().join(name));
+    let [net, convert] = [path("every.onnx"), PathBuf::from("convert")];
+    let arguments =
+        |command: &'static str| -> Vec<&Path> { vec![Path::new("model"), Path::new(command), net.as_path()] };
+    let (done, said) = trephine(&arguments("info"));
+    assert!(!done && said.contains("is an ONNX file") && said.contains("--description"), "{said}");
+
+    let mut grid = published::mindgrab(4, 1).input;
+    grid.shape = EXTENTS;
+    std::fs::write(&json, serde_json::json!({"name": "mine", "input": grid}).to_string()).expect("writes");
+    let convert = [Path::new("model"), &convert, &net, &made, Path::new("--description"), &json];
+    let (done, said) = trephine(&convert);
+    assert!(done, "{said}");
+    let model = Model::read(&made).expect("reads");
+    let Description { name, input, answer, layers, .. } = model.description;
+    assert_eq!((name.as_str(), input, answer), ("mine", grid.clone(), AnswerKind::TwoClasses));
+    assert_eq!(layers.len(), 20);
+
+    let whole = serde_json::json!({"name": "mine", "input": grid, "layers": []});
+    std::fs::write(&json, whole.to_string()).expect("writes");
+    let (done, said) = trephine(&convert);
+    assert!(!done && said.contains("has 'layers'"), "{said}");
+}
