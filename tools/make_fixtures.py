@@ -7,7 +7,7 @@ no Python. Answers are computed in float64 from inputs that were first rounded t
 float32: a test that loads the stored inputs starts from exactly the same numbers.
 SimpleITK's N4 is the exception, since it only computes in float32.
 
-    pip install numpy scipy nibabel nilearn SimpleITK safetensors torch onnx monai
+    pip install numpy scipy nibabel nilearn SimpleITK safetensors torch onnx keras h5py monai
     python tools/make_fixtures.py                  # everything
     python tools/make_fixtures.py --only ops       # one fixture
     COLIN27_MASK=mask.nii.gz python tools/make_fixtures.py --only colin27
@@ -1138,6 +1138,18 @@ def make_onnx(_rng):
         return {path.name: (path.read_bytes(), {}), "onnx": ({"logits": logits}, {})}
 
 
+def make_keras(_rng):
+    """A network as Keras saves it, and its logits."""
+    import tempfile
+
+    import keras_network
+
+    with tempfile.TemporaryDirectory() as folder:
+        logits = keras_network.save(Path(folder))
+        files = {path.name: (path.read_bytes(), {}) for path in Path(folder).iterdir()}
+    return dict(sorted(files.items())) | {"keras": ({"logits": logits}, {})}
+
+
 # ---------------------------------------------------------------------------------- main
 
 # Fixture -> (function, packages whose versions matter). One may write several files.
@@ -1172,6 +1184,7 @@ FIXTURES = {
     "torch_files": (make_torch_files, ["torch"]),
     "nnunet": (make_nnunet, ["torch"]),
     "onnx": (make_onnx, ["torch", "onnx"]),
+    "keras": (make_keras, ["keras", "h5py"]),
 }
 
 ABOUT = {
@@ -1203,6 +1216,10 @@ ABOUT = {
     "every.onnx": "A small network with every operator of ours that PyTorch has, as it exports it "
     "(tools/onnx_network.py).",
     "onnx": "Its logits for an input of a formula.",
+    "every.h5": "A small network with the layers of Keras that have one here, as it saves whole models in "
+    "HDF5 (tools/keras_network.py).",
+    "every.keras": "The same as its own archive, packed.",
+    "keras": "Their logits for an input of a formula.",
     "nnunet_plain.pth": "A checkpoint as nnU-Net writes it (tools/nnunet_networks.py), of a small plain U-Net with "
     "strides and kernels that differ by axis.",
     "nnunet_residual.pth": "The same of a U-Net whose encoder has residual blocks.",

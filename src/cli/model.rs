@@ -61,7 +61,7 @@ struct List {}
 /// Write a model in another precision, with another name or card, or from others' weights
 ///
 /// IN may also be a file of PyTorch (a state dict or a TorchScript archive: .pt, .pth, .model), a safetensors file of
-/// weights alone, an ONNX file with its --description, or a checkpoint of nnU-Net or the folder that it trained a model in, with all its folds. Published networks
+/// weights alone, a file of ONNX or Keras with a --description, or a checkpoint of nnU-Net or the folder that it trained a model in, with all its folds. Published networks
 /// (SynthStrip, MindGrab, HD-BET version 1) are recognised by their tensors; any other is described by --description. Such files are read, never run: one that asks for anything but tensors and containers
 /// is refused.
 #[derive(Debug, Args)]
@@ -87,8 +87,8 @@ struct Convert {
     /// Take entries of the model card from this TOML file
     #[arg(long, value_name = "TOML")]
     card: Option<PathBuf>,
-    /// The network of IN: layers named as its tensors, as `model info --json` shows a description; of an ONNX file, which has
-    /// the layers itself, all else: `name` and `input`
+    /// The network of IN: layers named as its tensors, as `model info --json` shows a description; of a file of ONNX or
+    /// Keras, which has the layers itself, all else: `name` and `input`
     #[arg(long, value_name = "JSON")]
     description: Option<PathBuf>,
     /// How the images were stored that a network of nnU-Net learnt from, which its files do not say: where their axes point
@@ -351,14 +351,14 @@ fn axes(text: &str) -> Result<AxisCodes, String> {
     AxisCodes::try_from(text.to_owned())
 }
 
-/// A network from a description and a file of weights; an ONNX file has the layers itself.
-fn described(description: &std::path::Path, weights: &str) -> anyhow::Result<Model> {
-    let text = std::fs::read_to_string(description)
-        .map_err(|e| anyhow!("{}: cannot be read: {e}; check the path", description.display()))?;
+/// A network from a description and a file of weights; files of ONNX and Keras have the layers themselves.
+fn described(description_file: &std::path::Path, weights: &str) -> anyhow::Result<Model> {
+    let text = std::fs::read_to_string(description_file)
+        .map_err(|e| anyhow!("{}: cannot be read: {e}; check the path", description_file.display()))?;
     let no_description =
-        |e: serde_json::Error| anyhow!("{}: is not a network's description: {e}", description.display());
+        |e: serde_json::Error| anyhow!("{}: is not a network's description: {e}", description_file.display());
     let file = WeightFile::open(weights)?;
-    let Some(network) = file.onnx()? else {
+    let Some(network) = file.foreign()? else {
         let network: Description = serde_json::from_str(&text).map_err(no_description)?;
         let tensors = published::take_described(&file.tensors()?, &network, file.origin())?;
         return Ok(Model { description: network, tensors, card: ModelCard::default() });
@@ -368,12 +368,20 @@ fn described(description: &std::path::Path, weights: &str) -> anyhow::Result<Mod
         if entries.insert(key.to_owned(), value).is_some() {
             return Err(anyhow!(
                 "{}: has '{key}', which {weights} says itself; take it out",
-                description.display()
+                description_file.display()
             ));
         }
     }
     entries.entry("answer").or_insert(json!(network.answer));
-    let description = serde_json::from_value(entries.into()).map_err(no_description)?;
+    let description: Description = serde_json::from_value(entries.into()).map_err(no_description)?;
+    let (extents, multiple) =
+        (description.input.shape, description.multiple().map_err(|e| anyhow!("{weights}: {e}"))?);
+    if network.whole_levels && (0..3).any(|axis| multiple[axis] == 0 || extents[axis] % multiple[axis] != 0) {
+        return Err(anyhow!(
+            "{}: has a grid of {extents:?}; the levels of {weights} ask for multiples of {multiple:?}",
+            description_file.display()
+        ));
+    }
     Ok(Model { description, tensors: network.tensors, card: ModelCard::default() })
 }
 

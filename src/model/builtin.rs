@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use flate2::read::ZlibDecoder;
 use sha2::{Digest, Sha256};
 
+use super::foreign::{Network, keras, onnx};
 use super::formats::{NamedTensors, is_torch, read_tensors};
 use super::published::{nnunet, recognise};
-use super::{AxisCodes, Model, ModelError, hex, onnx};
+use super::{AxisCodes, Model, ModelError, hex};
 
 /// A model of `weights/`, packed by `build.rs`.
 struct Packed {
@@ -121,10 +122,17 @@ impl WeightFile {
     /// # Errors
     /// As [`Model::from_bytes`], [`nnunet::of_checkpoint`] and [`recognise`].
     pub fn model(&self) -> Result<Model, ModelError> {
-        if onnx::is_onnx(&self.origin) {
-            let reason = "is an ONNX file, which does not say what its network sees of a head; `trephine model convert` makes a \
-                          model of it with a --description of that";
-            return Err(ModelError::Weights { file: self.origin.clone(), reason: reason.into() });
+        let foreign = match (onnx::is_onnx(&self.origin), keras::is_keras(&self.bytes, &self.origin)) {
+            (true, _) => Some("an ONNX file"),
+            (_, true) => Some("a file of Keras"),
+            _ => None,
+        };
+        if let Some(kind) = foreign {
+            let reason = format!(
+                "is {kind}, which does not say what its network sees of a head; `trephine model convert` makes a model of it \
+                 with a --description of that"
+            );
+            return Err(ModelError::Weights { file: self.origin.clone(), reason });
         }
         if let Some(model) = self.nnunet_checkpoint(AxisCodes::RAS)? {
             return Ok(model);
@@ -143,12 +151,15 @@ impl WeightFile {
         nnunet::of_checkpoint(&self.bytes, &self.origin, stored)
     }
 
-    /// The network in an ONNX file; `None` in other files.
+    /// The network in a file of ONNX or Keras; `None` in other files.
     ///
     /// # Errors
-    /// As [`onnx::read`].
-    pub fn onnx(&self) -> Result<Option<onnx::Network>, ModelError> {
-        onnx::is_onnx(&self.origin).then(|| onnx::read(&self.bytes, &self.origin)).transpose()
+    /// As [`onnx::read`] and [`keras::read`].
+    pub fn foreign(&self) -> Result<Option<Network>, ModelError> {
+        if onnx::is_onnx(&self.origin) {
+            return onnx::read(&self.bytes, &self.origin).map(Some);
+        }
+        keras::is_keras(&self.bytes, &self.origin).then(|| keras::read(&self.bytes, &self.origin)).transpose()
     }
 
     /// Its tensors, whatever network they are of.

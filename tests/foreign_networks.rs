@@ -1,4 +1,5 @@
-//! ONNX files: a network as PyTorch exports it (`tools/onnx_network.py`) against PyTorch, and the way to a model of one.
+//! Networks of ONNX's files and Keras': one as PyTorch exports it (`tools/onnx_network.py`) and one as Keras saves it
+//! (`tools/keras_network.py`) against their homes, and the way to a model of one.
 
 #[expect(dead_code, reason = "other tests also use programs and heads")]
 mod common;
@@ -8,7 +9,8 @@ use std::path::{Path, PathBuf};
 use common::{gpu, wait};
 use trephine::graph::{Executor, ExecutorOptions};
 use trephine::model::{
-    AnswerKind, Description, Mode, Model, ModelCard, build, fold_for_inference, onnx, published, read_tensors,
+    AnswerKind, Description, Mode, Model, ModelCard, build, fold_for_inference, foreign, published,
+    read_tensors,
 };
 use trephine::tensor::DType;
 
@@ -34,13 +36,11 @@ fn numbers(name: &str, count: usize) -> Vec<f32> {
     (0..count as u32).map(|ix| (f64::from(hash(ix)) / f64::from(1u32 << 31) - 1.0) as f32).collect()
 }
 
-#[test]
-fn a_network_with_every_operator_matches_pytorch() {
-    let network = onnx::read(&fixture("every.onnx"), "every.onnx").expect("reads");
-    assert_eq!(network.answer, AnswerKind::TwoClasses);
-    assert_eq!(network.output, "end");
+/// Whether a network gives its home's logits.
+fn check(network: foreign::Network, golden: &str) {
     let mut description = published::mindgrab(4, 1);
     description.input.shape = EXTENTS;
+    description.answer = network.answer;
     (description.layers, description.output) = (network.layers, network.output);
     let model = Model { description, tensors: network.tensors, card: ModelCard::default() };
     // The weights are those that the layers ask for.
@@ -56,11 +56,45 @@ fn a_network_with_every_operator_matches_pytorch() {
     wait(executor.write(network.input, &numbers("input", EXTENTS.iter().product()))).expect("write");
     executor.run().expect("runs");
     let got: Vec<f32> = wait(executor.read(network.logits)).expect("read");
-    let want = read_tensors(&fixture("onnx.safetensors"), "onnx").expect("reads").swap_remove(0).1.1;
+    let want = read_tensors(&fixture(golden), golden).expect("reads").swap_remove(0).1.1;
     let square = |v: f32| f64::from(v) * f64::from(v);
     let difference: f64 = got.iter().zip(&want).map(|(g, w)| square(g - w)).sum();
     let error = (difference / want.iter().map(|&w| square(w)).sum::<f64>()).sqrt();
-    assert!(got.len() == want.len() && error < 1e-5, "{error:e}");
+    assert!(got.len() == want.len() && error < 1e-5, "{golden}: {error:e}");
+}
+
+#[test]
+fn a_network_with_every_operator_of_onnx_matches_pytorch() {
+    let network = foreign::onnx::read(&fixture("every.onnx"), "every.onnx").expect("reads");
+    assert_eq!((network.output.as_str(), network.answer), ("end", AnswerKind::TwoClasses));
+    check(network, "onnx.safetensors");
+}
+
+#[test]
+fn a_network_with_every_layer_of_keras_matches_keras() {
+    for file in ["every.h5", "every.keras"] {
+        let network = foreign::keras::read(&fixture(file), file).expect("reads");
+        assert_eq!((network.output.as_str(), network.answer), ("conv3d_2", AnswerKind::Logit));
+        assert!(network.whole_levels);
+        check(network, "keras.safetensors");
+    }
+}
+
+#[test]
+fn damaged_files_of_keras_are_errors() {
+    for file in ["every.h5", "every.keras"] {
+        let whole = fixture(file);
+        let step = whole.len() / 200;
+        for n in (0..whole.len()).step_by(step) {
+            // What lies beyond the end may be missed by nobody, but nothing may panic.
+            let _ = foreign::keras::read(&whole[..n], file);
+            let mut damaged = whole.clone();
+            damaged[n] ^= 0x55;
+            let _ = foreign::keras::read(&damaged, file);
+        }
+        let error = foreign::keras::read(&whole[..whole.len() / 2], file).expect_err("is half").to_string();
+        assert!(error.starts_with(file), "{error}");
+    }
 }
 
 /// The program on these arguments: whether it succeeded, and what it said.

@@ -3,29 +3,14 @@
 //! A file holds a graph of operators and their weights; what the network sees of a head it does not say. An operator that has no
 //! layer here, or is told something that its layer does not know, is refused by its name and its node's.
 
-mod proto;
-
 use std::collections::HashMap;
 
 use prost::Message;
 
-use super::ModelError;
-use super::description::*;
-use super::weights::Tensors;
-use proto::{Graph, Node, Tensor};
-
-/// Layers of a network, their weights, and what the last one says.
-#[derive(Debug)]
-pub struct Network {
-    /// Layers in order of evaluation.
-    pub layers: Vec<Layer>,
-    /// The layer that answers.
-    pub output: String,
-    /// What it says: by the activation that the graph ends with, or by its number of channels.
-    pub answer: AnswerKind,
-    /// Weights by the layers' names.
-    pub tensors: Tensors,
-}
+use super::proto::{self, Graph, Node, Tensor};
+use super::{Assembly, Network};
+use crate::model::ModelError;
+use crate::model::description::*;
 
 /// Whether a file is one of ONNX's, by its name.
 pub fn is_onnx(file: &str) -> bool {
@@ -47,26 +32,13 @@ pub fn read(bytes: &[u8], file: &str) -> Result<Network, ModelError> {
     Reader::of(&graph).and_then(|reader| reader.network(&graph)).map_err(fail)
 }
 
-/// What a name in the graph stands for.
-#[derive(Clone, Debug)]
-enum Value {
-    /// The output of a layer, or the input.
-    Layer(String),
-    /// Several of them, one after the other along the channels.
-    Joined(Vec<String>),
-    /// Numbers.
-    Numbers(Numbers),
-}
-
 /// A tensor's shape and values.
 type Numbers = (Vec<usize>, Vec<f32>);
 
 struct Reader {
-    values: HashMap<String, Value>,
-    layers: Vec<Layer>,
-    tensors: Tensors,
-    /// Activations at the end that an answer stands before, by the name of their result.
-    ends: HashMap<String, AnswerKind>,
+    assembly: Assembly,
+    /// Weights and constants by their names.
+    numbers: HashMap<String, Numbers>,
 }
 
 /// A node's attributes.
@@ -119,17 +91,18 @@ impl Told<'_> {
 
 impl Reader {
     fn of(graph: &Graph) -> Result<Self, String> {
-        let mut values = HashMap::new();
+        let mut numbers = HashMap::new();
         for tensor in &graph.initializer {
-            values.insert(tensor.name.clone(), numbers(tensor)?);
+            numbers.insert(tensor.name.clone(), numbers_of(tensor)?);
         }
         let inputs: Vec<&str> = graph.input.iter().map(|input| input.name.as_str()).collect();
-        let images: Vec<&str> = inputs.into_iter().filter(|name| !values.contains_key(*name)).collect();
+        let images: Vec<&str> = inputs.into_iter().filter(|name| !numbers.contains_key(*name)).collect();
         let [image] = images[..] else {
             return Err(format!("has the inputs {}; networks see one image here", images.join(", ")));
         };
-        values.insert(image.to_owned(), Value::Layer("input".into()));
-        Ok(Self { values, layers: Vec::new(), tensors: Tensors::new(), ends: HashMap::new() })
+        let mut assembly = Assembly::default();
+        assembly.values.insert(image.to_owned(), vec!["input".into()]);
+        Ok(Self { assembly, numbers })
     }
 
     fn network(mut self, graph: &Graph) -> Result<Network, String> {
@@ -141,54 +114,17 @@ impl Reader {
             ));
         };
         for (ix, node) in graph.node.iter().enumerate() {
-            let end = node.input.first().and_then(|input| self.ends.get(input));
-            if let (Some(end), false) = (end, node.op_type == "ArgMax") {
-                return Err(format!("goes on after its answer ({end:?}), with {}", named(node)));
-            }
             self.node(ix, node).map_err(|reason| format!("{}: {reason}", named(node)))?;
         }
-        let answering = self.values.get(&output.name);
-        let Some(Value::Layer(layer)) = answering else {
-            return Err(format!("has the output '{}', which no layer makes", output.name));
-        };
-        let channels = self.layers.iter().rev().find_map(|layer| match layer.kind {
-            LayerKind::Conv3d { out_channels, .. } | LayerKind::ConvTranspose3d { out_channels, .. } => {
-                Some(out_channels)
-            }
-            _ => None,
-        });
-        let answer = match (self.ends.get(&output.name), channels) {
-            (Some(answer), _) => *answer,
-            (None, Some(2)) => AnswerKind::TwoClasses,
-            (None, _) => AnswerKind::Logit,
-        };
-        Ok(Network { output: layer.clone(), answer, layers: self.layers, tensors: self.tensors })
-    }
-
-    /// The layers that a node's input stands for.
-    fn layers_at(&self, node: &Node, ix: usize) -> Result<Vec<String>, String> {
-        let name = node.input.get(ix).map(String::as_str).unwrap_or_default();
-        match self.values.get(name) {
-            Some(Value::Layer(layer)) => Ok(vec![layer.clone()]),
-            Some(Value::Joined(layers)) => Ok(layers.clone()),
-            Some(Value::Numbers(_)) => Err(format!("reads the numbers '{name}' where layers read a volume")),
-            None => Err(format!("reads '{name}', which no node before it makes")),
-        }
-    }
-
-    fn layer_at(&self, node: &Node, ix: usize) -> Result<String, String> {
-        match &self.layers_at(node, ix)?[..] {
-            [layer] => Ok(layer.clone()),
-            _ => Err("reads a concatenation; here only convolutions read those".into()),
-        }
+        self.assembly.network(&output.name, false)
     }
 
     /// The numbers that a node's input stands for; `None` where it has none.
     fn numbers_at(&self, node: &Node, ix: usize) -> Result<Option<Numbers>, String> {
         match node.input.get(ix).map(String::as_str) {
             None | Some("") => Ok(None),
-            Some(name) => match self.values.get(name) {
-                Some(Value::Numbers(numbers)) => Ok(Some(numbers.clone())),
+            Some(name) => match self.numbers.get(name) {
+                Some(numbers) => Ok(Some(numbers.clone())),
                 _ => Err(format!(
                     "reads '{name}' where numbers of the file are expected; save the network with its weights folded in"
                 )),
@@ -199,7 +135,7 @@ impl Reader {
     /// Takes a node's numbers for a tensor of its layer.
     fn take(&mut self, layer: &str, part: &str, node: &Node, ix: usize) -> Result<Vec<usize>, String> {
         let (shape, values) = self.numbers_at(node, ix)?.ok_or_else(|| format!("lacks its {part}"))?;
-        self.tensors.insert(format!("{layer}.{part}"), (shape.clone(), values));
+        self.assembly.tensors.insert(format!("{layer}.{part}"), (shape.clone(), values));
         Ok(shape)
     }
 
@@ -209,32 +145,37 @@ impl Reader {
             return Err(format!("is an operator of '{}', which has no layer here", node.domain));
         }
         let result = node.output.first().cloned().ok_or("has no output")?;
-        let activation = |activation| Ok::<_, String>(LayerKind::Activation { activation });
+        let reads: Vec<&str> = node.input.iter().map(String::as_str).collect();
+        let [read, ..] = reads[..] else {
+            if node.op_type != "Constant" {
+                return Err("reads nothing".into());
+            }
+            let tensor = told.find("value").and_then(|value| value.t.as_ref());
+            self.numbers.insert(result, numbers_of(tensor.ok_or("holds no tensor")?)?);
+            return Ok(());
+        };
+        let activation = |activation| LayerKind::Activation { activation };
         let name = self.name(ix, node);
         let kind = match node.op_type.as_str() {
-            "Constant" => {
-                let tensor = told.find("value").and_then(|value| value.t.as_ref());
-                let value = numbers(tensor.ok_or("holds no tensor")?)?;
-                self.values.insert(result, value);
+            "Identity" | "Dropout" => return self.assembly.join(&[read], result),
+            "Concat" if told.int("axis", 0) != 1 => return Err("does not join channels".into()),
+            "Concat" => return self.assembly.join(&reads, result),
+            "Sigmoid" => return self.assembly.end(read, result, AnswerKind::Logit),
+            // Of a softmax, where that is what it reads.
+            "ArgMax" if self.assembly.ends.contains_key(read) => {
+                let layer = self.assembly.values[read].clone();
+                self.assembly.values.insert(result.clone(), layer);
+                self.assembly.ends.insert(result, AnswerKind::TwoClasses);
                 return Ok(());
             }
-            "Identity" | "Dropout" => {
-                let value = node.input.first().and_then(|input| self.values.get(input)).cloned();
-                self.values.insert(result, value.ok_or("reads what no node before it makes")?);
-                return Ok(());
-            }
-            "Concat" => {
-                if told.int("axis", 0) != 1 {
-                    return Err("does not join channels".into());
+            "Softmax" | "ArgMax" => {
+                let axis = told.int("axis", if node.op_type == "ArgMax" { 0 } else { -1 });
+                if axis != 1 && axis != -4 {
+                    return Err(format!("runs along axis {axis}; classes are channels, axis 1"));
                 }
-                let mut joined = Vec::new();
-                for ix in 0..node.input.len() {
-                    joined.extend(self.layers_at(node, ix)?);
-                }
-                self.values.insert(result, Value::Joined(joined));
-                return Ok(());
+                return self.assembly.end(read, result, AnswerKind::TwoClasses);
             }
-            "Sigmoid" | "Softmax" | "ArgMax" => return self.end(node, result),
+            "Add" => return self.assembly.push(name, &reads, LayerKind::Add, result),
             "Conv" => self.conv(&name, node)?,
             "ConvTranspose" => self.conv_transpose(&name, node)?,
             "BatchNormalization" => {
@@ -254,11 +195,11 @@ impl Reader {
                 let (eps, activation) = (told.float("epsilon", 1e-5), ActivationKind::None);
                 LayerKind::InstanceNorm { eps, affine: true, activation }
             }
-            "Relu" => activation(ActivationKind::Relu)?,
-            "LeakyRelu" => activation(ActivationKind::LeakyRelu(told.float("alpha", 0.01)))?,
+            "Relu" => activation(ActivationKind::Relu),
+            "LeakyRelu" => activation(ActivationKind::LeakyRelu(told.float("alpha", 0.01))),
             "Gelu" => match told.text("approximate", "none").as_str() {
-                "none" => activation(ActivationKind::Gelu)?,
-                "tanh" => activation(ActivationKind::GeluTanh)?,
+                "none" => activation(ActivationKind::Gelu),
+                "tanh" => activation(ActivationKind::GeluTanh),
                 other => return Err(format!("approximates by '{other}'")),
             },
             "MaxPool" => {
@@ -289,30 +230,9 @@ impl Reader {
                 }
             }
             "Resize" | "Upsample" => self.resize(node)?,
-            "Add" => {
-                let inputs = vec![self.layer_at(node, 0)?, self.layer_at(node, 1)?];
-                self.push(name, inputs, LayerKind::Add, result);
-                return Ok(());
-            }
             _ => return Err("has no layer here; docs/networks.md lists those that there are".into()),
         };
-        let inputs = match kind {
-            LayerKind::Conv3d { .. } => self.layers_at(node, 0)?,
-            _ => vec![self.layer_at(node, 0)?],
-        };
-        if inputs.len() > 2 {
-            return Err(format!(
-                "reads a concatenation of {}; convolutions read two at most here",
-                inputs.len()
-            ));
-        }
-        self.push(name, inputs, kind, result);
-        Ok(())
-    }
-
-    fn push(&mut self, name: String, inputs: Vec<String>, kind: LayerKind, result: String) {
-        self.values.insert(result, Value::Layer(name.clone()));
-        self.layers.push(Layer { name, inputs, kind });
+        self.assembly.push(name, &[read], kind, result)
     }
 
     /// A layer's name: that of its weights, or else its node's, as a path with points, or its number where both are none or taken.
@@ -320,7 +240,9 @@ impl Reader {
         let weights = node.input.get(1).and_then(|input| input.strip_suffix(".weight"));
         let path = node.name.trim_matches('/').replace('/', ".");
         let free = |name: &&str| {
-            !name.is_empty() && *name != "input" && self.layers.iter().all(|layer| layer.name != *name)
+            !name.is_empty()
+                && *name != "input"
+                && self.assembly.layers.iter().all(|layer| layer.name != *name)
         };
         let name = weights.into_iter().chain([path.as_str()]).find(free).map(str::to_owned);
         name.unwrap_or_else(|| format!("{}_{ix}", node.op_type.to_lowercase()))
@@ -421,20 +343,6 @@ impl Reader {
         };
         Ok(LayerKind::Upsample { factor: [*d, *h, *w], mode })
     }
-
-    /// An activation that the answer stands before.
-    fn end(&mut self, node: &Node, result: String) -> Result<(), String> {
-        let axis = Told(node).int("axis", if node.op_type == "ArgMax" { 0 } else { -1 });
-        let answer = match node.op_type.as_str() {
-            "Sigmoid" => AnswerKind::Logit,
-            _ if axis == 1 || axis == -4 => AnswerKind::TwoClasses,
-            _ => return Err(format!("runs along axis {axis}; classes are channels, axis 1")),
-        };
-        let layer = self.layer_at(node, 0)?;
-        self.values.insert(result.clone(), Value::Layer(layer));
-        self.ends.insert(result, answer);
-        Ok(())
-    }
 }
 
 fn known_padding(told: &Told<'_>) -> Result<(), String> {
@@ -444,9 +352,8 @@ fn known_padding(told: &Told<'_>) -> Result<(), String> {
     }
 }
 
-fn numbers(tensor: &Tensor) -> Result<Value, String> {
-    let read = tensor.values().map_err(|reason| format!("tensor '{}' {reason}", tensor.name));
-    Ok(Value::Numbers(read?))
+fn numbers_of(tensor: &Tensor) -> Result<Numbers, String> {
+    tensor.values().map_err(|reason| format!("tensor '{}' {reason}", tensor.name))
 }
 
 fn named(node: &Node) -> String {
