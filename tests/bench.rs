@@ -87,7 +87,7 @@ fn a_wrong_kernel_is_a_failure_and_no_result() {
     }
     let folder = tempfile::tempdir().expect("a temporary folder");
     let source = include_str!("../shaders/elementwise/add.wgsl");
-    let right = "f32(a[i]) + f32(b[i])";
+    let right = "value_of(a[i]) + value_of(b[i])";
     assert!(source.contains(right));
     let own = folder.path().join("own.wgsl");
     let arguments =
@@ -101,8 +101,11 @@ fn a_wrong_kernel_is_a_failure_and_no_result() {
         report["rows"].as_array().expect("rows").iter().map(|row| row["shader"].is_string()).collect();
     assert_eq!(shaders, [false, true], "ours and the same kernel as the user's own");
 
-    fs::write(&own, source.replace(right, "f32(a[i]) + f32(b[i]) + select(0.0, 1e-3, i == params.n - 1u)"))
-        .expect("writes");
+    fs::write(
+        &own,
+        source.replace(right, &format!("{right} + select(Value(0.0), Value(1e-3), i == params.n - 1u)")),
+    )
+    .expect("writes");
     let (code, report, err) = json(folder.path(), &arguments);
     assert_eq!((code, report["rows"].as_array().map(Vec::len)), (Some(1), Some(1)), "{err}");
     assert!(report["rows"][0]["shader"].is_null());
@@ -110,8 +113,9 @@ fn a_wrong_kernel_is_a_failure_and_no_result() {
     let output = trephine(folder.path(), &arguments);
     assert!(!String::from_utf8_lossy(&output.stdout).contains("own.wgsl"), "printed among the results");
 
-    let broken = source.replace(right, "f32(a[i]) +");
-    let line = 1 + broken.lines().position(|line| line.contains("f32(a[i]) +)")).expect("the broken line");
+    let broken = source.replace(right, "value_of(a[i]) +");
+    let line =
+        1 + broken.lines().position(|line| line.contains("value_of(a[i]) +)")).expect("the broken line");
     fs::write(&own, &broken).expect("writes");
     let (code, _, err) = json(folder.path(), &arguments);
     assert_eq!(code, Some(1));
@@ -236,8 +240,9 @@ fn a_launch_that_does_not_end_is_reported() {
     let first = "let i = flat_index";
     assert!(source.contains(first));
     // The compiler cannot know that a sum of inputs is not 1e30.
-    let endless =
-        format!("while f32(a[0]) < 1e30 {{ y[0] = Element(f32(y[0]) * 0.5 + f32(a[0])); }}\n    {first}");
+    let endless = format!(
+        "while total(value_of(a[0])) < 1e30 {{ y[0] = stored_of(value_of(y[0]) * 0.5 + value_of(a[0])); }}\n    {first}"
+    );
     let own = own_shader(folder.path(), "add.wgsl", &source.replace(first, &endless));
     let begun = Instant::now();
     let arguments = ["bench", "add", "--shape", "1,4,8,8,8", "--limit", "1", "--shader", &own];
@@ -291,7 +296,8 @@ fn a_watched_kernel_is_measured_whenever_it_is_saved() {
             // Another time of modification, also on file systems that keep it coarsely.
             std::thread::sleep(Duration::from_millis(30));
             match rounds.len() {
-                1 => fs::write(&own, source.replace("f32(a[i]) +", "f32(a[i]) + +;")).expect("writes"),
+                1 => fs::write(&own, source.replace("value_of(a[i]) +", "value_of(a[i]) + +;"))
+                    .expect("writes"),
                 2 => fs::write(&own, source).expect("writes"),
                 _ => break,
             }

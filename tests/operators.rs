@@ -405,8 +405,8 @@ const FAULTS: &[Fault] = &[
     Fault {
         case: "add/odd",
         shader: "elementwise/add.wgsl",
-        right: "f32(b[i]))",
-        wrong: "f32(b[i]) + select(0.0, 1e-3, i == params.n - 1u))",
+        right: "value_of(b[i]))",
+        wrong: "value_of(b[i]) + select(Value(0.0), Value(1e-3), i == params.n - 1u))",
     },
     Fault {
         case: "conv3d/odd sizes",
@@ -429,8 +429,8 @@ const FAULTS: &[Fault] = &[
     Fault {
         case: "adam/Keras",
         shader: "optimizer/adam.wgsl",
-        right: "m[i] = new_m;",
-        wrong: "m[i] = 1.001 * new_m;",
+        right: "m[i] = stored_of(new_m);",
+        wrong: "m[i] = stored_of(1.001 * new_m);",
     },
     Fault {
         case: "threshold/above",

@@ -3,19 +3,19 @@
 //   SIGMOID:   1 / (1 + exp(-x))
 //   GELU_ERF:  x Phi(x)
 //   GELU_TANH: x / 2 (1 + tanh(u)) = x sigmoid(2 u), u = sqrt(2/pi) (x + 0.044715 x^3)
-// Input: x [n] Element. Output: y [n] Element. One invocation an element. Cost: 1 to 30 flops, 2 elements moved.
-#import "lib/element.wgsl"
+// Input: x [n] Stored. Output: y [n] Stored. One invocation each. Cost: 1 to 30 flops and 2 elements moved an element.
 #import "lib/index.wgsl"
 #import "lib/normal_tail.wgsl"
 #import "lib/sigmoid.wgsl"
+#import "lib/stored.wgsl"
 
 struct Params {
     n: u32,
     slope: f32,
 }
 
-@group(0) @binding(0) var<storage, read> x: array<Element>;
-@group(0) @binding(1) var<storage, read_write> y: array<Element>;
+@group(0) @binding(0) var<storage, read> x: array<Stored>;
+@group(0) @binding(1) var<storage, read_write> y: array<Stored>;
 @group(0) @binding(2) var<uniform> params: Params;
 
 fn activate(x: f32) -> f32 {
@@ -33,10 +33,18 @@ fn activate(x: f32) -> f32 {
 #endif
 }
 
+fn activate_all(x: Value) -> Value {
+#ifdef X4
+    return vec4<f32>(activate(x.x), activate(x.y), activate(x.z), activate(x.w));
+#else
+    return activate(x);
+#endif
+}
+
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) global: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     let i = flat_index(global, groups, 64u);
     if i < params.n {
-        y[i] = Element(activate(f32(x[i])));
+        y[i] = stored_of(activate_all(value_of(x[i])));
     }
 }

@@ -1,13 +1,14 @@
 // copy_channels: y[n, y_begin + r] = x[n, x_begin + r] for r < block: a run of channels of every sample,
 // which is contiguous in both tensors.
-// Input: x [N, x_stride] f32 (a piece of the batch). Output: y [N, y_stride] f32, the rest untouched.
-// One invocation an element. Cost: 8 bytes an element.
+// Input: x [N, x_stride] Stored (a piece of the batch). Output: y [N, y_stride] Stored, the rest untouched.
+// One invocation each. Cost: 8 bytes an element.
 #import "lib/index.wgsl"
+#import "lib/stored.wgsl"
 
 struct Params {
     // N * block
     n: u32,
-    // Elements to copy in each sample.
+    // Stored to copy in each sample.
     block: u32,
     x_begin: u32,
     x_stride: u32,
@@ -15,8 +16,8 @@ struct Params {
     y_stride: u32,
 }
 
-@group(0) @binding(0) var<storage, read> x: array<f32>;
-@group(0) @binding(1) var<storage, read_write> y: array<f32>;
+@group(0) @binding(0) var<storage, read> x: array<Stored>;
+@group(0) @binding(1) var<storage, read_write> y: array<Stored>;
 @group(0) @binding(2) var<uniform> params: Params;
 
 @compute @workgroup_size(64)

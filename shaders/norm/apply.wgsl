@@ -1,12 +1,11 @@
 // Normalisation: y = activation((x - mean) * inv_std * gamma + beta).
 // With FROM_VARIANCE, `spread` is a variance and inv_std = 1 / sqrt(spread + eps); else it is inv_std.
-// Inputs: x [n_rows, voxels] Element (a row is one channel of one sample), mean, spread [n_groups] f32,
-// gamma, beta [channels] f32. Output: y [n_rows, voxels] Element.
+// Inputs: x [n_rows, voxels] Stored (a row is one channel of one sample), mean, spread [n_groups] f32,
+// gamma, beta [channels] f32. Output: y [n_rows, voxels] Stored.
 // One workgroup a chunk of a row, so that the coefficients are uniform; neighbours take neighbours.
 // Cost: 4 flops and 2 elements moved an element.
-#import "lib/activation.wgsl"
-#import "lib/element.wgsl"
 #import "lib/norm_piece.wgsl"
+#import "lib/stored.wgsl"
 
 struct Params {
     n_rows: u32,
@@ -18,16 +17,16 @@ struct Params {
     row_div: u32,
     n_groups: u32,
     eps: f32,
-    activation: u32,
+    // What multiplies values below 0.
     slope: f32,
 }
 
-@group(0) @binding(0) var<storage, read> x: array<Element>;
+@group(0) @binding(0) var<storage, read> x: array<Stored>;
 @group(0) @binding(1) var<storage, read> mean: array<f32>;
 @group(0) @binding(2) var<storage, read> spread: array<f32>;
 @group(0) @binding(3) var<storage, read> gamma: array<f32>;
 @group(0) @binding(4) var<storage, read> beta: array<f32>;
-@group(0) @binding(5) var<storage, read_write> y: array<Element>;
+@group(0) @binding(5) var<storage, read_write> y: array<Stored>;
 @group(0) @binding(6) var<uniform> params: Params;
 
 @compute @workgroup_size(256)
@@ -49,6 +48,7 @@ fn main(
     let scale = inv_std * gamma[c];
     let shift = beta[c];
     for (var i = piece.first + lane; i < piece.end; i += 256u) {
-        y[i] = Element(activate((f32(x[i]) - center) * scale + shift, params.activation, params.slope));
+        let z = (value_of(x[i]) - center) * scale + shift;
+        y[i] = stored_of(select(params.slope * z, z, z > Value(0.0)));
     }
 }

@@ -1,9 +1,9 @@
 // Backward of normalisation by its input:
 // dx = inv_std * (gamma * dz - sums.x / m - xhat * sums.y / m), where m is the number of elements of a
 // group, xhat = (x - mean) * inv_std, z = xhat * gamma + beta and dz = dy * activation'(z).
-// Inputs: x, dy [n_rows, voxels] f32 (a row is one channel of one sample), mean, inv_std [n_groups] f32,
+// Inputs: x, dy [n_rows, voxels] Stored (a row is one channel of one sample), mean, inv_std [n_groups] f32,
 // gamma, beta [channels] f32, sums [n_groups] pairs (gamma * dz, gamma * dz * xhat) f32.
-// Output: dx [n_rows, voxels] f32.
+// Output: dx [n_rows, voxels] Stored.
 // One workgroup a chunk of a row, so that the coefficients are uniform; neighbours take neighbours.
 // Cost: about 10 flops and 12 bytes an element.
 #import "lib/norm_grad.wgsl"
@@ -18,12 +18,11 @@ struct Params {
     row_div: u32,
     n_groups: u32,
     inv_m: f32,
-    activation: u32,
     slope: f32,
 }
 
 @group(0) @binding(6) var<storage, read> sums: array<vec2<f32>>;
-@group(0) @binding(7) var<storage, read_write> dx: array<f32>;
+@group(0) @binding(7) var<storage, read_write> dx: array<Stored>;
 @group(0) @binding(8) var<uniform> params: Params;
 
 @compute @workgroup_size(256)
@@ -38,7 +37,7 @@ fn main(
     let offset = row.inv_std * sums[row.group].x * params.inv_m;
     let tilt = row.inv_std * row.inv_std * sums[row.group].y * params.inv_m;
     for (var i = piece.first + lane; i < piece.end; i += 256u) {
-        let deviation = x[i] - row.center;
-        dx[i] = row.scale * dz_of(row, i, deviation) - offset - deviation * tilt;
+        let deviation = value_of(x[i]) - row.center;
+        dx[i] = stored_of(row.scale * dz_of(row, i, deviation) - offset - deviation * tilt);
     }
 }

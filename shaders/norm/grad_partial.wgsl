@@ -1,6 +1,6 @@
 // Backward of normalisation, stage 1: for each piece of a row, the sums of dz and dz * xhat, where
 // xhat = (x - mean) * inv_std, z = xhat * gamma + beta and dz = dy * activation'(z).
-// Inputs: x, dy [n_rows, voxels] f32 (a row is one channel of one sample), mean, inv_std [n_groups] f32,
+// Inputs: x, dy [n_rows, voxels] Stored (a row is one channel of one sample), mean, inv_std [n_groups] f32,
 // gamma, beta [channels] f32. Output: parts [.., n_chunks] (dz, dz * xhat) f32, rows from `row0` on.
 // One workgroup a chunk: strided sums, then a tree. Workgroup memory: 2 KiB.
 // Cost: about 8 flops and 8 bytes an element; z is recomputed, which costs less than reading y.
@@ -16,7 +16,6 @@ struct Params {
     channels: u32,
     row_div: u32,
     n_groups: u32,
-    activation: u32,
     slope: f32,
 }
 
@@ -31,12 +30,15 @@ fn main(
 ) {
     let piece = piece_of(group, groups);
     let row = row_of(piece.row);
-    var sums = vec2<f32>(0.0);
+    var plain = Value(0.0);
+    var weighted = Value(0.0);
     for (var i = piece.first + lane; i < piece.end; i += 256u) {
-        let deviation = x[i] - row.center;
-        sums += dz_of(row, i, deviation) * vec2<f32>(1.0, deviation * row.inv_std);
+        let deviation = value_of(x[i]) - row.center;
+        let dz = dz_of(row, i, deviation);
+        plain += dz;
+        weighted += dz * (deviation * row.inv_std);
     }
-    sums = reduce_pair(sums, lane);
+    let sums = reduce_pair(vec2<f32>(total(plain), total(weighted)), lane);
     if lane == 0u && piece.row < params.n_rows {
         parts[(params.row0 + piece.row) * params.n_chunks + piece.chunk] = sums;
     }

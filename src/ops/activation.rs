@@ -1,13 +1,13 @@
 //! Elementwise activations: operators with their gradients, and those that other operators fuse into their last step.
 
 use super::{
-    Case, Cost, FLAT, Fill, GradientBuilder, NodeIo, OpDef, OpError, Operator, Precision, ValueId,
-    batch_pieces, element_kernel, expect_inputs, sample_range,
+    Case, Cost, FLAT, Fill, GradientBuilder, NodeIo, OpDef, OpError, Operator, Precision, Stored, ValueId,
+    batch_pieces, expect_inputs, sample_range,
 };
-use crate::gpu::{Caps, Dispatch, KernelKey, Lowered, Params, Slot};
+use crate::gpu::{Caps, Dispatch, Lowered, Params, Slot};
 use crate::tensor::{HostTensor, TensorDesc};
 
-/// An activation fused into an operator; `shaders/lib/activation.wgsl` is the device's side.
+/// An activation fused into an operator; kernels know it by its [`negative_slope`](Activation::negative_slope).
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum Activation {
     /// y = x
@@ -20,17 +20,6 @@ pub enum Activation {
 }
 
 impl Activation {
-    /// Adds the fields `activation: u32` and `slope: f32` of a kernel's `Params`.
-    #[must_use]
-    pub fn params(self, params: Params) -> Params {
-        let (kind, slope) = match self {
-            Self::None => (0, 1.0),
-            Self::Relu => (1, 0.0),
-            Self::LeakyRelu(slope) => (2, slope),
-        };
-        params.u32("activation", kind).f32("slope", slope)
-    }
-
     /// What multiplies values below 0.
     pub fn negative_slope(self) -> f32 {
         match self {
@@ -216,6 +205,7 @@ fn forward_cases(ops: &[Activate]) -> Vec<Case> {
             cases.push(Case::new(&format!("{op:?}, {name}"), op, inputs).differentiable(&[0]));
         };
         add("odd", &[2, 3, 5, 7, 9], Fill::AwayFromZero);
+        add("fours", &[2, 3, 5, 7, 4], Fill::AwayFromZero);
         add("one element", &[1], Fill::AwayFromZero);
         add("wide range", &[1, 2, 3, 11, 13], Fill::Uniform(-12.0, 12.0));
         let inputs = vec![(TensorDesc::f32(&[1, 16, 96, 128, 160]), Fill::Normal(1.0))];
@@ -236,8 +226,9 @@ fn grad_cases(ops: &[Activate]) -> Vec<Case> {
             Case::new(&format!("{op:?}, {name}"), ActivateGrad(op), inputs)
         };
         let odd = case("odd", &[2, 3, 5, 7, 9]);
+        let fours = case("fours", &[2, 3, 5, 7, 4]);
         let bench = case("16 channels at 2 mm", &[1, 16, 96, 128, 160]).bench_only();
-        cases.extend([odd, bench]);
+        cases.extend([odd, fours, bench]);
     }
     cases
 }
@@ -331,12 +322,17 @@ impl Operator for Activate {
         Ok(inputs.to_vec())
     }
 
-    fn lower(&self, inputs: &[TensorDesc], outputs: &[TensorDesc], caps: &Caps, _: &str) -> Lowered {
+    fn variants(&self, inputs: &[TensorDesc], _: &Caps) -> Vec<&'static str> {
+        Stored::variants(inputs[0].len() / inputs[0].shape[0])
+    }
+
+    fn lower(&self, inputs: &[TensorDesc], outputs: &[TensorDesc], caps: &Caps, variant: &str) -> Lowered {
+        let stored = Stored::of(variant);
         let mut lowered = Lowered::default();
         for piece in batch_pieces(&[&inputs[0]], caps) {
-            let n = inputs[0].len() / inputs[0].shape[0] * piece.len();
+            let n = inputs[0].len() / inputs[0].shape[0] * piece.len() / stored.elements();
             lowered.push(
-                Dispatch::new(element_kernel(FORWARD, &inputs[0]).define(self.define(), 1))
+                Dispatch::new(stored.kernel(FORWARD, &inputs[0], caps).define(self.define(), 1))
                     .bind_range("x", Slot::Input(0), sample_range(&inputs[0], &piece))
                     .bind_range("y", Slot::Output(0), sample_range(&outputs[0], &piece))
                     .params(Params::new().u32("n", n).f32("slope", self.slope()))
@@ -393,12 +389,17 @@ impl Operator for ActivateGrad {
         Ok(vec![inputs[0].clone()])
     }
 
-    fn lower(&self, inputs: &[TensorDesc], outputs: &[TensorDesc], caps: &Caps, _: &str) -> Lowered {
+    fn variants(&self, inputs: &[TensorDesc], _: &Caps) -> Vec<&'static str> {
+        Stored::variants(inputs[0].len() / inputs[0].shape[0])
+    }
+
+    fn lower(&self, inputs: &[TensorDesc], outputs: &[TensorDesc], caps: &Caps, variant: &str) -> Lowered {
+        let stored = Stored::of(variant);
         let mut lowered = Lowered::default();
         for piece in batch_pieces(&[&inputs[0]], caps) {
-            let n = inputs[0].len() / inputs[0].shape[0] * piece.len();
+            let n = inputs[0].len() / inputs[0].shape[0] * piece.len() / stored.elements();
             lowered.push(
-                Dispatch::new(KernelKey::new(GRAD).define(self.0.define(), 1))
+                Dispatch::new(stored.kernel(GRAD, &inputs[0], caps).define(self.0.define(), 1))
                     .bind_range("saved", Slot::Input(0), sample_range(&inputs[0], &piece))
                     .bind_range("dy", Slot::Input(1), sample_range(&inputs[1], &piece))
                     .bind_range("dx", Slot::Output(0), sample_range(&outputs[0], &piece))

@@ -5,10 +5,10 @@ use std::ops::Range;
 
 use super::constant::Constant;
 use super::{
-    Case, Cost, FLAT, Fill, GradientBuilder, NodeIo, OpDef, OpError, Operator, ValueId, batch_pieces,
+    Case, Cost, FLAT, Fill, GradientBuilder, NodeIo, OpDef, OpError, Operator, Stored, ValueId, batch_pieces,
     expect_inputs, expect_ncdhw, sample_range,
 };
-use crate::gpu::{Caps, Dispatch, KernelKey, Lowered, Params, Slot};
+use crate::gpu::{Caps, Dispatch, Lowered, Params, Slot};
 use crate::tensor::{HostTensor, TensorDesc};
 
 const COPY_CHANNELS: &str = "concat/copy_channels.wgsl";
@@ -21,11 +21,18 @@ struct Side<'a> {
 }
 
 /// Copies `count` channels of every sample.
-fn copy_channels(from: &Side<'_>, to: &Side<'_>, count: usize, piece: &Range<usize>) -> Dispatch {
-    let voxels = from.desc.voxels();
+fn copy_channels(
+    from: &Side<'_>,
+    to: &Side<'_>,
+    count: usize,
+    piece: &Range<usize>,
+    stored: Stored,
+    caps: &Caps,
+) -> Dispatch {
+    let voxels = from.desc.voxels() / stored.elements();
     let block = count * voxels;
     let n = piece.len() * block;
-    Dispatch::new(KernelKey::new(COPY_CHANNELS))
+    Dispatch::new(stored.kernel(COPY_CHANNELS, from.desc, caps))
         .bind_range("x", from.slot, sample_range(from.desc, piece))
         .bind_range("y", to.slot, sample_range(to.desc, piece))
         .params(
@@ -58,6 +65,7 @@ pub static CONCAT: OpDef = OpDef {
         };
         vec![
             case("odd", 2, &[3, 2], [5, 7, 9]),
+            case("fours", 2, &[3, 2], [5, 7, 8]),
             case("three of one voxel", 3, &[1, 4, 2], [1, 1, 1]),
             case("skip at 2 mm", 1, &[16, 8], [96, 128, 80]).bench_only(),
         ]
@@ -85,14 +93,19 @@ impl Operator for Concat {
         Ok(vec![TensorDesc::f32(&shape)])
     }
 
-    fn lower(&self, inputs: &[TensorDesc], outputs: &[TensorDesc], caps: &Caps, _: &str) -> Lowered {
+    fn variants(&self, inputs: &[TensorDesc], _: &Caps) -> Vec<&'static str> {
+        Stored::variants(inputs[0].voxels())
+    }
+
+    fn lower(&self, inputs: &[TensorDesc], outputs: &[TensorDesc], caps: &Caps, variant: &str) -> Lowered {
+        let stored = Stored::of(variant);
         let mut lowered = Lowered::default();
         let mut begin = 0;
         for (ix, desc) in inputs.iter().enumerate() {
             let from = Side { slot: Slot::Input(ix), desc, begin: 0 };
             let to = Side { slot: Slot::Output(0), desc: &outputs[0], begin };
             for piece in batch_pieces(&[desc, &outputs[0]], caps) {
-                lowered.push(copy_channels(&from, &to, desc.shape[1], &piece));
+                lowered.push(copy_channels(&from, &to, desc.shape[1], &piece, stored, caps));
             }
             begin += desc.shape[1];
         }
@@ -159,6 +172,7 @@ pub static SLICE_CHANNELS: OpDef = OpDef {
         };
         vec![
             case("middle", 1, 2, &[2, 5, 3, 5, 7]),
+            case("fours", 1, 2, &[2, 5, 3, 4, 7]),
             case("head", 0, 3, &[2, 4, 1, 2, 3]),
             case("tail", 3, 1, &[3, 4, 1, 1, 1]),
             case("all", 0, 2, &[1, 2, 3, 1, 2]),
@@ -182,12 +196,17 @@ impl Operator for SliceChannels {
         Ok(vec![TensorDesc::f32(&[n, self.count, d, h, w])])
     }
 
-    fn lower(&self, inputs: &[TensorDesc], outputs: &[TensorDesc], caps: &Caps, _: &str) -> Lowered {
+    fn variants(&self, inputs: &[TensorDesc], _: &Caps) -> Vec<&'static str> {
+        Stored::variants(inputs[0].voxels())
+    }
+
+    fn lower(&self, inputs: &[TensorDesc], outputs: &[TensorDesc], caps: &Caps, variant: &str) -> Lowered {
+        let stored = Stored::of(variant);
         let mut lowered = Lowered::default();
         let from = Side { slot: Slot::Input(0), desc: &inputs[0], begin: self.start };
         let to = Side { slot: Slot::Output(0), desc: &outputs[0], begin: 0 };
         for piece in batch_pieces(&[&inputs[0], &outputs[0]], caps) {
-            lowered.push(copy_channels(&from, &to, self.count, &piece));
+            lowered.push(copy_channels(&from, &to, self.count, &piece, stored, caps));
         }
         lowered
     }

@@ -1,10 +1,9 @@
 //! Elementwise arithmetic: `add` (also joins gradients and skips) and `scale`.
 
 use super::{
-    Case, FLAT, Fill, GradientBuilder, NodeIo, OpDef, OpError, Operator, ValueId, element_kernel,
-    expect_inputs,
+    Case, FLAT, Fill, GradientBuilder, NodeIo, OpDef, OpError, Operator, Stored, ValueId, expect_inputs,
 };
-use crate::gpu::{Caps, Dispatch, KernelKey, Lowered, Params, Slot};
+use crate::gpu::{Caps, Dispatch, Lowered, Params, Slot};
 use crate::tensor::{HostTensor, TensorDesc};
 
 /// `add`: y = a + b, shapes equal.
@@ -17,10 +16,14 @@ pub static ADD: OpDef = OpDef {
     summary: "y = a + b",
     shaders: &["elementwise/add.wgsl"],
     cases: || {
-        let shape = TensorDesc::f32(&[2, 3, 5, 7, 9]);
+        let case = |name: &str, shape: &[usize]| {
+            let desc = TensorDesc::f32(shape);
+            Case::new(name, Add, vec![(desc.clone(), Fill::Normal(1.0)), (desc, Fill::Normal(1.0))])
+        };
         vec![
-            Case::new("odd", Add, vec![(shape.clone(), Fill::Normal(1.0)), (shape, Fill::Normal(1.0))])
-                .differentiable(&[0, 1]),
+            case("odd", &[2, 3, 5, 7, 9]).differentiable(&[0, 1]),
+            case("fours", &[2, 3, 5, 7, 2]),
+            case("large", &[1, 16, 96, 128, 160]).bench_only(),
         ]
     },
 };
@@ -42,10 +45,15 @@ impl Operator for Add {
         Ok(vec![inputs[0].clone()])
     }
 
-    fn lower(&self, _: &[TensorDesc], outputs: &[TensorDesc], _: &Caps, _: &str) -> Lowered {
-        let n = outputs[0].len();
+    fn variants(&self, inputs: &[TensorDesc], _: &Caps) -> Vec<&'static str> {
+        Stored::variants(inputs[0].len())
+    }
+
+    fn lower(&self, _: &[TensorDesc], outputs: &[TensorDesc], caps: &Caps, variant: &str) -> Lowered {
+        let stored = Stored::of(variant);
+        let n = outputs[0].len() / stored.elements();
         Lowered::one(
-            Dispatch::new(element_kernel("elementwise/add.wgsl", &outputs[0]))
+            Dispatch::new(stored.kernel("elementwise/add.wgsl", &outputs[0], caps))
                 .bind("a", Slot::Input(0))
                 .bind("b", Slot::Input(1))
                 .bind("y", Slot::Output(0))
@@ -81,14 +89,10 @@ pub static SCALE: OpDef = OpDef {
     summary: "y = factor * x",
     shaders: &["elementwise/scale.wgsl"],
     cases: || {
-        vec![
-            Case::new(
-                "odd",
-                Scale { factor: -0.75 },
-                vec![(TensorDesc::f32(&[1, 3, 5, 7, 9]), Fill::Normal(2.0))],
-            )
-            .differentiable(&[0]),
-        ]
+        let case = |name: &str, shape: &[usize]| {
+            Case::new(name, Scale { factor: -0.75 }, vec![(TensorDesc::f32(shape), Fill::Normal(2.0))])
+        };
+        vec![case("odd", &[1, 3, 5, 7, 9]).differentiable(&[0]), case("fours", &[1, 3, 5, 4, 9])]
     },
 };
 
@@ -102,10 +106,15 @@ impl Operator for Scale {
         Ok(inputs.to_vec())
     }
 
-    fn lower(&self, _: &[TensorDesc], outputs: &[TensorDesc], _: &Caps, _: &str) -> Lowered {
-        let n = outputs[0].len();
+    fn variants(&self, inputs: &[TensorDesc], _: &Caps) -> Vec<&'static str> {
+        Stored::variants(inputs[0].len())
+    }
+
+    fn lower(&self, _: &[TensorDesc], outputs: &[TensorDesc], caps: &Caps, variant: &str) -> Lowered {
+        let stored = Stored::of(variant);
+        let n = outputs[0].len() / stored.elements();
         Lowered::one(
-            Dispatch::new(KernelKey::new("elementwise/scale.wgsl"))
+            Dispatch::new(stored.kernel("elementwise/scale.wgsl", &outputs[0], caps))
                 .bind("x", Slot::Input(0))
                 .bind("y", Slot::Output(0))
                 .params(Params::new().u32("n", n).f32("factor", self.factor))

@@ -40,5 +40,5 @@ pub use operator::{
 };
 pub(crate) use operator::{expect_inputs, expect_ncdhw, expect_volume};
 pub use pieces::{FLAT, Planes, batch_pieces, sample_planes, sample_range};
-pub(crate) use pieces::{element_kernel, sample_bytes};
+pub(crate) use pieces::{Stored, element_kernel, sample_bytes};
 pub use registry::{OPS, find};

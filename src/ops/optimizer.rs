@@ -6,7 +6,7 @@
 //! accumulator infinite or NaN, the factor 0, and the step a no-op; the host sees it in the accumulator.
 
 use super::reduction::{CHAIN, CHUNK, SUM_ROWS, sum_rows};
-use super::{Case, Cost, FLAT, Fill, OpDef, OpError, Operator, Precision, expect_inputs};
+use super::{Case, Cost, FLAT, Fill, OpDef, OpError, Operator, Precision, Stored, expect_inputs};
 use crate::gpu::{Caps, Dispatch, KernelKey, Lowered, Params, Slot};
 use crate::tensor::{HostTensor, TensorDesc};
 
@@ -78,6 +78,7 @@ pub static ADAM: OpDef = OpDef {
             case("Keras", AdamForm::Keras, 0.0, &[5, 3, 3, 3, 7], clip),
             case("PyTorch with decay", AdamForm::PyTorch, 0.01, &[5, 3, 3, 3, 7], clip),
             case("slower, with decay", AdamForm::Keras, 0.01, &[3, 2, 1, 5, 3], clip),
+            case("fours", AdamForm::PyTorch, 0.01, &[5, 4, 3, 3, 3], clip),
             case("scalar", AdamForm::PyTorch, 0.0, &[1], clip),
             case("skipped step", AdamForm::Keras, 0.01, &[3, 5], Fill::Integer(1)),
             case("256 to 256 convolution", AdamForm::PyTorch, 0.01, &[256, 256, 3, 3, 3], clip).bench_only(),
@@ -101,11 +102,16 @@ impl Operator for Adam {
         Ok(inputs[..3].to_vec())
     }
 
-    fn lower(&self, inputs: &[TensorDesc], _: &[TensorDesc], _: &Caps, _: &str) -> Lowered {
-        let n = inputs[0].len();
+    fn variants(&self, inputs: &[TensorDesc], _: &Caps) -> Vec<&'static str> {
+        Stored::variants(inputs[0].len())
+    }
+
+    fn lower(&self, inputs: &[TensorDesc], _: &[TensorDesc], caps: &Caps, variant: &str) -> Lowered {
+        let stored = Stored::of(variant);
+        let n = inputs[0].len() / stored.elements();
         let pytorch = u32::from(self.form == AdamForm::PyTorch);
         Lowered::one(
-            Dispatch::new(KernelKey::new("optimizer/adam.wgsl").define("PYTORCH", pytorch))
+            Dispatch::new(stored.kernel("optimizer/adam.wgsl", &inputs[0], caps).define("PYTORCH", pytorch))
                 .bind("param", Slot::Output(0))
                 .bind("m", Slot::Output(1))
                 .bind("v", Slot::Output(2))
@@ -318,7 +324,11 @@ pub static EMA: OpDef = OpDef {
             let inputs = vec![(desc.clone(), Fill::Normal(1.0)), (desc, Fill::Normal(1.0))];
             Case::new(name, Ema { decay: 0.99 }, inputs)
         };
-        vec![case("odd", &[5, 3, 3, 3, 7]), case("256 to 256 convolution", &[256, 256, 3, 3, 3]).bench_only()]
+        vec![
+            case("odd", &[5, 3, 3, 3, 7]),
+            case("fours", &[5, 4, 3, 3, 3]),
+            case("256 to 256 convolution", &[256, 256, 3, 3, 3]).bench_only(),
+        ]
     },
 };
 
@@ -335,10 +345,15 @@ impl Operator for Ema {
         Ok(vec![inputs[0].clone()])
     }
 
-    fn lower(&self, inputs: &[TensorDesc], _: &[TensorDesc], _: &Caps, _: &str) -> Lowered {
-        let n = inputs[0].len();
+    fn variants(&self, inputs: &[TensorDesc], _: &Caps) -> Vec<&'static str> {
+        Stored::variants(inputs[0].len())
+    }
+
+    fn lower(&self, inputs: &[TensorDesc], _: &[TensorDesc], caps: &Caps, variant: &str) -> Lowered {
+        let stored = Stored::of(variant);
+        let n = inputs[0].len() / stored.elements();
         Lowered::one(
-            Dispatch::new(KernelKey::new("optimizer/ema.wgsl"))
+            Dispatch::new(stored.kernel("optimizer/ema.wgsl", &inputs[0], caps))
                 .bind("average", Slot::Output(0))
                 .bind("param", Slot::Input(1))
                 .params(

@@ -70,3 +70,33 @@ pub fn sample_planes(desc: &TensorDesc, n: usize, caps: &Caps) -> Vec<Planes> {
 pub(crate) fn element_kernel(path: &'static str, activations: &TensorDesc) -> KernelKey {
     KernelKey::new(path).define("F16", (activations.dtype == DType::F16).into())
 }
+
+/// How many elements an invocation of a kernel of `lib/stored.wgsl` takes: four that follow each other, where all that
+/// the kernel takes in one run divides by four, so that a GPU moves 16 bytes at a time; or one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stored {
+    four: bool,
+}
+
+impl Stored {
+    /// The legal variants where runs hold `run` elements.
+    pub(crate) fn variants(run: usize) -> Vec<&'static str> {
+        if run.is_multiple_of(4) { vec!["x4", "scalar"] } else { vec!["scalar"] }
+    }
+
+    /// What a variant means.
+    pub(crate) fn of(variant: &str) -> Self {
+        Self { four: variant == "x4" }
+    }
+
+    /// Elements in one.
+    pub(crate) fn elements(self) -> usize {
+        if self.four { 4 } else { 1 }
+    }
+
+    /// The kernel in `path`, for tensors of this element type.
+    pub(crate) fn kernel(self, path: &'static str, tensor: &TensorDesc, caps: &Caps) -> KernelKey {
+        let wide = self.four && caps.wide && tensor.dtype != DType::F16;
+        element_kernel(path, tensor).define("X4", self.four.into()).define("WIDE", wide.into())
+    }
+}

@@ -4,8 +4,8 @@ use super::layout::*;
 use crate::gpu::{Caps, Dispatch, KernelKey, Lowered, Params, Slot};
 use crate::ops::activation::Activation;
 use crate::ops::{
-    Case, Cost, FLAT, Fill, OpDef, OpError, Operator, Precision, batch_pieces, expect_inputs, expect_ncdhw,
-    sample_range,
+    Case, Cost, FLAT, Fill, OpDef, OpError, Operator, Precision, Stored, batch_pieces, expect_inputs,
+    expect_ncdhw, sample_range,
 };
 use crate::tensor::{HostTensor, TensorDesc};
 
@@ -51,7 +51,9 @@ fn grad_inputs(kind: NormKind, shape: [usize; 5]) -> Vec<(TensorDesc, Fill)> {
 }
 
 /// Name, kind, activation, shape and whether it is for timing only, of both gradient operators' cases.
-const GRAD_CASES: [(&str, NormKind, Activation, [usize; 5], bool); 7] = [
+const GRAD_CASES: [(&str, NormKind, Activation, [usize; 5], bool); 9] = [
+    ("fours", NormKind::Instance, Activation::LeakyRelu(0.01), [2, 5, 3, 5, 8], false),
+    ("fours, several chunks a row", NormKind::Batch, Activation::Relu, [2, 2, 17, 31, 36], false),
     ("batch", NormKind::Batch, Activation::Relu, [3, 4, 3, 5, 7], false),
     ("instance", NormKind::Instance, Activation::LeakyRelu(0.01), [2, 5, 3, 5, 7], false),
     ("group", NormKind::Group { groups: 2 }, Activation::None, [2, 6, 3, 5, 7], false),
@@ -131,8 +133,8 @@ fn grad_terms<'a>(
 }
 
 /// A launch for `piece` of the batch with the bindings that both gradient kernels share.
-fn grad_dispatch(path: &'static str, x: &TensorDesc, piece: &std::ops::Range<usize>) -> Dispatch {
-    Dispatch::new(KernelKey::new(path))
+fn grad_dispatch(key: KernelKey, x: &TensorDesc, piece: &std::ops::Range<usize>) -> Dispatch {
+    Dispatch::new(key)
         .bind_range("x", Slot::Input(0), sample_range(x, piece))
         .bind_range("dy", Slot::Input(1), sample_range(x, piece))
         .bind("gamma", Slot::Input(2))
@@ -154,17 +156,22 @@ impl Operator for NormGradReduce {
         Ok(vec![channels.clone(), channels, TensorDesc::f32(&[groups, 2])])
     }
 
-    fn lower(&self, inputs: &[TensorDesc], _: &[TensorDesc], caps: &Caps, _: &str) -> Lowered {
+    fn variants(&self, inputs: &[TensorDesc], _: &Caps) -> Vec<&'static str> {
+        Stored::variants(inputs[0].voxels())
+    }
+
+    fn lower(&self, inputs: &[TensorDesc], _: &[TensorDesc], caps: &Caps, variant: &str) -> Lowered {
+        let stored = Stored::of(variant);
         let layout = Layout::new(self.kind, &inputs[0]);
         let mut lowered = Lowered::default();
         let parts = lowered.scratch(layout.parts_bytes());
         let rows = lowered.scratch(layout.rows() as u64 * 8);
         for piece in batch_pieces(&[&inputs[0]], caps) {
-            let params = layout.row_params(piece.len(), piece.start, REDUCE_CHUNK);
+            let params = layout.row_params(piece.len(), piece.start, REDUCE_CHUNK, stored);
             lowered.push(
-                grad_dispatch("norm/grad_partial.wgsl", &inputs[0], &piece)
+                grad_dispatch(stored.kernel("norm/grad_partial.wgsl", &inputs[0], caps), &inputs[0], &piece)
                     .bind("parts", parts)
-                    .params(self.activation.params(params))
+                    .params(params.f32("slope", self.activation.negative_slope()))
                     .flat(layout.invocations(piece.len(), REDUCE_CHUNK), LANES),
             );
         }
@@ -240,17 +247,22 @@ impl Operator for NormGradInput {
         Ok(vec![inputs[0].clone()])
     }
 
-    fn lower(&self, inputs: &[TensorDesc], _: &[TensorDesc], caps: &Caps, _: &str) -> Lowered {
+    fn variants(&self, inputs: &[TensorDesc], _: &Caps) -> Vec<&'static str> {
+        Stored::variants(inputs[0].voxels())
+    }
+
+    fn lower(&self, inputs: &[TensorDesc], _: &[TensorDesc], caps: &Caps, variant: &str) -> Lowered {
+        let stored = Stored::of(variant);
         let layout = Layout::new(self.kind, &inputs[0]);
         let inv_m = (1.0 / layout.elements() as f64) as f32;
         let mut lowered = Lowered::default();
         for piece in batch_pieces(&[&inputs[0]], caps) {
-            let params = layout.row_params(piece.len(), piece.start, POINT_CHUNK).f32("inv_m", inv_m);
+            let params = layout.row_params(piece.len(), piece.start, POINT_CHUNK, stored).f32("inv_m", inv_m);
             lowered.push(
-                grad_dispatch("norm/grad_input.wgsl", &inputs[0], &piece)
+                grad_dispatch(stored.kernel("norm/grad_input.wgsl", &inputs[0], caps), &inputs[0], &piece)
                     .bind("sums", Slot::Input(6))
                     .bind_range("dx", Slot::Output(0), sample_range(&inputs[0], &piece))
-                    .params(self.activation.params(params))
+                    .params(params.f32("slope", self.activation.negative_slope()))
                     .flat(layout.invocations(piece.len(), POINT_CHUNK), LANES),
             );
         }

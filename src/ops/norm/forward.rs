@@ -5,8 +5,8 @@ use super::layout::*;
 use crate::gpu::{Caps, Dispatch, KernelKey, Lowered, Params, Slot};
 use crate::ops::activation::Activation;
 use crate::ops::{
-    Case, Cost, Fill, GradientBuilder, NodeIo, OpDef, OpError, Operator, Precision, ValueId, batch_pieces,
-    element_kernel, expect_inputs, expect_ncdhw, sample_range,
+    Case, Cost, Fill, GradientBuilder, NodeIo, OpDef, OpError, Operator, Precision, Stored, ValueId,
+    batch_pieces, expect_inputs, expect_ncdhw, sample_range,
 };
 use crate::tensor::{HostTensor, TensorDesc};
 
@@ -48,6 +48,8 @@ fn norm_cases(norms: &[Norm]) -> Vec<Case> {
     }
     let norm = &norms[0];
     cases.push(case("several chunks a row", norm, [2, 2, 17, 31, 33], Fill::Normal(2.0)));
+    cases.push(case("fours", norm, [2, 6, 3, 5, 12], Fill::Normal(1.0)));
+    cases.push(case("fours, several chunks a row", norm, [2, 2, 17, 31, 36], OFFSET));
     cases.push(case("axes of extent 1", norm, [3, 2, 1, 1, 9], Fill::Normal(1.0)).differentiable(&[0, 1, 2]));
     cases.push(case("large", norm, [1, 16, 96, 128, 160], Fill::Normal(1.0)).bench_only());
     cases.push(case("deep", norm, [1, 32, 48, 64, 64], Fill::Normal(1.0)).bench_only());
@@ -118,17 +120,22 @@ impl Operator for Norm {
         Ok(vec![inputs[0].clone(), stats.clone(), stats])
     }
 
-    fn lower(&self, inputs: &[TensorDesc], _: &[TensorDesc], caps: &Caps, _: &str) -> Lowered {
+    fn variants(&self, inputs: &[TensorDesc], _: &Caps) -> Vec<&'static str> {
+        Stored::variants(inputs[0].voxels())
+    }
+
+    fn lower(&self, inputs: &[TensorDesc], _: &[TensorDesc], caps: &Caps, variant: &str) -> Lowered {
+        let stored = Stored::of(variant);
         let layout = Layout::new(self.kind, &inputs[0]);
         let (mean, inv_std) = (Slot::Output(1), Slot::Output(2));
         let mut lowered = Lowered::default();
         let parts = lowered.scratch(layout.parts_bytes());
         for piece in batch_pieces(&[&inputs[0]], caps) {
             lowered.push(
-                Dispatch::new(element_kernel("norm/stats_partial.wgsl", &inputs[0]))
+                Dispatch::new(stored.kernel("norm/stats_partial.wgsl", &inputs[0], caps))
                     .bind_range("x", Slot::Input(0), sample_range(&inputs[0], &piece))
                     .bind("parts", parts)
-                    .params(layout.chunk_params(piece.len(), piece.start, REDUCE_CHUNK))
+                    .params(layout.chunk_params(piece.len(), piece.start, REDUCE_CHUNK, stored))
                     .flat(layout.invocations(piece.len(), REDUCE_CHUNK), LANES),
             );
         }
@@ -150,7 +157,7 @@ impl Operator for Norm {
                 )
                 .flat(layout.groups * LANES, LANES),
         );
-        push_apply(&mut lowered, &layout, &inputs[0], caps, mean, inv_std, None, self.activation);
+        push_apply(&mut lowered, &layout, &inputs[0], caps, mean, inv_std, None, self.activation, stored);
         lowered
     }
 

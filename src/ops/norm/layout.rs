@@ -2,7 +2,7 @@
 
 use crate::gpu::{Caps, Dispatch, Lowered, Params, Slot};
 use crate::ops::activation::Activation;
-use crate::ops::{OpError, batch_pieces, element_kernel, sample_range};
+use crate::ops::{OpError, Stored, batch_pieces, sample_range};
 use crate::tensor::TensorDesc;
 
 /// Which elements share a mean and a variance.
@@ -69,19 +69,19 @@ impl Layout {
     }
 
     /// Parameters that tell a kernel which chunk of which row a workgroup takes, for `samples` samples
-    /// from `first_sample` on.
-    pub fn chunk_params(&self, samples: usize, first_sample: usize, chunk: usize) -> Params {
+    /// from `first_sample` on. The kernel counts in `stored`.
+    pub fn chunk_params(&self, samples: usize, first_sample: usize, chunk: usize, stored: Stored) -> Params {
         Params::new()
             .u32("n_rows", samples * self.channels)
             .u32("row0", first_sample * self.channels)
-            .u32("voxels", self.voxels)
-            .u32("chunk", chunk)
+            .u32("voxels", self.voxels / stored.elements())
+            .u32("chunk", chunk / stored.elements())
             .u32("n_chunks", self.voxels.div_ceil(chunk))
     }
 
     /// As [`Layout::chunk_params`], and what a kernel needs to find the channel and the group of a row.
-    pub fn row_params(&self, samples: usize, first_sample: usize, chunk: usize) -> Params {
-        self.chunk_params(samples, first_sample, chunk)
+    pub fn row_params(&self, samples: usize, first_sample: usize, chunk: usize, stored: Stored) -> Params {
+        self.chunk_params(samples, first_sample, chunk, stored)
             .u32("channels", self.channels)
             .u32("row_div", self.row_div)
             .u32("n_groups", self.groups)
@@ -148,11 +148,12 @@ pub(super) fn push_apply(
     spread: Slot,
     variance_eps: Option<f32>,
     activation: Activation,
+    stored: Stored,
 ) {
     let kernel =
-        element_kernel("norm/apply.wgsl", x_desc).define("FROM_VARIANCE", variance_eps.is_some().into());
+        stored.kernel("norm/apply.wgsl", x_desc, caps).define("FROM_VARIANCE", variance_eps.is_some().into());
     for piece in batch_pieces(&[x_desc], caps) {
-        let params = layout.row_params(piece.len(), piece.start, POINT_CHUNK);
+        let params = layout.row_params(piece.len(), piece.start, POINT_CHUNK, stored);
         lowered.push(
             Dispatch::new(kernel.clone())
                 .bind_range("x", Slot::Input(0), sample_range(x_desc, &piece))
@@ -161,7 +162,9 @@ pub(super) fn push_apply(
                 .bind("mean", mean)
                 .bind("spread", spread)
                 .bind_range("y", Slot::Output(0), sample_range(x_desc, &piece))
-                .params(activation.params(params.f32("eps", variance_eps.unwrap_or(0.0))))
+                .params(
+                    params.f32("eps", variance_eps.unwrap_or(0.0)).f32("slope", activation.negative_slope()),
+                )
                 .flat(layout.invocations(piece.len(), POINT_CHUNK), LANES),
         );
     }

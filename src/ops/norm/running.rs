@@ -3,7 +3,9 @@
 use super::layout::*;
 use crate::gpu::{Caps, Dispatch, KernelKey, Lowered, Params, Slot};
 use crate::ops::activation::Activation;
-use crate::ops::{Case, Cost, FLAT, Fill, OpDef, OpError, Operator, Precision, expect_inputs, expect_ncdhw};
+use crate::ops::{
+    Case, Cost, FLAT, Fill, OpDef, OpError, Operator, Precision, Stored, expect_inputs, expect_ncdhw,
+};
 use crate::tensor::{HostTensor, TensorDesc};
 
 /// `batch_norm_update`: running = (1 - momentum) * running + momentum * new, in place, with the batch's
@@ -120,6 +122,7 @@ pub static BATCH_NORM_INFERENCE: OpDef = OpDef {
         vec![
             Case::new("odd, batch of 2", op(Activation::None), inputs([2, 3, 3, 5, 7])),
             Case::new("ReLU, several chunks", op(Activation::Relu), inputs([1, 2, 17, 31, 33])),
+            Case::new("fours", op(Activation::LeakyRelu(0.1)), inputs([2, 3, 3, 4, 7])),
             Case::new("axes of extent 1", op(Activation::LeakyRelu(0.1)), inputs([3, 4, 1, 1, 1])),
             Case::new("large", op(Activation::Relu), inputs([1, 16, 96, 128, 160])).bench_only(),
         ]
@@ -144,12 +147,17 @@ impl Operator for BatchNormInference {
         Ok(vec![inputs[0].clone()])
     }
 
-    fn lower(&self, inputs: &[TensorDesc], _: &[TensorDesc], caps: &Caps, _: &str) -> Lowered {
+    fn variants(&self, inputs: &[TensorDesc], _: &Caps) -> Vec<&'static str> {
+        Stored::variants(inputs[0].voxels())
+    }
+
+    fn lower(&self, inputs: &[TensorDesc], _: &[TensorDesc], caps: &Caps, variant: &str) -> Lowered {
         let layout = Layout::new(NormKind::Batch, &inputs[0]);
         let (mean, variance) = (Slot::Input(3), Slot::Input(4));
         let mut lowered = Lowered::default();
         let eps = Some(self.eps);
-        push_apply(&mut lowered, &layout, &inputs[0], caps, mean, variance, eps, self.activation);
+        let stored = Stored::of(variant);
+        push_apply(&mut lowered, &layout, &inputs[0], caps, mean, variance, eps, self.activation, stored);
         lowered
     }
 
