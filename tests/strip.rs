@@ -305,7 +305,8 @@ fn two_passes_of_bias_correction_end_in_the_brain() {
     }
 }
 
-/// A volume that exceeds a binding: the network sees it halved, the mask is made in slabs on the volume's own voxels.
+/// A volume that exceeds a binding goes to the device in slabs, for the network and for the mask; that changes nothing but the
+/// last digits of distances, which the processor measures.
 #[test]
 fn a_volume_larger_than_a_binding_is_stripped() {
     let Some(mut whole) = mirroring() else { return };
@@ -325,19 +326,14 @@ fn a_volume_larger_than_a_binding_is_stripped() {
         corrected: true,
     };
     let [want, got] = [&mut whole, &mut in_slabs].map(|s| wait(s.strip(&volume, &options)).expect("strips"));
-    let halved = |of: &Stripped| of.warnings.iter().any(|w| w.contains("binds at once"));
-    assert_eq!([&want, &got].map(halved), [false, true], "{:?}", got.warnings);
-    let agreement = dice(&got.mask, &want.mask);
-    assert!(agreement > 0.99, "Dice {agreement}");
+    assert!(got.mask == want.mask && got.warnings == want.warnings, "{:?}", got.warnings);
     let largest = |of: fn(&Stripped) -> &Option<Vec<f32>>| {
         let [a, b] = [of(&got), of(&want)].map(|values| values.as_ref().expect("asked for"));
         assert_eq!((a.len(), b.len()), (volume.data.len(), volume.data.len()));
         a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
     };
-    // A phantom halved to 2.6 mm: the border moves by less than a voxel of the network, the field inside it by nothing.
-    assert!(largest(|s| &s.distance_mm) < 4.0, "{} mm", largest(|s| &s.distance_mm));
-    assert!(largest(|s| &s.probability) < 0.4, "{}", largest(|s| &s.probability));
-    assert!(largest(|s| &s.bias) < 2e-3, "{}", largest(|s| &s.bias));
+    assert_eq!([largest(|s| &s.probability), largest(|s| &s.bias)], [0.0; 2]);
+    assert!(largest(|s| &s.distance_mm) < 1e-3, "{} mm", largest(|s| &s.distance_mm));
     for (ix, &distance) in got.distance_mm.as_ref().expect("asked for").iter().enumerate() {
         assert_eq!(got.mask[ix] != 0, distance < 0.0, "voxel {ix}");
     }

@@ -59,7 +59,7 @@ impl Options {
         [&self.csv, &self.figure].into_iter().flatten().try_for_each(|path| check_folder(path))?;
         let models = self.model.load(session)?;
         let name = names_of(&models);
-        let gpu = session.gpu().await?;
+        let gpu = session.gpu_below(self.model.max_memory).await?;
         let options =
             StripOptions { n4: self.model.n4_choice(), tta: self.model.tta, ..StripOptions::default() };
         let count = table.pairs.len();

@@ -147,7 +147,12 @@ struct Session {
 impl Session {
     /// Opens the device and announces it.
     async fn gpu(&self) -> anyhow::Result<Arc<Gpu>> {
-        let options = GpuOptions { device: self.device.clone(), ..GpuOptions::default() };
+        self.gpu_below(None).await
+    }
+
+    /// As [`Session::gpu`], with at most so many bytes of buffers.
+    async fn gpu_below(&self, ceiling: Option<u64>) -> anyhow::Result<Arc<Gpu>> {
+        let options = GpuOptions { device: self.device.clone(), ceiling, ..GpuOptions::default() };
         let gpu = Gpu::open(&options).await?;
         let summary = &gpu.summary;
         let hint = match summary.class {
@@ -447,6 +452,12 @@ struct ModelOptions {
     /// Element type of what the network's layers hand on; sums stay in f32
     #[arg(long, value_name = "TYPE", value_enum, default_value_t)]
     dtype: ElementType,
+    /// Most memory for the device's buffers, as in 512M or 2G
+    ///
+    /// Volumes and networks that need more go in pieces: the results are the same, and take longer. `trephine model info` says
+    /// how much a network needs at once, and least.
+    #[arg(long, value_name = "SIZE", value_parser = memory_size)]
+    max_memory: Option<u64>,
     #[command(flatten)]
     tuning: TuningOptions,
 }
@@ -479,13 +490,16 @@ impl ModelOptions {
         session.load_models(names)
     }
 
-    /// These models on the device, and which device that is.
+    /// These models on the device, and which device that is; with at most so many bytes of buffers, or as many as the user
+    /// allows if that is less.
     async fn stripper(
         &self,
         session: &Session,
         models: &[Model],
+        ceiling: Option<u64>,
     ) -> anyhow::Result<(Stripper, AdapterSummary)> {
-        let gpu = session.gpu().await?;
+        let ceiling = ceiling.into_iter().chain(self.max_memory).min();
+        let gpu = session.gpu_below(ceiling).await?;
         let tuning = self.tuning.load(&gpu);
         let stripper = Stripper::of_several(&gpu, models, self.dtype.into(), &tuning).await?;
         Ok((stripper, gpu.summary.clone()))
@@ -514,6 +528,33 @@ struct FrameOptions {
     #[arg(long)]
     all: bool,
 }
+
+/// `512M`: a number and its unit, in bytes.
+fn memory_size(text: &str) -> Result<u64, String> {
+    let text = text.trim();
+    let lower = text.to_ascii_lowercase();
+    let plain = lower.strip_suffix("ib").or_else(|| lower.strip_suffix('b')).unwrap_or(&lower);
+    let (unit, number) = match plain.char_indices().next_back() {
+        Some((at, 'k')) => (1u64 << 10, &plain[..at]),
+        Some((at, 'm')) => (1 << 20, &plain[..at]),
+        Some((at, 'g')) => (1 << 30, &plain[..at]),
+        _ => {
+            return Err(format!("'{text}' has no unit; write it as in 512M or 2G (K, M or G, of 1024 each)"));
+        }
+    };
+    let number: f64 =
+        number.trim().parse().map_err(|_| format!("'{text}' is not a size; write 512M or 2G"))?;
+    let bytes = number * unit as f64;
+    // Up to here, f64 counts bytes exactly.
+    if bytes >= LEAST_MEMORY as f64 && bytes < (1u64 << 53) as f64 {
+        Ok(bytes as u64)
+    } else {
+        Err(format!("'{text}' is no useful size; {}M is the least", LEAST_MEMORY >> 20))
+    }
+}
+
+/// Transfers alone take 24 MiB.
+const LEAST_MEMORY: u64 = 64 << 20;
 
 /// `1,2,3`, or one number for all three axes.
 fn triple<T: std::str::FromStr + Copy>(text: &str) -> Result<[T; 3], String> {
@@ -616,6 +657,19 @@ mod tests {
             attach("--preset article --n4=sitk article").join(" "),
             "--preset article --n4=sitk article"
         );
+    }
+
+    #[test]
+    fn sizes_of_memory() {
+        for (text, mib) in
+            [("512M", 512.0), ("2G", 2048.0), ("1.5g", 1536.0), ("262144K", 256.0), ("512 MiB", 512.0)]
+        {
+            assert_eq!(memory_size(text).unwrap(), (mib * f64::from(1 << 20)) as u64, "{text}");
+        }
+        assert!(memory_size("512").unwrap_err().contains("no unit"));
+        for wrong in ["", "M", "-1G", "nanG", "infG", "1T", "63M", "9999999999G"] {
+            assert!(memory_size(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

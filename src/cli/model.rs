@@ -224,6 +224,7 @@ impl Info {
                 "grid": outline.shape,
                 "gflop": outline.flops / 1e9,
                 "bytes": outline.bytes,
+                "least_bytes": outline.least_bytes,
                 "layers": outline.layers.iter().map(layer).collect::<Vec<_>>(),
             },
             "name": model.description.name,
@@ -305,9 +306,10 @@ fn describe(model: &Model, trained: usize, stored: usize, outline: &Outline) -> 
         ),
         format!("sampling     {sampling}; intensities {intensity}"),
         format!(
-            "cost         {:.0} GFLOP and {} MiB of buffers for a pass over {} voxels{}",
+            "cost         {:.0} GFLOP and {} MiB of buffers ({} MiB at least, see strip --max-memory) for a pass over {} voxels{}",
             outline.flops / 1e9,
             outline.bytes >> 20,
+            outline.least_bytes.div_ceil(1 << 20),
             outline.shape.map(|n| n.to_string()).join("x"),
             if d.first.is_some() { ", without the network that looks first" } else { "" }
         ),

@@ -337,8 +337,8 @@ impl Options {
             stop: session.interrupt.stop_of_batch(heads),
         };
         let mut adapter = None;
-        let open = async || -> anyhow::Result<Stripper> {
-            let (stripper, device) = self.model.stripper(session, &models).await?;
+        let open = async |ceiling| -> anyhow::Result<Stripper> {
+            let (stripper, device) = self.model.stripper(session, &models, ceiling).await?;
             adapter = Some(device);
             Ok(stripper)
         };

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use super::adapter::{self, AdapterSummary, Caps};
-use super::buffer::{CountedBuffer, GpuTensor, Staging, Usage};
+use super::buffer::{CountedBuffer, GpuTensor, NoRoom, STAGING_BYTES, Staging, Standing, Usage};
 use super::completion::{Completion, Poller};
 use super::dispatch::KernelKey;
 use super::error::GpuError;
@@ -27,7 +27,17 @@ pub struct GpuOptions {
     /// Most bytes that a kernel shall bind at once, where that is less than the adapter's own limit: larger tensors go in
     /// pieces.
     pub max_binding: Option<u64>,
+    /// Most bytes that all buffers together may take (`--max-memory`).
+    pub ceiling: Option<u64>,
+    /// Bytes that the device is made to believe it has: for trying what happens when they do not suffice.
+    pub memory: Option<u64>,
 }
+
+/// Pieces of a volume that are on the device together: some four of a step of the work on it, and two of those before that are
+/// kept.
+const PIECES_AT_ONCE: u64 = 6;
+/// Pieces are no smaller than this part of the ceiling, since below 4 MiB they take less for transfers.
+const LEAST_PIECE: u64 = 20;
 
 /// What stands in for an embedded shader file, and whether it runs without bounds checks.
 struct Substitute {
@@ -46,6 +56,7 @@ pub struct Gpu {
     /// What kernels may rely on.
     pub(crate) caps: Caps,
     checked: bool,
+    asked_ceiling: Option<u64>,
     kernels: Mutex<HashMap<KernelKey, Arc<Kernel>>>,
     replacements: Mutex<HashMap<String, Substitute>>,
     pub(super) submissions: AtomicU64,
@@ -117,10 +128,11 @@ impl Gpu {
             also_named,
             caps,
             checked: options.checked,
+            asked_ceiling: options.ceiling,
             kernels: Mutex::default(),
             replacements: Mutex::default(),
             submissions: AtomicU64::new(0),
-            usage: Arc::default(),
+            usage: Arc::new(Usage::new(options.ceiling, options.memory)),
             staging: Staging::default(),
             profile: Mutex::default(),
             poller,
@@ -188,14 +200,51 @@ impl Gpu {
         self.submissions.load(Ordering::Relaxed)
     }
 
-    /// Most bytes that tensors have held at a time since the last [`Gpu::reset_peak_bytes`].
+    /// Most bytes that buffers have held at a time since the last [`Gpu::reset_peak_bytes`].
     pub fn peak_bytes(&self) -> u64 {
-        self.usage.most.load(Ordering::Relaxed)
+        self.usage.most()
     }
 
-    /// Starts [`Gpu::peak_bytes`] over from what tensors hold now.
+    /// Starts [`Gpu::peak_bytes`] over from what buffers hold now.
     pub fn reset_peak_bytes(&self) {
-        self.usage.most.store(self.usage.now.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.usage.reset_most();
+    }
+
+    /// Most bytes that buffers may take, where that is limited.
+    pub fn ceiling(&self) -> Option<u64> {
+        self.usage.ceiling()
+    }
+
+    /// Limits what buffers may take (further).
+    pub fn lower_ceiling(&self, bytes: u64) {
+        self.usage.lower_ceiling(bytes);
+    }
+
+    /// The ceiling, where that is not the one that the device was opened with.
+    pub fn lowered_ceiling(&self) -> Option<u64> {
+        self.ceiling().filter(|_| self.ceiling() != self.asked_ceiling)
+    }
+
+    /// What all buffers would have taken when the device last had too little memory for one more.
+    pub fn refused_bytes(&self) -> u64 {
+        self.usage.refused()
+    }
+
+    /// Bytes that buffers may take on top of those in use.
+    pub fn room(&self) -> u64 {
+        self.usage.room()
+    }
+
+    /// Most bytes of a piece of a volume: what can be bound, and goes several times below the ceiling, beside what stands.
+    pub fn piece_bytes(&self) -> u64 {
+        let Some(ceiling) = self.ceiling() else { return self.caps.max_binding };
+        let left = ceiling.saturating_sub(self.usage.standing() + STAGING_BYTES);
+        self.caps.max_binding.min((left / PIECES_AT_ONCE).max(ceiling / LEAST_PIECE))
+    }
+
+    /// Says that so many bytes of buffers stay as long as what is returned does.
+    pub(crate) fn standing(&self, bytes: u64) -> Standing {
+        Standing::new(&self.usage, bytes)
     }
 
     /// Submits commands and counts it.
@@ -239,7 +288,7 @@ impl Gpu {
     pub fn empty(&self, desc: &TensorDesc) -> Result<GpuTensor, GpuError> {
         let bytes = self.buffer_bytes(desc)?;
         // What nobody asked for again makes room.
-        self.usage.spare.lock().expect("no panic while held").clear();
+        self.usage.clear_spare();
         let descriptor = wgpu::BufferDescriptor {
             label: None,
             size: bytes,
@@ -247,8 +296,35 @@ impl Gpu {
             mapped_at_creation: false,
         };
         let what = || format!("{bytes} bytes for a tensor of {desc} ({})", desc.dtype.name());
-        let buffer = self.blaming(what, || self.device.create_buffer(&descriptor))?;
-        Ok(self.tensor_in(buffer, desc))
+        let buffer = self.allocate(what, &descriptor, true)?;
+        Ok(GpuTensor { buffer: Arc::new(buffer), offset: 0, desc: desc.clone() })
+    }
+
+    /// Makes a buffer: all of them are made here, counted, and held to the ceiling. One that is `kept` may serve others of
+    /// its size when it is gone.
+    pub(super) fn allocate(
+        &self,
+        what: impl Fn() -> String,
+        descriptor: &wgpu::BufferDescriptor<'_>,
+        kept: bool,
+    ) -> Result<CountedBuffer, GpuError> {
+        match self.usage.make_room(descriptor.size) {
+            Ok(()) => {}
+            Err(NoRoom::Ceiling(in_use)) => {
+                let ceiling = self.ceiling().expect("exceeded just now");
+                return Err(GpuError::Ceiling { what: what(), in_use, ceiling });
+            }
+            Err(NoRoom::Memory) => {
+                self.usage.refuse(descriptor.size);
+                return Err(GpuError::OutOfMemory(what()));
+            }
+        }
+        let buffer = self.blaming(what, || self.device.create_buffer(descriptor)).inspect_err(|error| {
+            if matches!(error, GpuError::OutOfMemory(_)) {
+                self.usage.refuse(descriptor.size);
+            }
+        })?;
+        Ok(CountedBuffer::new(buffer, &self.usage, kept))
     }
 
     /// Allocates a tensor that somebody is about to fill: its content is anything.
@@ -257,18 +333,10 @@ impl Gpu {
     /// As [`Gpu::empty`].
     pub fn unfilled(&self, desc: &TensorDesc) -> Result<GpuTensor, GpuError> {
         let bytes = self.buffer_bytes(desc)?;
-        let kept = {
-            let mut spare = self.usage.spare.lock().expect("no panic while held");
-            spare.iter().position(|buffer| buffer.size() == bytes).map(|ix| spare.swap_remove(ix))
-        };
-        match kept {
-            Some(buffer) => Ok(self.tensor_in(buffer, desc)),
+        match self.usage.take_spare(bytes) {
+            Some(buffer) => Ok(GpuTensor { buffer, offset: 0, desc: desc.clone() }),
             None => self.empty(desc),
         }
-    }
-
-    fn tensor_in(&self, buffer: wgpu::Buffer, desc: &TensorDesc) -> GpuTensor {
-        GpuTensor { buffer: CountedBuffer::new(buffer, &self.usage), offset: 0, desc: desc.clone() }
     }
 
     /// Size of a tensor's buffer.

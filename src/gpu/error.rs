@@ -66,6 +66,19 @@ pub enum GpuError {
     /// The device ran out of memory.
     #[error("out of GPU memory: {0}; use a smaller grid or batch, or another --device")]
     OutOfMemory(String),
+    /// A buffer that does not go below the ceiling.
+    #[error(
+        "{what}: {} MiB of the device's buffers are in use, and the ceiling is {} MiB; raise --max-memory",
+        in_use >> 20, ceiling >> 20
+    )]
+    Ceiling {
+        /// The buffer.
+        what: String,
+        /// Bytes of all others.
+        in_use: u64,
+        /// Most bytes of all.
+        ceiling: u64,
+    },
     /// A translation of a kernel that cannot be written.
     #[error("{}: cannot be written ({source}); name another folder", file.display())]
     Dump {

@@ -18,7 +18,7 @@ mod shader;
 mod transfer;
 
 pub use adapter::{AdapterSummary, Caps, DeviceClass, list_adapters};
-pub use buffer::GpuTensor;
+pub use buffer::{GpuTensor, Standing};
 pub use device::{Gpu, GpuOptions};
 pub use dispatch::{Binding, Dispatch, KernelKey, Lowered, Params, Scalar, Slot};
 pub use dump::dump_kernel;

@@ -16,6 +16,8 @@ pub(crate) struct Prepared {
     path: &'static str,
     kernel: Arc<Kernel>,
     group: wgpu::BindGroup,
+    /// Counted as long as it is bound.
+    _params: Option<CountedBuffer>,
     workgroups: [u32; 3],
 }
 
@@ -39,23 +41,24 @@ impl Gpu {
         }
         let params = kernel.reflection.pack(path, &dispatch.params)?;
         let what = || format!("{node} ({path})");
-        let bind_params = || {
-            let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
+        let mut uniform = None;
+        if !params.is_empty() {
+            let descriptor = wgpu::BufferDescriptor {
                 label: Some("params"),
                 size: params.len() as u64,
                 usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
                 mapped_at_creation: true,
-            });
-            if let Ok(mut view) = buffer.slice(..).get_mapped_range_mut() {
-                view.copy_from_slice(&params);
-            }
-            buffer.unmap();
-            buffer
-        };
-        let uniform = match params.is_empty() {
-            true => None,
-            false => Some(self.blaming(what, bind_params)?),
-        };
+            };
+            let buffer = self.allocate(what, &descriptor, false)?;
+            let write = || {
+                if let Ok(mut view) = buffer.slice(..).get_mapped_range_mut() {
+                    view.copy_from_slice(&params);
+                }
+                buffer.unmap();
+            };
+            self.blaming(what, write)?;
+            uniform = Some(buffer);
+        }
         let mut entries = Vec::new();
         for (name, &(number, _)) in &kernel.reflection.storage {
             let Some((_, binding)) = dispatch.bindings.iter().find(|(n, _)| n == name) else {
@@ -92,7 +95,7 @@ impl Gpu {
         let descriptor =
             wgpu::BindGroupDescriptor { label: Some(path), layout: &kernel.layout, entries: &entries };
         let group = self.blaming(what, || self.device.create_bind_group(&descriptor))?;
-        Ok(Prepared { node: node.to_owned(), path, kernel, group, workgroups })
+        Ok(Prepared { node: node.to_owned(), path, kernel, group, _params: uniform, workgroups })
     }
 
     /// Runs launches in order, in one submission. Does not wait.
@@ -160,17 +163,19 @@ impl Gpu {
         // A query set holds at most 4,096 queries.
         let stamped = passes.chunks(2048).map(|chunk| {
             let count = u32::try_from(chunk.len() * 2).expect("a chunk has at most 2,048 passes");
+            let what = || in_words(&chunk.concat());
+            let descriptor = wgpu::BufferDescriptor {
+                label: Some("timestamps"),
+                size: (count as u64 * 8).next_multiple_of(256),
+                usage: wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC,
+                mapped_at_creation: false,
+            };
+            let resolved = self.allocate(what, &descriptor, false)?;
             let run = || {
                 let queries = self.device.create_query_set(&wgpu::QuerySetDescriptor {
                     label: None,
                     ty: wgpu::QueryType::Timestamp,
                     count,
-                });
-                let resolved = self.device.create_buffer(&wgpu::BufferDescriptor {
-                    label: Some("timestamps"),
-                    size: (count as u64 * 8).next_multiple_of(256),
-                    usage: wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC,
-                    mapped_at_creation: false,
                 });
                 let mut encoder = self.device.create_command_encoder(&Default::default());
                 for (first, launches) in (0..).step_by(2).zip(chunk) {
@@ -188,13 +193,10 @@ impl Gpu {
                 }
                 encoder.resolve_query_set(&queries, 0..count, &resolved, 0);
                 self.submit_commands([encoder.finish()]);
-                GpuTensor {
-                    buffer: CountedBuffer::new(resolved, &self.usage),
-                    offset: 0,
-                    desc: TensorDesc::u32(&[count as usize * 2]),
-                }
             };
-            self.blaming(|| in_words(&chunk.concat()), run)
+            self.blaming(what, run)?;
+            let desc = TensorDesc::u32(&[count as usize * 2]);
+            Ok(GpuTensor { buffer: Arc::new(resolved), offset: 0, desc })
         });
         stamped.collect()
     }

@@ -5,17 +5,11 @@
 
 use std::collections::VecDeque;
 
-use super::buffer::{GpuTensor, InFlight};
+use super::buffer::{CountedBuffer, GpuTensor, InFlight, PIECE, PIECES};
 use super::completion::Completion;
 use super::device::Gpu;
 use super::error::GpuError;
 use crate::tensor::TensorDesc;
-
-/// Bytes of a buffer: large enough that a submission costs little beside copying it, small enough for a
-/// processor's cache.
-const PIECE: u64 = 4 << 20;
-/// Buffers each way.
-const PIECES: usize = 3;
 
 impl Gpu {
     /// Uploads elements (f32 or u32; f16 or words that hold two of them each) into a new tensor.
@@ -81,7 +75,7 @@ impl Gpu {
     }
 
     /// A mapped buffer of [`PIECE`]: a new one while there are few, else the one that was written to first.
-    async fn buffer_to_write_to(&self) -> Result<wgpu::Buffer, GpuError> {
+    async fn buffer_to_write_to(&self) -> Result<CountedBuffer, GpuError> {
         let oldest = {
             let mut ring = self.staging.up.lock().expect("no panic while held");
             if ring.len() < PIECES { None } else { ring.pop_front() }
@@ -163,14 +157,14 @@ impl Gpu {
     }
 
     /// A new buffer of [`PIECE`]; one to write to is mapped.
-    fn staging_buffer(&self, usage: wgpu::BufferUsages) -> Result<wgpu::Buffer, GpuError> {
+    fn staging_buffer(&self, usage: wgpu::BufferUsages) -> Result<CountedBuffer, GpuError> {
         let descriptor = wgpu::BufferDescriptor {
             label: Some("staging"),
             size: PIECE,
             usage,
             mapped_at_creation: usage.contains(wgpu::BufferUsages::MAP_WRITE),
         };
-        self.blaming(|| format!("{PIECE} bytes for transfers"), || self.device.create_buffer(&descriptor))
+        self.allocate(|| format!("{PIECE} bytes for transfers"), &descriptor, false)
     }
 }
 

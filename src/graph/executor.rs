@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::plan::{LoweredNode, lower_nodes, shared_scratch};
 use super::{Graph, GraphError, MemoryPlan, Tuning, ValueKind};
-use crate::gpu::{Gpu, GpuError, GpuTensor, KernelTime, Lowered, Slot};
+use crate::gpu::{Gpu, GpuError, GpuTensor, KernelTime, Lowered, Slot, Standing};
 use crate::ops::{self, Operator, ValueId};
 use crate::tensor::TensorDesc;
 
@@ -33,6 +33,7 @@ pub struct Executor {
     variants: Vec<&'static str>,
     /// Bytes of the buffers that this executor allocated.
     pub allocated_bytes: u64,
+    _standing: Standing,
 }
 
 impl Executor {
@@ -93,7 +94,16 @@ impl Executor {
             }
         }
         let variants = lowered.iter().map(|node| node.variant).collect();
-        Ok(Self { gpu: Arc::clone(gpu), graph, tensors, launches, launch_nodes, variants, allocated_bytes })
+        Ok(Self {
+            gpu: Arc::clone(gpu),
+            graph,
+            tensors,
+            launches,
+            launch_nodes,
+            variants,
+            allocated_bytes,
+            _standing: gpu.standing(allocated_bytes),
+        })
     }
 
     /// The graph that it runs.

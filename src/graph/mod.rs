@@ -3,6 +3,7 @@
 
 mod backward;
 mod executor;
+mod parked;
 mod plan;
 mod tuning;
 
@@ -12,6 +13,7 @@ use std::sync::Arc;
 use thiserror::Error;
 
 pub use executor::{Executor, ExecutorOptions, run_op, run_op_variant, run_op1};
+pub use parked::{Parked, least_bytes};
 pub use plan::{MemoryPlan, estimate_bytes};
 pub use tuning::{Tuning, TuningKey, source_hash};
 
@@ -36,6 +38,13 @@ pub enum GraphError {
     /// The graph itself is wrong.
     #[error("graph: {0}")]
     Invalid(String),
+}
+
+impl GraphError {
+    /// Whether the device has too little memory.
+    pub fn is_out_of_memory(&self) -> bool {
+        matches!(self, Self::Gpu(GpuError::OutOfMemory(_)))
+    }
 }
 
 /// Where a value comes from, and so how long it lives.

@@ -4,7 +4,7 @@ use super::description::Description;
 use super::weights::weights_of_fold;
 use super::{Mode, Model, ModelError, build, fold_for_inference, split_channels};
 use crate::gpu::Caps;
-use crate::graph::estimate_bytes;
+use crate::graph::{estimate_bytes, least_bytes};
 use crate::tensor::DType;
 
 /// A layer on a grid.
@@ -35,6 +35,8 @@ pub struct Outline {
     pub flops: f64,
     /// Bytes of buffers that inference takes in f32, weights included, within WebGPU's default limits.
     pub bytes: u64,
+    /// Fewest bytes of buffers that its layers take, one after the other.
+    pub least_bytes: u64,
 }
 
 impl Outline {
@@ -72,7 +74,8 @@ impl Outline {
         });
         let layers: Vec<LayerOutline> = layers.collect();
         let flops = layers.iter().map(|layer| layer.flops).sum::<f64>() * description.folds as f64;
-        Ok(Self { shape, layers, flops, bytes: bytes(description, &weights, shape)? })
+        let [bytes, least_bytes] = bytes(description, &weights, shape)?;
+        Ok(Self { shape, layers, flops, bytes, least_bytes })
     }
 }
 
@@ -82,12 +85,16 @@ fn op_name(layer: &super::Layer) -> String {
     value["op"].as_str().unwrap_or_default().to_owned()
 }
 
-/// Bytes that inference takes.
-fn bytes(description: &Description, weights: &super::Tensors, shape: [usize; 3]) -> Result<u64, ModelError> {
+/// Bytes that inference takes, and the fewest that it can.
+fn bytes(
+    description: &Description,
+    weights: &super::Tensors,
+    shape: [usize; 3],
+) -> Result<[u64; 2], ModelError> {
     let caps = Caps::webgpu_defaults();
     let (folded, weights) = fold_for_inference(description, weights);
     let split = split_channels(&folded, &weights, shape, DType::F32, caps.max_binding)?;
     let runs = split.map_or(folded, |(split, _)| split);
     let network = build(&runs, 1, shape, Mode::Inference(DType::F32))?;
-    Ok(estimate_bytes(&network.graph, &caps)?)
+    Ok([estimate_bytes(&network.graph, &caps)?, least_bytes(&network.graph, &caps)?])
 }

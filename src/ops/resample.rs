@@ -6,6 +6,8 @@
 //! multiple of 2^-20 voxel, a tie upwards, before anything is decided by them. Nearest is
 //! `floor(coordinate + 0.5)`.
 
+use std::ops::Range;
+
 use glam::DMat4;
 
 use super::convolve::{ConvolveAxis, box_weights};
@@ -134,6 +136,12 @@ pub struct Resample {
 #[derive(Debug, Clone)]
 pub struct ResampleDeformed(pub Resample);
 
+/// An entry of a matrix as kernels take it. Sums and multiples by indices are exact in f64 from there on: 32 bits after the
+/// point leave 21 before it.
+fn as_fixed_point(value: f64) -> f64 {
+    (value * 2f64.powi(32)).round() / 2f64.powi(32)
+}
+
 /// An entry of a matrix as 32 bits before and 32 after the point, two's complement.
 fn fixed_point(value: f64) -> (u32, u32) {
     let [a, b, c, d, rest @ ..] = ((value * 2f64.powi(32)).round() as i64).to_be_bytes();
@@ -141,6 +149,27 @@ fn fixed_point(value: f64) -> (u32, u32) {
 }
 
 impl Resample {
+    /// The same samples for these planes of the output alone, bit for bit.
+    #[must_use]
+    pub fn for_planes(mut self, planes: &Range<usize>) -> Self {
+        for row in &mut self.matrix {
+            *row = row.map(as_fixed_point);
+            row[3] += row[0] * planes.start as f64;
+        }
+        self.shape[0] = planes.len();
+        self
+    }
+
+    /// The same samples, bit for bit, of a part of the input that begins at this plane and holds all taps.
+    #[must_use]
+    pub fn of_part(mut self, first: usize) -> Self {
+        for row in &mut self.matrix {
+            *row = row.map(as_fixed_point);
+        }
+        self.matrix[0][3] -= first as f64;
+        self
+    }
+
     fn validate(&self, name: &'static str, inputs: &[TensorDesc]) -> Result<Vec<TensorDesc>, OpError> {
         expect_volume(name, inputs, 0)?;
         if self.shape.contains(&0) || self.shape.iter().any(|&n| n > 1 << 16) {

@@ -128,7 +128,19 @@ impl PipelineError {
 
     /// Whether another volume of the same series may well fare better.
     fn is_about_the_voxels(&self) -> bool {
-        matches!(self, Self::NoBrain | Self::N4(_) | Self::Border { .. })
+        match self {
+            Self::N4(error) => !matches!(error, bias::N4Error::Graph(_)),
+            error => matches!(error, Self::NoBrain | Self::Border { .. }),
+        }
+    }
+
+    /// Whether the device has too little memory.
+    pub fn is_out_of_memory(&self) -> bool {
+        match self {
+            Self::Gpu(GpuError::OutOfMemory(_)) => true,
+            Self::Graph(error) | Self::N4(bias::N4Error::Graph(error)) => error.is_out_of_memory(),
+            _ => false,
+        }
     }
 }
 

@@ -8,7 +8,9 @@ use super::patches::{Patch, mirror_images, patches};
 use super::place::placed::PlacedVolume;
 use super::place::view::View;
 use crate::gpu::{Gpu, GpuTensor};
-use crate::graph::{Executor, ExecutorOptions, GraphError, Tuning, run_op, run_op1};
+use crate::graph::{
+    Executor, ExecutorOptions, Graph, GraphError, Parked, Tuning, estimate_bytes, run_op, run_op1,
+};
 use crate::model::{
     Description, Intensity, Mode, Tensors, build, fold_for_inference, split_channels, weights_of_fold,
 };
@@ -33,11 +35,19 @@ pub(super) struct Network {
 
 struct Compiled {
     shape: [usize; 3],
-    executor: Executor,
-    /// The weights of each fold as the executor takes them, where those are not the network's own.
+    runner: Runner,
+    /// The weights of each fold as the runner takes them, where those are not the network's own.
     weights: Option<Vec<Tensors>>,
     input: ValueId,
     logits: ValueId,
+}
+
+/// How a network runs.
+enum Runner {
+    /// With all of its buffers at hand.
+    Whole(Box<Executor>),
+    /// In less.
+    Parked(Box<Parked>),
 }
 
 /// What a network says of a view of a volume, on the device and on the host.
@@ -94,7 +104,10 @@ impl Network {
 
     /// Bytes of GPU buffers that it holds.
     pub fn bytes(&self) -> u64 {
-        self.compiled.as_ref().map_or(0, |compiled| compiled.executor.allocated_bytes)
+        match self.compiled.as_ref().map(|compiled| &compiled.runner) {
+            Some(Runner::Whole(executor)) => executor.allocated_bytes,
+            Some(Runner::Parked(_)) | None => 0,
+        }
     }
 
     async fn compile(&mut self, shape: [usize; 3]) -> Result<(), PipelineError> {
@@ -121,21 +134,36 @@ impl Network {
             }
         }
         let weights = (!weights.is_empty()).then_some(weights);
-        let options = ExecutorOptions { tuning: Arc::clone(&self.tuning), ..ExecutorOptions::default() };
-        let executor = Executor::new(&self.gpu, network.graph, options)?;
+        let mut runner = self.runner(&network.graph)?;
         if let [only] = weights.as_ref().unwrap_or(&self.folds).as_slice() {
-            load(&executor, only).await?;
+            runner.load(only).await?;
         }
         self.compiled =
-            Some(Compiled { shape, executor, weights, input: network.input, logits: network.logits });
+            Some(Compiled { shape, runner, weights, input: network.input, logits: network.logits });
         Ok(())
+    }
+
+    /// With all buffers at hand, where they leave room for as much again below the ceiling; where the device has not that
+    /// much memory, it gets one.
+    fn runner(&self, graph: &Graph) -> Result<Runner, PipelineError> {
+        let gpu = &self.gpu;
+        let bytes = estimate_bytes(graph, &gpu.caps)?;
+        if gpu.ceiling().is_none_or(|ceiling| bytes <= (ceiling / 2).min(gpu.room())) {
+            let options = ExecutorOptions { tuning: Arc::clone(&self.tuning), ..ExecutorOptions::default() };
+            match Executor::new(gpu, graph.clone(), options) {
+                Ok(executor) => return Ok(Runner::Whole(Box::new(executor))),
+                Err(error) if error.is_out_of_memory() => gpu.lower_ceiling(bytes.saturating_mul(3) / 4),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(Runner::Parked(Box::new(Parked::new(gpu, graph.clone(), &self.tuning)?)))
     }
 
     /// The network's logits for a view of a volume, where asked for the mean over its mirror images that the network knows; its
     /// intensities may be brought to scale by the levels of another view.
     pub async fn ask(
         &mut self,
-        view: &View,
+        view: &View<'_>,
         levels: Option<&GpuTensor>,
         mirrored: bool,
     ) -> Result<Said, PipelineError> {
@@ -149,7 +177,7 @@ impl Network {
     /// A view of a volume on the network's grid, the same normalised for the network, and by which levels.
     pub async fn input_of(
         &self,
-        view: &View,
+        view: &View<'_>,
         levels: Option<&GpuTensor>,
     ) -> Result<(GpuTensor, GpuTensor, GpuTensor), PipelineError> {
         let gpu = &*self.gpu;
@@ -157,10 +185,10 @@ impl Network {
         let method = Method::from(intensity);
         let unpadded = view.unpadded();
         let content = unpadded.unwrap_or_else(|| view.grid());
-        let seen = view.sampled(gpu, &content)?;
+        let seen = view.sampled(gpu, &content).await?;
         let (input, levels) = if let Intensity::ZScoreOfVoxels { masked } = intensity {
             let (scaled, levels) = view.standardised(gpu, masked).await?;
-            (scaled.sampled(gpu, &content)?, gpu.upload(&TensorDesc::f32(&[2]), &levels).await?)
+            (scaled.sampled(gpu, &content).await?, gpu.upload(&TensorDesc::f32(&[2]), &levels).await?)
         } else {
             let levels = match levels {
                 Some(levels) if matches!(intensity, Intensity::Standard { of_first: true, .. }) => {
@@ -192,7 +220,7 @@ impl Network {
             Some(patch) => (spec.shape, patches(shape, spec.shape, patch)),
         };
         self.compile(extents).await?;
-        let compiled = self.compiled.as_ref().expect("compiled just now");
+        let compiled = self.compiled.as_mut().expect("compiled just now");
         let folds = self.description.folds.max(1);
         let share = 1.0 / (folds * images.len()) as f32;
         let mut parts = Vec::with_capacity(patches.len());
@@ -200,18 +228,16 @@ impl Network {
             let Patch { at, weights } = patch.scaled(extents[0], share);
             parts.push((at, self.gpu.upload(&TensorDesc::f32(&[weights.len()]), &weights).await?));
         }
-        let (x, y) = (compiled.executor.tensor(compiled.input), compiled.executor.tensor(compiled.logits));
-        let y = y.view(0, TensorDesc::f32(&extents));
         let sum = run_op1(&self.gpu, &Constant { desc: TensorDesc::f32(&shape), value: 0.0 }, &[])?;
         for fold in 0..folds {
             if folds > 1 {
-                load(&compiled.executor, &compiled.weights.as_ref().unwrap_or(&self.folds)[fold]).await?;
+                compiled.runner.load(&compiled.weights.as_ref().unwrap_or(&self.folds)[fold]).await?;
             }
             for (at, weights) in &parts {
                 for image in images {
-                    self.gpu.copy(&part_of(&self.gpu, input, extents, *at, *image)?, x, 0)?;
-                    compiled.executor.run()?;
-                    let said = part_of(&self.gpu, &y, extents, [0; 3], *image)?;
+                    let part = part_of(&self.gpu, input, extents, *at, *image)?;
+                    let said = compiled.pass(&self.gpu, &part).await?;
+                    let said = part_of(&self.gpu, &said, extents, [0; 3], *image)?;
                     run_op(&self.gpu, &AddPatch { at: *at }, &[&sum, &said, weights])?;
                 }
                 // Not more at a time than the device has room to queue.
@@ -258,11 +284,37 @@ fn part_of(
     run_op1(gpu, &Resample { matrix, shape: extents, interpolation, edge, outside: 0.0 }, &[tensor])
 }
 
-async fn load(executor: &Executor, weights: &Tensors) -> Result<(), PipelineError> {
-    for (name, (_, values)) in weights {
-        if let Some(value) = executor.graph.find(name) {
-            executor.write(value, values).await?;
-        }
+impl Compiled {
+    /// Logits for an input, which the next pass may overwrite.
+    async fn pass(&self, gpu: &Gpu, input: &GpuTensor) -> Result<GpuTensor, GraphError> {
+        let logits = match &self.runner {
+            Runner::Whole(executor) => {
+                gpu.copy(input, executor.tensor(self.input), 0)?;
+                executor.run()?;
+                executor.tensor(self.logits).clone()
+            }
+            Runner::Parked(parked) => parked.run((self.input, input), self.logits).await?,
+        };
+        Ok(logits.view(0, TensorDesc::f32(&self.shape)))
     }
-    Ok(())
+}
+
+impl Runner {
+    async fn load(&mut self, weights: &Tensors) -> Result<(), PipelineError> {
+        for (name, (_, values)) in weights {
+            match self {
+                Self::Whole(executor) => {
+                    if let Some(value) = executor.graph.find(name) {
+                        executor.write(value, values).await?;
+                    }
+                }
+                Self::Parked(parked) => {
+                    if let Some(value) = parked.graph.find(name) {
+                        parked.write(value, values);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
 }

@@ -1,5 +1,6 @@
 //! A model's opinion of a head: what its networks say on grids of their own, and that on the head's.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use glam::DVec3;
@@ -7,6 +8,7 @@ use glam::DVec3;
 use super::PipelineError;
 use super::network::{Network, Said};
 use super::place::placed::PlacedVolume;
+use super::place::source::Source;
 use super::place::view::View;
 use super::place::voxels;
 use super::plausibility::Answer;
@@ -85,7 +87,7 @@ impl Member {
     /// What the model says of a volume.
     pub async fn opinion(
         &mut self,
-        volume: &PlacedVolume,
+        volume: &Source<'_>,
         tta: bool,
         watch: &mut Stopwatch<'_>,
     ) -> Result<Opinion, PipelineError> {
@@ -142,14 +144,19 @@ impl Member {
 }
 
 impl Opinion {
-    /// Sigmoid of the mean of logits, interpolated on a volume's own grid, or some planes of it.
-    pub fn probability_on(&self, gpu: &Gpu, native: &Grid) -> Result<GpuTensor, PipelineError> {
+    /// Sigmoid of the mean of logits, interpolated on these planes of a volume's own grid.
+    pub fn probability_on(
+        &self,
+        gpu: &Gpu,
+        native: &Grid,
+        planes: &Range<usize>,
+    ) -> Result<GpuTensor, PipelineError> {
         let on_native = |logits: &PlacedVolume| -> Result<GpuTensor, PipelineError> {
             let interpolation = match self.readout {
                 Readout::Linear => Interpolation::Linear,
                 Readout::Nearest => Interpolation::Nearest,
             };
-            let mut op = logits.resample_op(native, AxisOrder::Zyx, interpolation);
+            let mut op = logits.resample_op(native, AxisOrder::Zyx, interpolation).for_planes(planes);
             op.edge = Edge::Clamp;
             op.outside = OUTSIDE_LOGIT;
             Ok(run_op1(gpu, &op, &[&logits.tensor])?)

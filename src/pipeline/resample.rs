@@ -1,20 +1,15 @@
 //! A volume sampled on another grid, whatever its size.
 
-use std::ops::Range;
-
 use super::PipelineError;
-use super::place::slabs::{slabs, upload, with_halo};
+use super::place::slabs::{PlaneOf, TAPS, slabs, upload, with_halo};
 use crate::gpu::Gpu;
 use crate::graph::{GraphError, run_op1};
 use crate::ops::resample::{
-    AxisOrder, Edge, Interpolation, grid_matrix, index_matrix, prefilters, source_steps,
+    AxisOrder, Edge, Interpolation, Resample, grid_matrix, index_matrix, prefilters, source_steps,
 };
-use crate::tensor::Xyz;
+use crate::tensor::Zyx;
 use crate::volume::nearest::{End, reaches};
 use crate::volume::{Apart, Grid, Volume};
-
-/// Planes beyond a slab that interpolation reaches: two for cubic, and one for rounding.
-const TAPS: usize = 3;
 
 /// How a volume is sampled on another grid.
 #[derive(Clone, Copy, Debug)]
@@ -100,8 +95,8 @@ pub async fn resample(
     let targets = slabs(gpu, grid.shape);
     let once = sources.len() == 1 && targets.len() == 1;
     let mut values: Vec<f32> = Vec::new();
-    for target in targets {
-        let target = grid.planes(&target);
+    for target_planes in targets {
+        let target = grid.planes(&target_planes);
         let plane = PlaneOf::new(&own, &target, sources[0].len());
         let mut merged: Vec<f32> = Vec::new();
         let needed = plane.slabs_of(&target);
@@ -115,16 +110,21 @@ pub async fn resample(
             if sampler.filtered {
                 placed = placed.filtered_for(gpu, &target).await?;
             }
-            let mut op = placed.resample_op(&target, AxisOrder::Zyx, sampler.interpolation);
-            op.edge = sampler.edge;
-            op.outside = sampler.outside;
+            let op = Resample {
+                matrix,
+                shape: Zyx::from(grid.shape).0,
+                interpolation: sampler.interpolation,
+                edge: sampler.edge,
+                outside: sampler.outside,
+            };
+            let op = op.for_planes(&target_planes).of_part(planes.start);
             let sampled = run_op1(gpu, &op, &[&placed.tensor])?;
             drop(placed);
             let sampled: Vec<f32> = gpu.download(&sampled).await?;
             if ix == needed.start {
                 merged = sampled;
             } else {
-                plane.take(ix, &target, &sampled, &mut merged);
+                plane.take(ix, &target, AxisOrder::Zyx, &sampled, &mut merged);
             }
         }
         // The first are taken without a copy.
@@ -134,55 +134,4 @@ pub async fn resample(
         }
     }
     Ok(values)
-}
-
-/// Which plane of a volume a voxel of another grid falls in.
-struct PlaneOf {
-    /// Change of the plane's number along x, y and z of the grid, and that of its first voxel.
-    row: [f64; 4],
-    /// Last plane of the volume.
-    last: f64,
-    /// Planes of a slab.
-    thickness: usize,
-}
-
-impl PlaneOf {
-    fn new(volume: &Grid, grid: &Grid, thickness: usize) -> Self {
-        let row = grid_matrix(volume.affine, grid.affine).row(2).to_array();
-        Self { row, last: volume.shape[2] as f64 - 1.0, thickness }
-    }
-
-    /// The slab of the voxel at these indices; beyond the volume, the nearest.
-    fn slab(&self, x: usize, y: usize, z: usize) -> usize {
-        let [dx, dy, dz, first] = self.row;
-        let plane = (dx * x as f64 + dy * y as f64 + dz * z as f64 + first).round().clamp(0.0, self.last);
-        plane as usize / self.thickness
-    }
-
-    /// The slabs that a grid's voxels fall in.
-    fn slabs_of(&self, grid: &Grid) -> Range<usize> {
-        let far = grid.shape.map(|n| n - 1);
-        let corners = (0..8).map(|c| {
-            let at = |axis: usize| if c >> axis & 1 == 1 { far[axis] } else { 0 };
-            self.slab(at(0), at(1), at(2))
-        });
-        let (first, last) = corners.fold((usize::MAX, 0), |(low, high), ix| (low.min(ix), high.max(ix)));
-        first..last + 1
-    }
-
-    /// Copies what falls in slab `ix`.
-    fn take(&self, ix: usize, grid: &Grid, from: &[f32], to: &mut [f32]) {
-        let Xyz([nx, ny, nz]) = grid.shape;
-        let mut at = 0;
-        for z in 0..nz {
-            for y in 0..ny {
-                for x in 0..nx {
-                    if self.slab(x, y, z) == ix {
-                        to[at] = from[at];
-                    }
-                    at += 1;
-                }
-            }
-        }
-    }
 }

@@ -1,6 +1,7 @@
 //! Brain extraction of one head: bias field, network grid, network, native grid, mask.
 
 use std::borrow::Cow;
+use std::ops::Range;
 use std::sync::Arc;
 
 use glam::DVec3;
@@ -8,11 +9,12 @@ use serde::Serialize;
 
 use super::PipelineError;
 use super::bias::{
-    FitRegion, N4Error, N4Options, RegionTensors, correct_bias, divide_by_fit, divide_in_place, n4,
+    FitRegion, N4Error, N4Fit, N4Options, RegionTensors, correct_bias, divide_by_fit, divide_in_place, n4,
 };
 use super::opinion::{Member, Opinion};
 use super::place::head::{Head, SCALP_MM, SEARCH_MM};
-use super::place::slabs::{slabs, upload_bindable};
+use super::place::slabs::slabs;
+use super::place::source::Source;
 use super::plausibility::Signals;
 use super::postprocess::{BrainMask, THRESHOLD};
 use super::stopwatch::Stopwatch;
@@ -21,7 +23,7 @@ use crate::gpu::{Gpu, GpuTensor};
 use crate::graph::{Tuning, run_op1};
 use crate::model::{GridSpec, Model, ModelError};
 use crate::ops::elementwise::{Add, Scale};
-use crate::tensor::{DType, Xyz, Zyx};
+use crate::tensor::{DType, Xyz};
 use crate::volume::{Grid, Volume};
 
 /// Whether the bias field is corrected before the network.
@@ -154,15 +156,31 @@ impl Stripper {
         self.gpu.lost()
     }
 
-    /// Bytes of GPU buffers that the networks hold; one whose grid depends on the volume holds none before its first.
+    /// Most bytes that the device's buffers have held.
+    pub fn peak_bytes(&self) -> u64 {
+        self.gpu.peak_bytes()
+    }
+
+    /// What the device's buffers would have taken when it last had too little memory for one more.
+    pub fn refused_bytes(&self) -> u64 {
+        self.gpu.refused_bytes()
+    }
+
+    /// The ceiling for the device's buffers, where it is lower than asked for since the device has too little memory.
+    pub fn lowered_ceiling(&self) -> Option<u64> {
+        self.gpu.lowered_ceiling()
+    }
+
+    /// Bytes of GPU buffers that the networks hold; one whose grid depends on the volume holds none before its first,
+    /// and one that runs in pieces none between volumes.
     pub fn network_bytes(&self) -> u64 {
         self.members.iter().map(Member::bytes).sum()
     }
 
     /// Extracts the brain. The network sees the volume through its [`Window`], so that neither the level of its background,
     /// nor padding, nor a few voxels far too bright or too dark change the mask; voxels that are not finite count as
-    /// background. Of a volume larger than the device binds, the network
-    /// sees the means of blocks of 2x2x2 voxels, and the mask is made in slabs; a warning says so.
+    /// background. Of a volume larger than the device binds, or than its ceiling leaves room for, slabs go to the device one
+    /// after the other, with the same result.
     ///
     /// # Errors
     /// No brain found, a bias field that cannot be fitted, or a failing device.
@@ -177,61 +195,38 @@ impl Stripper {
         let gpu = Arc::clone(&self.gpu);
         let gpu = &*gpu;
         let mut watch = Stopwatch::start(gpu);
-        let (placed, halvings) = upload_bindable(gpu, volume, &window).await?;
+        let mut source = Source::of(gpu, volume, &window).await?;
         watch.lap("upload").await?;
         let mut warnings = Vec::new();
-        if halvings > 0 {
-            warnings.push(format!(
-                "the volume exceeds the {} MiB that {} binds at once: the network saw the means of blocks of \
-                 {block}x{block}x{block} voxels, and the processor cleaned the mask; another --device may take it whole",
-                gpu.caps.max_binding >> 20,
-                gpu.summary.name,
-                block = 1 << halvings
-            ));
-        }
-
-        let n4_options = self.n4_options(options, Xyz(placed.grid().voxel_size().to_array()))?;
+        let n4_options = self.n4_options(options, Xyz(volume.voxel_size().to_array()))?;
         let two_pass = options.n4 == N4Choice::TwoPass;
         let mut fit = None;
         if let Some(n4_options) = n4_options {
-            let head = match two_pass {
-                true => Head::find(gpu, &placed.averaged_over(gpu, DVec3::splat(SEARCH_MM)).await?).await?,
-                false => None,
-            };
-            let inner_head = match head {
-                Some(head) => Some(head.mask_on(gpu, &placed.grid(), placed.axes, SCALP_MM).await?),
-                None => None,
-            };
-            let region = RegionTensors { mask: inner_head.as_ref(), confidence: None };
-            match n4(&self.gpu, &placed.tensor, region, &n4_options).await {
-                Ok(result) => {
-                    divide_in_place(gpu, &placed.tensor, &result.log_field)?;
-                    let padding = Zyx(n4_options.padding.0.map(|ends| ends.map(|voxels| voxels << halvings)));
-                    fit = Some((result.fit, padding));
-                }
+            match corrected(&self.gpu, &mut source, two_pass, &n4_options).await {
+                Ok(done) => fit = Some((done, n4_options.padding)),
                 // Nobody asked for it by name, and the network copes with a bias field.
-                Err(error @ (N4Error::TooFewVoxels { .. } | N4Error::Constant))
+                Err(error @ PipelineError::N4(N4Error::TooFewVoxels { .. } | N4Error::Constant))
                     if options.n4 == N4Choice::AsModel && !options.corrected =>
                 {
                     warnings.push(format!("the bias field was left as it is: {error}"));
                 }
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(error),
             }
             watch.lap("n4").await?;
         }
 
         let mut opinions = Vec::new();
         for member in &mut self.members {
-            opinions.push(member.opinion(&placed, options.tta, &mut watch).await?);
+            opinions.push(member.opinion(&source, options.tta, &mut watch).await?);
         }
         // Volumes on the device are freed as soon as nobody needs them.
-        drop(placed);
+        drop(source);
         let native = Grid::of(volume);
         let mut probability = options.probability.then(Vec::new);
         let mut brain = BrainMask::on(&native);
         let mut overlap = Overlap::default();
         for planes in slabs(gpu, native.shape) {
-            let slab = mean_probability(gpu, &opinions, &native.planes(&planes), &mut overlap).await?;
+            let slab = mean_probability(gpu, &opinions, &native, &planes, &mut overlap).await?;
             if let Some(probability) = &mut probability {
                 probability.append(&mut gpu.download(&slab).await?);
             }
@@ -353,26 +348,58 @@ impl Overlap {
     }
 }
 
-/// The mean of the probabilities that models give to the voxels of a volume's own grid, or some planes of it.
+/// The mean of the probabilities that models give to the voxels of these planes of a volume's own grid.
 async fn mean_probability(
     gpu: &Gpu,
     opinions: &[Opinion],
     native: &Grid,
+    planes: &Range<usize>,
     overlap: &mut Overlap,
 ) -> Result<GpuTensor, PipelineError> {
-    let mut mean = opinions[0].probability_on(gpu, native)?;
+    let mut mean = opinions[0].probability_on(gpu, native, planes)?;
     let [_, others @ ..] = opinions else { return Ok(mean) };
     if others.is_empty() {
         return Ok(mean);
     }
     let mut each = vec![gpu.download(&mean).await?];
     for opinion in others {
-        let probability = opinion.probability_on(gpu, native)?;
+        let probability = opinion.probability_on(gpu, native, planes)?;
         each.push(gpu.download(&probability).await?);
         mean = run_op1(gpu, &Add, &[&mean, &probability])?;
     }
     overlap.add(&each);
     Ok(run_op1(gpu, &Scale { factor: 1.0 / opinions.len() as f32 }, &[&mean])?)
+}
+
+/// Divides a volume by its bias field, fitted inside the head or everywhere.
+async fn corrected(
+    gpu: &Arc<Gpu>,
+    source: &mut Source<'_>,
+    in_head: bool,
+    options: &N4Options,
+) -> Result<N4Fit, PipelineError> {
+    match source {
+        Source::Device(placed) => {
+            let mut inner_head = None;
+            if in_head {
+                let searched = Source::Device(placed.averaged_over(gpu, DVec3::splat(SEARCH_MM)).await?);
+                if let Some(head) = Head::find(gpu, &searched).await? {
+                    inner_head = Some(head.mask_on(gpu, &placed.grid(), placed.axes, SCALP_MM).await?);
+                }
+            }
+            let region = RegionTensors { mask: inner_head.as_ref(), confidence: None };
+            let result = n4(gpu, &placed.tensor, region, options).await?;
+            divide_in_place(gpu, &placed.tensor, &result.log_field)?;
+            Ok(result.fit)
+        }
+        Source::Memory(volume, _) => {
+            let region = FitRegion { head_less_mm: in_head.then_some(SCALP_MM), ..FitRegion::default() };
+            let done = correct_bias(gpu, Cow::Borrowed(&***volume), region, options, false).await?;
+            let Volume { shape, affine, .. } = ***volume;
+            *volume = Arc::new(Cow::Owned(Volume { shape, affine, data: done.values }));
+            Ok(done.fit)
+        }
+    }
 }
 
 /// Refuses an image whose edges are those of no head: its voxel size is wrong, or the unit that it is in.

@@ -10,12 +10,12 @@ use serde_json::Value;
 use trephine::gpu::{Gpu, GpuOptions};
 use trephine::model::Model;
 use trephine::pipeline::PipelineError;
-use trephine::pipeline::batch::{self, BatchOptions, Job, Outputs};
+use trephine::pipeline::batch::{self, BatchOptions, Finished, Job, Outputs, Row};
 use trephine::pipeline::strip::{StripOptions, Stripper};
 use trephine::volume::image::FrameChoice;
 
 use crate::desk::{Desk, fail, head, json_of_failure, sha256, succeed, text, trephine};
-use crate::nii::gz;
+use crate::nii::{Nii, gz};
 use crate::program::has_gpu;
 
 #[test]
@@ -367,15 +367,89 @@ fn interrupt(child: &Child) {
     assert!(sent.success());
 }
 
-/// A device that is lost while a head is stripped costs a second try and a warning; lost again, it costs that head.
+/// A device with too little memory gets a ceiling, lower and lower, until the heads go below it.
 #[test]
-fn a_lost_device_costs_one_try_and_no_output() {
+fn a_device_that_runs_out_of_memory_gets_a_ceiling() {
     if !has_gpu() {
         return;
     }
     let desk = Desk::new();
     let tiny = Model::read(desk.path("tiny.safetensors").as_ref()).expect("reads");
-    let options = BatchOptions {
+    let options = options();
+    let mut masks = Vec::new();
+    // A head of 3 MiB takes several times that much.
+    for mib in [None, Some(14), Some(1)] {
+        let mask = |head: u32| desk.folder.path(&format!("mask{head}.nii"));
+        let jobs = (1..=2).map(|seed| {
+            let file = desk.folder.path(&format!("head{seed}.nii"));
+            large(seed).write(&file);
+            Job::named(&file, Outputs { mask: Some(mask(seed)), ..Outputs::default() }, true)
+        });
+        let mut ceilings = Vec::new();
+        let open = async |ceiling| -> Result<Stripper, PipelineError> {
+            ceilings.push(ceiling);
+            let device = std::env::var("TREPHINE_DEVICE").ok();
+            let memory = mib.map(|mib| mib << 20);
+            let options = GpuOptions { device, ceiling, memory, ..GpuOptions::default() };
+            Stripper::new(&Arc::new(Gpu::open(&options).await?), &tiny).await
+        };
+        let finished = pollster::block_on(batch::run(jobs.collect(), &options, None, open, |_| {}));
+        let Ok(Finished { rows, .. }) = finished else {
+            // Not even the network's weights.
+            assert_eq!(mib, Some(1));
+            continue;
+        };
+        let told = |row: &Row| row.warnings.iter().filter(|w| w.contains("ran out of memory")).count();
+        match mib {
+            None => assert_eq!((ceilings, told(&rows[0])), (vec![None], 0)),
+            Some(1) => {
+                assert!(
+                    rows.iter().all(|row| row.error.as_ref().is_some_and(|e| e.contains("memory"))),
+                    "{rows:?}"
+                );
+                assert!(ceilings.len() <= 8, "{ceilings:?}");
+                continue;
+            }
+            Some(_) => {
+                assert!(told(&rows[0]) > 0 && ceilings.len() > 1, "{ceilings:?} {:?}", rows[0].warnings);
+                assert!(ceilings[1..].windows(2).all(|pair| pair[1] < pair[0]), "{ceilings:?}");
+                // The second head starts with what the first one found.
+                assert_eq!(told(&rows[1]), 0, "{:?}", rows[1].warnings);
+            }
+        }
+        assert!(rows.iter().all(|row| row.error.is_none()), "{rows:?}");
+        masks.push([1, 2].map(|seed| fs::read(mask(seed)).expect("written")));
+    }
+    assert!(masks.len() == 2 && masks[0] == masks[1]);
+}
+
+/// A head whose voxels are so many small ones.
+fn large(seed: u32) -> Nii {
+    const TIMES: usize = 2;
+    let coarse = head(seed);
+    let [nx, ny, nz] = [0, 1, 2].map(|axis| coarse.dim[axis] as usize);
+    let mut fine = coarse.clone();
+    for axis in 0..3 {
+        fine.dim[axis] *= TIMES as i64;
+        fine.pixdim[axis + 1] /= TIMES as f64;
+        for row in &mut fine.srow {
+            row[axis] /= TIMES as f64;
+        }
+    }
+    fine.data = (0..nx * ny * nz * TIMES.pow(3))
+        .flat_map(|ix| {
+            let [x, y, z] =
+                [ix % (nx * TIMES), ix / (nx * TIMES) % (ny * TIMES), ix / (nx * ny * TIMES * TIMES)]
+                    .map(|at| at / TIMES);
+            let at = 2 * ((z * ny + y) * nx + x);
+            [coarse.data[at], coarse.data[at + 1]]
+        })
+        .collect();
+    fine
+}
+
+fn options() -> BatchOptions {
+    BatchOptions {
         frames: FrameChoice::Only,
         mean: false,
         strip: StripOptions::default(),
@@ -384,7 +458,18 @@ fn a_lost_device_costs_one_try_and_no_output() {
         create_folders: false,
         model: "tiny".into(),
         stop: Arc::default(),
-    };
+    }
+}
+
+/// A device that is lost while a head is stripped costs a second try and a warning; lost again, it costs that head.
+#[test]
+fn a_lost_device_costs_one_try_and_no_output() {
+    if !has_gpu() {
+        return;
+    }
+    let desk = Desk::new();
+    let tiny = Model::read(desk.path("tiny.safetensors").as_ref()).expect("reads");
+    let options = options();
     for losses in [1, 2] {
         let mask = |head: u32| desk.folder.path(&format!("mask{losses}{head}.nii"));
         let jobs = (1..=3).map(|seed| {
@@ -393,7 +478,7 @@ fn a_lost_device_costs_one_try_and_no_output() {
             Job::named(&file, Outputs { mask: Some(mask(seed)), ..Outputs::default() }, false)
         });
         let mut opened = 0;
-        let open = async || -> Result<Stripper, PipelineError> {
+        let open = async |_| -> Result<Stripper, PipelineError> {
             opened += 1;
             let device = std::env::var("TREPHINE_DEVICE").ok();
             let gpu = Arc::new(Gpu::open(&GpuOptions { device, ..GpuOptions::default() }).await?);

@@ -311,6 +311,25 @@ fn an_empty_volume_of_a_series_fails_alone() {
     assert!(err.starts_with(&format!("error: {file}: is empty (every voxel is 0)")), "{err}");
 }
 
+#[test]
+fn a_ceiling_for_buffers_is_kept_and_reported() {
+    if !has_gpu() {
+        return;
+    }
+    let desk = Desk::new();
+    let [head, tiny, mask, own] =
+        ["head.nii.gz", "tiny.safetensors", "mask.nii", "own.nii"].map(|name| desk.path(name));
+    succeed(&["strip", "-i", &head, "-m", &own, "--model", &tiny]);
+    let done = json(&["strip", "-i", &head, "-m", &mask, "--model", &tiny, "--max-memory", "64M"]);
+    let peak = done["heads"][0]["peak_buffer_mb"].as_f64().expect("is counted");
+    assert!(peak > 4.0 && peak < 64.0, "{peak}");
+    assert_eq!(desk.read("mask.nii"), desk.read("own.nii"));
+    for (size, why) in [("64", "no unit"), ("1M", "64M is the least"), ("much", "no unit")] {
+        let err = fail(2, &["strip", "-i", &head, "-m", &mask, "--max-memory", size]);
+        assert!(err.contains(why), "{size}: {err}");
+    }
+}
+
 /// The volumes before the one that is missing are written by then, under names that they never keep.
 #[test]
 fn a_series_that_ends_early_leaves_nothing() {

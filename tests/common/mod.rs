@@ -36,7 +36,8 @@ pub fn gpu() -> Option<Arc<Gpu>> {
 /// The same adapter with a smaller binding limit.
 pub fn limited(gpu: &Gpu, max_binding: u64) -> Gpu {
     let device = Some(gpu.summary.index.to_string());
-    let options = GpuOptions { device, checked: true, max_binding: Some(max_binding) };
+    let options =
+        GpuOptions { device, checked: true, max_binding: Some(max_binding), ..GpuOptions::default() };
     wait(Gpu::open(&options)).expect("the adapter opened before")
 }
 

@@ -47,7 +47,8 @@ pub struct Finished {
 /// Strips all heads. One thread reads ahead, one writes and calls `done` with each row; what is awaited here strips. All go
 /// volume by volume, so that a series takes the memory of one.
 /// `open` is called when the first head is read, so that a bad file shows before any work on the device; and again where the
-/// device is lost: the head that was at work is stripped once more, and a warning tells.
+/// device is lost, or with a ceiling for its buffers where it runs out of memory: the head that was at work is stripped once
+/// more, and a warning tells.
 ///
 /// # Errors
 /// When `open` fails or what is kept cannot be written.
@@ -55,7 +56,7 @@ pub async fn run<E: From<PipelineError>>(
     jobs: Vec<Job>,
     options: &BatchOptions,
     keeping: Option<Keeping>,
-    open: impl AsyncFnMut() -> Result<Stripper, E>,
+    open: impl AsyncFnMut(Option<u64>) -> Result<Stripper, E>,
     done: impl FnMut(&Row) + Send + 'static,
 ) -> Result<Finished, E> {
     let inputs: Vec<PathBuf> = jobs.iter().map(|job| job.input.clone()).collect();

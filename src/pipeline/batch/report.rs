@@ -234,7 +234,9 @@ fn report_csv(rows: &[Row]) -> csv::Result<Vec<u8>> {
     }
     let mut writer = csv::Writer::from_writer(Vec::new());
     let mut header: Vec<String> =
-        ["path", "status", "brain_ml", "score", "seconds", "peak_memory_mb"].map(str::to_owned).into();
+        ["path", "status", "brain_ml", "score", "seconds", "peak_memory_mb", "peak_buffer_mb"]
+            .map(str::to_owned)
+            .into();
     header.extend(stages.iter().map(|stage| format!("seconds_{}", stage.replace(' ', "_"))));
     let last = ["warnings", "error", "input_sha256", "version", "model", "model_sha256", "options"];
     header.extend(last.map(str::to_owned));
@@ -248,6 +250,7 @@ fn report_csv(rows: &[Row]) -> csv::Result<Vec<u8>> {
             number(row.score),
             number(Some(row.total_seconds())),
             row.peak_memory_mb.map(|mb| format!("{mb:.0}")).unwrap_or_default(),
+            row.peak_buffer_mb.map(|mb| format!("{mb:.0}")).unwrap_or_default(),
         ];
         cells.extend(stages.iter().map(|stage| {
             let found = row.seconds.iter().find(|(name, _)| name == stage);

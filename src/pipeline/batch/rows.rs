@@ -82,6 +82,9 @@ pub struct Row {
     /// Most memory that the process had held when the head was done, MiB; only Linux tells.
     #[serde(default)]
     pub peak_memory_mb: Option<f64>,
+    /// Most bytes that the device's buffers had held when the head was done, MiB.
+    #[serde(default)]
+    pub peak_buffer_mb: Option<f64>,
     /// What the mask was judged by; of a series, that of the first volume that has one.
     pub signals: Option<Signals>,
     /// What a person should look at.
@@ -143,6 +146,7 @@ impl Row {
             disagreement: None,
             seconds: Vec::new(),
             peak_memory_mb: None,
+            peak_buffer_mb: None,
             signals: None,
             warnings,
             error: None,

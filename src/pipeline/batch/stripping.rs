@@ -18,9 +18,10 @@ pub(super) async fn strip_all<E, R: Send + 'static>(
     reader: ReadAhead<Loaded>,
     writer: &WriteBehind<Done, R>,
     options: &BatchOptions,
-    open: impl AsyncFnMut() -> Result<Stripper, E>,
+    open: impl AsyncFnMut(Option<u64>) -> Result<Stripper, E>,
 ) -> Result<(), E> {
-    let mut desk = Desk { reader, writer, options, open, stripper: None, losses: 0 };
+    let mut desk =
+        Desk { reader, writer, options, open, stripper: None, losses: 0, ceiling: None, lowered: 0 };
     while let Some(loaded) = desk.next().await {
         // Volumes that nobody asked for are those of a head that failed before them.
         let Loaded::Head(row, work) = loaded else { continue };
@@ -47,6 +48,17 @@ pub(super) async fn strip_all<E, R: Send + 'static>(
         }
     }
     Ok(())
+}
+
+/// How often a ceiling is put below what the device turned out not to hold: the fourth leaves a third.
+const MOST_CEILINGS: usize = 4;
+
+/// What is said of a device with too little memory.
+fn too_little(ceiling: u64, what: &str) -> String {
+    let mib = ceiling >> 20;
+    format!(
+        "the device ran out of memory: {what} with at most {mib} MiB of buffers, which takes longer; --max-memory {mib}M starts so"
+    )
 }
 
 /// What ends the work on a head.
@@ -81,9 +93,12 @@ struct Desk<'a, O, R> {
     stripper: Option<Stripper>,
     /// How often the device was lost during the head at work.
     losses: usize,
+    /// Most bytes of the device's buffers, once it turned out to have too little memory; and how often it did.
+    ceiling: Option<u64>,
+    lowered: usize,
 }
 
-impl<E, O: AsyncFnMut() -> Result<Stripper, E>, R: Send + 'static> Desk<'_, O, R> {
+impl<E, O: AsyncFnMut(Option<u64>) -> Result<Stripper, E>, R: Send + 'static> Desk<'_, O, R> {
     async fn next(&mut self) -> Option<Loaded> {
         self.reader.next().await.unwrap_or_else(|panic| resume_unwind(panic))
     }
@@ -207,13 +222,26 @@ impl<E, O: AsyncFnMut() -> Result<Stripper, E>, R: Send + 'static> Desk<'_, O, R
                 Some(stripper) => stripper,
                 None => {
                     let begun = Instant::now();
-                    let opened = (self.open)().await.map_err(Failure::Batch)?;
+                    let opened = (self.open)(self.ceiling).await.map_err(Failure::Batch)?;
                     row.add_seconds("start", begun.elapsed().as_secs_f64());
                     self.stripper.insert(opened)
                 }
             };
             let result = stripper.strip(volume, &self.options.strip).await;
-            let lost = stripper.lost().filter(|_| result.is_err());
+            row.peak_buffer_mb = Some(stripper.peak_bytes() as f64 / f64::from(1 << 20));
+            let (lost, lowered) = (stripper.lost(), stripper.lowered_ceiling());
+            if lowered.is_some() && lowered != self.ceiling {
+                row.warnings.extend(lowered.map(|bytes| too_little(bytes, "the network runs in pieces")));
+                self.ceiling = lowered;
+            }
+            let Err(error) = &result else { return Ok(result) };
+            if error.is_out_of_memory() && self.lowered < MOST_CEILINGS {
+                let bytes = stripper.refused_bytes() / 4 * 3;
+                row.warnings.push(too_little(bytes, "this head is stripped again"));
+                (self.stripper, self.ceiling) = (None, Some(bytes));
+                self.lowered += 1;
+                continue;
+            }
             let Some(words) = lost else { return Ok(result) };
             self.stripper = None;
             self.losses += 1;

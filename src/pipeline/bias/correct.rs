@@ -153,7 +153,7 @@ async fn fit_in_slabs(
     // Plane k of the shrunken volume is this one of the volume; in the padding there is none.
     let plane = |k: usize| (offset[0] + k * shrink.factor[0]).checked_sub(shrink.padding[0][0]);
     let kept: Vec<usize> = (0..shape[0]).filter(|&k| plane(k).is_some_and(|plane| plane < nz)).collect();
-    let at_once = (gpu.caps.max_binding as usize / (4 * nx * ny)).max(1);
+    let at_once = (gpu.piece_bytes() as usize / (4 * nx * ny)).max(1);
     let mut in_region = 0;
     for group in kept.chunks(at_once) {
         let planes: Vec<usize> = group.iter().filter_map(|&k| plane(k)).collect();

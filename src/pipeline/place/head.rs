@@ -4,7 +4,7 @@
 use glam::DVec3;
 
 use super::placed::PlacedVolume;
-use super::slabs::upload_bindable;
+use super::source::Source;
 use crate::gpu::{Gpu, GpuTensor};
 use crate::graph::{GraphError, run_op1};
 use crate::ops::label::{FillHoles, Keep, LargestComponent, Threshold};
@@ -55,25 +55,25 @@ impl Head {
     /// A failing device.
     pub async fn in_volume(gpu: &Gpu, volume: &Volume) -> Result<Option<Self>, GraphError> {
         let Ok(window) = Window::of(volume) else { return Ok(None) };
-        let (placed, _) = upload_bindable(gpu, volume, &window).await?;
-        Self::find(gpu, &placed.averaged_over(gpu, DVec3::splat(SEARCH_MM)).await?).await
+        let source = Source::of(gpu, volume, &window).await?;
+        Self::find(gpu, &source.averaged_over(gpu, DVec3::splat(SEARCH_MM)).await?).await
     }
 
     /// Looks for the head; `None` when the image shows no contrast.
     ///
     /// The largest component above Otsu's threshold of the volume sampled every 4 mm. The volume is averaged already to
-    /// the voxels of a network, or by [`PlacedVolume::averaged_over`] the spacing of the samples.
+    /// the voxels of a network, or by [`Source::averaged_over`] the spacing of the samples.
     ///
     /// # Errors
     /// A failing device.
-    pub async fn find(gpu: &Gpu, averaged: &PlacedVolume) -> Result<Option<Self>, GraphError> {
+    pub async fn find(gpu: &Gpu, averaged: &Source<'_>) -> Result<Option<Self>, GraphError> {
         let WorldBox { low, high } = WorldBox::of(&averaged.grid());
         // At multiples of the spacing in the world, so that one head stored on another grid is sampled at the same places.
         let (first, last) = ((low / SEARCH_MM).floor(), (high / SEARCH_MM).ceil());
         let shape = Xyz((last - first).to_array()).map(|n| (n as usize + 1).clamp(1, 512));
         let grid = Grid::centred(shape, DVec3::splat(SEARCH_MM), (first + last) / 2.0 * SEARCH_MM);
-        let coarse = averaged.interpolated(gpu, &grid, AxisOrder::Zyx, Interpolation::Linear)?;
-        let values: Vec<f32> = gpu.download(&coarse.tensor).await?;
+        let coarse = averaged.sampled(gpu, &grid, AxisOrder::Zyx, Interpolation::Linear, None).await?;
+        let values: Vec<f32> = gpu.download(&coarse).await?;
         let Some([least, threshold]) = otsu_of(&values) else { return Ok(None) };
         let above: Vec<u8> = values.iter().map(|&v| u8::from(v > threshold)).collect();
         let inside = components::largest(&above, shape).expect("a mask has as many voxels as its grid");

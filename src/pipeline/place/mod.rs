@@ -4,5 +4,6 @@
 pub mod head;
 pub mod placed;
 pub mod slabs;
+pub mod source;
 pub mod view;
 pub mod voxels;

@@ -103,14 +103,7 @@ impl PlacedVolume {
 
     /// The operator behind [`PlacedVolume::interpolated`].
     pub fn resample_op(&self, grid: &Grid, axes: AxisOrder, interpolation: Interpolation) -> Resample {
-        let edge = if interpolation == Interpolation::Nearest { Edge::Zero } else { Edge::Clamp };
-        Resample {
-            matrix: index_matrix(grid_matrix(self.affine, grid.affine), self.axes, axes),
-            shape: [0, 1, 2].map(|axis| grid.shape[axes.nifti_axis(axis)]),
-            interpolation,
-            edge,
-            outside: 0.0,
-        }
+        resample_op((self.affine, self.axes), grid, axes, interpolation)
     }
 
     /// The volume from which a network's grid is interpolated: averaged to its voxels where the network was
@@ -123,6 +116,23 @@ impl PlacedVolume {
             Sampling::Nearest | Sampling::Linear | Sampling::Cubic => Ok(self.clone()),
             Sampling::Area => self.averaged_over(gpu, DVec3::from_array(spec.voxel_mm)).await,
         }
+    }
+}
+
+/// The operator that interpolates a volume with this affine and order of axes on another grid.
+pub(super) fn resample_op(
+    (affine, own_axes): (DMat4, AxisOrder),
+    grid: &Grid,
+    axes: AxisOrder,
+    interpolation: Interpolation,
+) -> Resample {
+    let edge = if interpolation == Interpolation::Nearest { Edge::Zero } else { Edge::Clamp };
+    Resample {
+        matrix: index_matrix(grid_matrix(affine, grid.affine), own_axes, axes),
+        shape: [0, 1, 2].map(|axis| grid.shape[axes.nifti_axis(axis)]),
+        interpolation,
+        edge,
+        outside: 0.0,
     }
 }
 

@@ -8,9 +8,10 @@ use glam::{DMat4, DVec3};
 
 use super::head::{Head, WorldBox};
 use super::placed::PlacedVolume;
+use super::source::Source;
 use super::voxels::{self, BoxGrid, Ranges};
 use crate::gpu::{Gpu, GpuTensor};
-use crate::graph::{GraphError, run_op1};
+use crate::graph::GraphError;
 use crate::model::{Centre, GridSpec, Sampling, VoxelBox};
 use crate::ops::resample::{AxisOrder, Edge};
 use crate::tensor::Xyz;
@@ -40,10 +41,10 @@ const SUSPECT_AREA_BELOW_UPPER_FACE_MM2: f64 = 7000.0;
 
 /// A network's view of a volume.
 #[derive(Clone, Debug)]
-pub struct View {
+pub struct View<'v> {
     spec: GridSpec,
     /// The volume averaged to the network's voxels.
-    volume: PlacedVolume,
+    volume: Source<'v>,
     /// What the grid is placed on, if on the head.
     head: Option<WorldBox>,
     /// The grid, where it is laid over voxels.
@@ -57,12 +58,12 @@ pub struct View {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CutFaces([[bool; 2]; 3]);
 
-impl View {
+impl<'v> View<'v> {
     /// That of a network with this input on a volume whose background is 0, before anything is known of the brain.
     ///
     /// # Errors
     /// A network that another one has to look for the brain for, or a failing device.
-    pub async fn new(gpu: &Gpu, volume: &PlacedVolume, spec: &GridSpec) -> Result<Self, GraphError> {
+    pub async fn new(gpu: &Gpu, volume: &Source<'v>, spec: &GridSpec) -> Result<Self, GraphError> {
         Self::over(gpu, volume, spec, None).await
     }
 
@@ -73,7 +74,7 @@ impl View {
     /// As [`View::new`].
     pub async fn over(
         gpu: &Gpu,
-        volume: &PlacedVolume,
+        volume: &Source<'v>,
         spec: &GridSpec,
         brain: Option<Ranges>,
     ) -> Result<Self, GraphError> {
@@ -92,8 +93,7 @@ impl View {
                 let ranges = match of {
                     VoxelBox::All => voxels::all(&turned),
                     VoxelBox::Content => {
-                        let values: Vec<f32> = gpu.download(&volume.tensor).await?;
-                        // Tensors of volumes have the order of files, x fastest.
+                        let values = volume.values(gpu).await?;
                         voxels::content(&turned, &native, |ix| values[ix] > 0.0)
                     }
                     VoxelBox::Brain { .. } => brain.ok_or_else(|| {
@@ -113,7 +113,7 @@ impl View {
     /// # Errors
     /// When the device fails.
     pub async fn of_companion(&self, gpu: &Gpu, volume: &PlacedVolume) -> Result<Self, GraphError> {
-        Ok(Self { volume: volume.prepared_for(gpu, &self.spec).await?, ..self.clone() })
+        Ok(Self { volume: Source::Device(volume.prepared_for(gpu, &self.spec).await?), ..self.clone() })
     }
 
     /// The network's grid.
@@ -167,12 +167,9 @@ impl View {
     ///
     /// # Errors
     /// When the device fails.
-    pub fn sampled(&self, gpu: &Gpu, grid: &Grid) -> Result<GpuTensor, GraphError> {
-        let mut op = self.volume.resample_op(grid, AxisOrder::Xyz, self.spec.sampling.into());
-        if self.cut.any() {
-            op.edge = self.cut.edge(&self.volume);
-        }
-        run_op1(gpu, &op, &[&self.volume.tensor])
+    pub async fn sampled(&self, gpu: &Gpu, grid: &Grid) -> Result<GpuTensor, GraphError> {
+        let edge = self.cut.any().then(|| self.cut.edge(&self.volume));
+        self.volume.sampled(gpu, grid, AxisOrder::Xyz, self.spec.sampling.into(), edge).await
     }
 
     /// The view of the volume with its voxels brought to mean 0 and deviation 1, and the mean and deviation that those in the box
@@ -181,12 +178,11 @@ impl View {
     /// # Errors
     /// When the device fails.
     pub async fn standardised(&self, gpu: &Gpu, masked: bool) -> Result<(Self, [f32; 2]), GraphError> {
-        let mut values: Vec<f32> = gpu.download(&self.volume.tensor).await?;
+        let mut values = self.volume.values(gpu).await?;
         let grid = self.volume.grid();
         let box_grid = self.over.map_or(grid, |over| over.content);
         let levels = voxels::standardise(&mut values, &grid, &box_grid, masked);
-        let tensor = gpu.upload(&self.volume.tensor.desc, &values).await?;
-        Ok((Self { volume: PlacedVolume { tensor, ..self.volume }, ..self.clone() }, levels))
+        Ok((Self { volume: self.volume.with_values(gpu, values).await?, ..self.clone() }, levels))
     }
 
     /// The faces that may cut the brain: a network's brain in `image` comes close to them, and they show tissue there. Both
@@ -304,11 +300,11 @@ impl CutFaces {
     }
 
     /// How such a volume ends.
-    fn edge(&self, volume: &PlacedVolume) -> Edge {
+    fn edge(&self, volume: &Source<'_>) -> Edge {
         let voxel_mm = volume.grid().voxel_size();
         let [low, high] = [0, 1].map(|side| {
             [0, 1, 2].map(|dimension| {
-                let axis = volume.axes.nifti_axis(dimension);
+                let axis = volume.axes().nifti_axis(dimension);
                 if self.0[axis][side] { (MIRRORED_MM / voxel_mm[axis]).round() as u32 } else { 0 }
             })
         });

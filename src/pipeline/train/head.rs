@@ -25,6 +25,7 @@ use crate::pipeline::normalise::{Method, levels_of, normalise_tensor, normalise_
 use crate::pipeline::opinion::brain_ranges;
 use crate::pipeline::place::placed::PlacedVolume;
 use crate::pipeline::place::slabs::{bindable, upload_bindable};
+use crate::pipeline::place::source::Source;
 use crate::pipeline::place::view::View;
 use crate::pipeline::strip::model_n4;
 use crate::pipeline::window::Window;
@@ -145,7 +146,7 @@ impl StoredHead {
         let Seen { image: view, companions: [mask_view], levels } =
             views(gpu, &volume, &window, [&placed_mask], &pair.image, network).await?;
         let sample = async |view: &View, grid: &Grid| -> Result<Vec<f32>, PipelineError> {
-            Ok(gpu.download(&view.sampled(gpu, grid)?).await?)
+            Ok(gpu.download(&view.sampled(gpu, grid).await?).await?)
         };
         let network_grid = view.grid();
         let store_grid = if spatial { store_grid(&network_grid, &view.voxels()) } else { network_grid };
@@ -163,7 +164,7 @@ impl StoredHead {
             None => None,
             Some([low, high]) => {
                 let method = network.input.intensity.into();
-                let own = levels_of(gpu, &view.sampled(gpu, &network_grid)?, &method)?;
+                let own = levels_of(gpu, &view.sampled(gpu, &network_grid).await?, &method)?;
                 let own: Vec<f32> = gpu.download(&own).await?;
                 let range = (own[1] - own[0]).max(f32::MIN_POSITIVE);
                 let relative = [low, high].map(|level| (level - own[0]) / range);
@@ -442,7 +443,7 @@ pub(super) async fn to_scale(
 }
 
 /// The voxels of a view's grid that are no padding, where it is padded after intensities are brought to scale.
-pub(super) fn content_of(view: &View) -> Option<Block> {
+pub(super) fn content_of(view: &View<'_>) -> Option<Block> {
     let (whole, content) = (view.grid(), view.unpadded()?);
     let first = (whole.affine.inverse() * content.affine).w_axis.round();
     Some(std::array::from_fn(|axis| {
@@ -454,8 +455,8 @@ pub(super) fn content_of(view: &View) -> Option<Block> {
 
 /// What a network sees of an image and of its companions.
 pub(super) struct Seen<const N: usize> {
-    pub image: View,
-    pub companions: [View; N],
+    pub image: View<'static>,
+    pub companions: [View<'static>; N],
     /// The statistics that intensities are brought to scale by, where those are of what another network sees.
     pub levels: Option<[f32; 2]>,
 }
@@ -487,13 +488,14 @@ pub(super) async fn views<const N: usize>(
         let field = n4(gpu, &placed.tensor, RegionTensors::default(), &options).await?.log_field;
         divide_in_place(gpu, &placed.tensor, &field)?;
     }
+    let source = Source::Device(placed);
     let (mut found, mut levels) = (None, None);
     if let Some(first) = &network.first {
-        let view = View::new(gpu, &placed, &first.input).await?;
-        let brain = view.of_companion(gpu, companions[0]).await?.sampled(gpu, &view.grid())?;
+        let view = View::new(gpu, &source, &first.input).await?;
+        let brain = view.of_companion(gpu, companions[0]).await?.sampled(gpu, &view.grid()).await?;
         let brain: Vec<f32> = gpu.download(&brain).await?;
         let marked = brain.iter().map(|&part| u8::from(part > 0.5)).collect();
-        found = brain_ranges(&view.grid(), marked, &placed.grid(), spec).map_err(|_| PipelineError::Input {
+        found = brain_ranges(&view.grid(), marked, &source.grid(), spec).map_err(|_| PipelineError::Input {
             file: file.to_path_buf(),
             reason: "shows too little brain to the network that looks first; check its mask, or take the row out"
                 .into(),
@@ -502,16 +504,16 @@ pub(super) async fn views<const N: usize>(
             let grid = view.unpadded().unwrap_or_else(|| view.grid());
             let method: Method = first.input.intensity.into();
             let of_first: Vec<f32> =
-                gpu.download(&levels_of(gpu, &view.sampled(gpu, &grid)?, &method)?).await?;
+                gpu.download(&levels_of(gpu, &view.sampled(gpu, &grid).await?, &method)?).await?;
             levels = Some(of_first[..].try_into().expect("two percentiles"));
         }
     }
-    let view = View::over(gpu, &placed, spec, found).await?;
+    let view = View::over(gpu, &source, spec, found).await?;
     let mut seen = Vec::with_capacity(N);
     for companion in companions {
         seen.push(view.of_companion(gpu, companion).await?);
     }
-    let brain: Vec<f32> = gpu.download(&seen[0].sampled(gpu, &view.grid())?).await?;
+    let brain: Vec<f32> = gpu.download(&seen[0].sampled(gpu, &view.grid()).await?).await?;
     // Image and companions go on alike beyond a face that cuts the brain.
     let cut = view.reached(|ix| brain[ix] > 0.5);
     let seen: Vec<View> = seen.into_iter().map(|companion| companion.beyond(cut)).collect();

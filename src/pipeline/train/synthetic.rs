@@ -69,9 +69,9 @@ impl SyntheticHeads {
         let shift = DVec3::from_array([0; 3].map(|_| (rng.random::<f64>() * 2.0 - 1.0) * limit));
         let grid = view.grid();
         let grid = Grid { shape: grid.shape, affine: DMat4::from_translation(shift) * grid.affine };
-        let seen = view.sampled(gpu, &grid)?;
+        let seen = view.sampled(gpu, &grid).await?;
         let image = to_scale(gpu, &seen, spec, content_of(&view).as_ref(), levels).await?;
-        let whole = [image, brain.sampled(gpu, &grid)?, no_csf.sampled(gpu, &grid)?];
+        let whole = [image, brain.sampled(gpu, &grid).await?, no_csf.sampled(gpu, &grid).await?];
         let Some(crop) = crop else { return Ok(whole) };
         let offset = std::array::from_fn(|axis| rng.random_range(0..=grid.shape[axis] - crop[axis]));
         cut_out(gpu, whole, crop, offset)
