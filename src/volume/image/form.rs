@@ -142,14 +142,14 @@ fn new_mgh(like: &Info, volumes: usize) -> MghHeader {
     MghHeader::new(if volumes > 1 { like.header.repetition_ms() as f32 } else { 0.0 })
 }
 
-/// The value that stands for `fill` in a file `path` written by [`write_stripped`]: the nearest that it stores.
+/// The value that stands for `fill` in a file `path` written by [`write_stripped`](super::write_stripped): the nearest that it stores.
 pub fn stored_fill(path: impl AsRef<Path>, image: &Info, fill: f32) -> f32 {
     let (datatype, scaling) = stripped_type(path.as_ref(), image);
     let raw = voxels::nearest_raw(f64::from(fill), datatype, Endianness::Little, scaling);
     voxels::to_f32(&raw, datatype, Endianness::Little, scaling).first().copied().unwrap_or(fill)
 }
 
-/// Whether a file `path` written by [`write_stripped`] can hold `fill`, but for rounding.
+/// Whether a file `path` written by [`write_stripped`](super::write_stripped) can hold `fill`, but for rounding.
 ///
 /// # Errors
 /// NaN, or a value beyond the ends of the type, where voxels are integers.
@@ -171,7 +171,7 @@ pub fn check_fill(path: impl AsRef<Path>, image: &Info, fill: f32) -> Result<(),
     Err(Problem::Fill { fill, type_name, low, high })
 }
 
-/// How [`write_stripped`] stores voxels in a file of this name: their type and scaling.
+/// How [`write_stripped`](super::write_stripped) stores voxels in a file of this name: their type and scaling.
 fn stripped_type(path: &Path, image: &Info) -> (NiftiType, (f64, f64)) {
     let Info { datatype, scaling, mgh, .. } = image;
     match (is_mgh_name(path), mgh) {
