@@ -86,7 +86,7 @@ fn samples_do_not_depend_on_where_a_volume_is() {
     let window = Window::of(&volume).expect("shows something");
     assert!(slabs::slabs(&small, volume.shape).len() > 1);
     let [device, memory] = [&whole, &small].map(|gpu| wait(Source::of(gpu, &volume, &window)).expect("runs"));
-    assert!(matches!(device, Source::Device(_)) && matches!(memory, Source::Memory(..)));
+    assert!(matches!(device, Source::Device(_)) && matches!(memory, Source::Memory { .. }));
     let own = Grid::of(&volume);
     assert_eq!((device.grid(), memory.grid()), (own, own));
     // Larger than the volume, its planes across the volume's.

@@ -3,38 +3,18 @@
 
 #[expect(dead_code, reason = "other tests also use programs and heads")]
 mod common;
+#[path = "common/networks.rs"]
+mod networks;
 
 use std::path::{Path, PathBuf};
 
-use common::{gpu, wait};
-use trephine::graph::{Executor, ExecutorOptions};
+use common::gpu;
+use networks::{fixture, logits, numbers, path, relative_l2};
 use trephine::model::{
-    AnswerKind, Description, Mode, Model, ModelCard, build, fold_for_inference, foreign, published,
-    read_tensors,
+    AnswerKind, Description, Model, ModelCard, fold_for_inference, foreign, published, read_tensors,
 };
-use trephine::tensor::DType;
 
 const EXTENTS: [usize; 3] = [8, 12, 16];
-
-fn path(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
-}
-
-fn fixture(name: &str) -> Vec<u8> {
-    std::fs::read(path(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
-}
-
-/// Numbers between -1 and 1, a function of the name: `numbers` of tools/published_networks.py.
-fn numbers(name: &str, count: usize) -> Vec<f32> {
-    let salt =
-        name.bytes().fold(0x811C_9DC5u32, |salt, byte| (salt ^ u32::from(byte)).wrapping_mul(0x0100_0193));
-    let hash = |ix: u32| {
-        let h = ix.wrapping_add(salt).wrapping_mul(2_654_435_761);
-        let h = (h ^ (h >> 16)).wrapping_mul(0x045D_9F3B);
-        h ^ (h >> 16)
-    };
-    (0..count as u32).map(|ix| (f64::from(hash(ix)) / f64::from(1u32 << 31) - 1.0) as f32).collect()
-}
 
 /// Whether a network gives its home's logits.
 fn check(network: foreign::Network, golden: &str) {
@@ -47,20 +27,11 @@ fn check(network: foreign::Network, golden: &str) {
     let model = Model::from_bytes(&model.to_bytes(false).expect("serialises"), "every").expect("fits");
     let Some(gpu) = gpu() else { return };
     let (description, tensors) = fold_for_inference(&model.description, &model.tensors);
-    let network = build(&description, 1, EXTENTS, Mode::Inference(DType::F32)).expect("builds");
-    let executor = Executor::new(&gpu, network.graph, ExecutorOptions::default()).expect("compiles");
-    for (name, (_, values)) in &tensors {
-        let value = executor.graph().find(name).unwrap_or_else(|| panic!("no value '{name}'"));
-        wait(executor.write(value, values)).expect("write");
-    }
-    wait(executor.write(network.input, &numbers("input", EXTENTS.iter().product()))).expect("write");
-    executor.run().expect("runs");
-    let got: Vec<f32> = wait(executor.read(network.logits)).expect("read");
+    let input = numbers("input", EXTENTS.iter().product());
+    let got = logits(&gpu, &description, &tensors, &input, EXTENTS);
     let want = read_tensors(&fixture(golden), golden).expect("reads").swap_remove(0).1.1;
-    let square = |v: f32| f64::from(v) * f64::from(v);
-    let difference: f64 = got.iter().zip(&want).map(|(g, w)| square(g - w)).sum();
-    let error = (difference / want.iter().map(|&w| square(w)).sum::<f64>()).sqrt();
-    assert!(got.len() == want.len() && error < 1e-5, "{golden}: {error:e}");
+    let error = relative_l2(&got, &want);
+    assert!(error < 1e-5, "{golden}: {error:e}");
 }
 
 #[test]

@@ -3,13 +3,14 @@
 
 #[expect(dead_code, reason = "other tests also compare with tolerances")]
 mod common;
+#[path = "common/networks.rs"]
+mod networks;
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 
 use common::{gpu, wait};
-use trephine::gpu::Gpu;
+use networks::{fixture, logits, numbers, relative_l2};
 use trephine::graph::{Executor, ExecutorOptions};
 use trephine::model::{
     Description, GridSpec, LayerKind, LossKind, Mode, Model, ModelCard, OptimiserSpec, Tensors,
@@ -23,8 +24,7 @@ struct Golden(BTreeMap<String, (Vec<usize>, Vec<f32>)>);
 
 impl Golden {
     fn read(name: &str) -> Self {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);
-        let bytes = std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let bytes = fixture(name);
         let file = safetensors::SafeTensors::deserialize(&bytes).expect("fixture parses");
         Self(
             file.iter()
@@ -47,14 +47,6 @@ impl Golden {
             .filter_map(|(name, value)| Some((name.strip_prefix(prefix)?.to_owned(), value.clone())))
             .collect()
     }
-}
-
-fn relative_l2(got: &[f32], want: &[f32]) -> f64 {
-    assert_eq!(got.len(), want.len());
-    let square = |v: f64| v * v;
-    let difference: f64 = got.iter().zip(want).map(|(g, w)| square(*g as f64 - *w as f64)).sum();
-    let norm: f64 = want.iter().map(|w| square(*w as f64)).sum();
-    (difference / norm.max(1e-30)).sqrt()
 }
 
 fn check(what: &str, got: &[f32], want: &[f32], bar: f64) {
@@ -169,26 +161,6 @@ fn a_model_survives_its_file() {
     assert!(trephine::model::Model::from_bytes(b"no", "bad").is_err());
 }
 
-/// Logits of a network for an input of these extents.
-fn logits(
-    gpu: &Arc<Gpu>,
-    description: &Description,
-    tensors: &Tensors,
-    input: &[f32],
-    extents: [usize; 3],
-) -> Vec<f32> {
-    let network = build(description, 1, extents, Mode::Inference(DType::F32)).expect("builds");
-    let executor = Executor::new(gpu, network.graph, ExecutorOptions::default()).expect("compiles");
-    for (name, (shape, values)) in tensors {
-        let value = executor.graph().find(name).unwrap_or_else(|| panic!("no value '{name}'"));
-        assert_eq!(*shape, executor.graph().desc(value).shape, "{name}");
-        wait(executor.write(value, values)).expect("write");
-    }
-    wait(executor.write(network.input, input)).expect("write");
-    executor.run().expect("runs");
-    wait(executor.read(network.logits)).expect("read")
-}
-
 #[test]
 fn a_network_with_folds_begins_with_the_logits_of_one_without() {
     let Some(gpu) = gpu() else { return };
@@ -215,18 +187,6 @@ fn a_network_with_folds_begins_with_the_logits_of_one_without() {
     assert!(spread_over_blocks(&parent, &coarse).is_none());
     let folded = Model { description: fine.clone(), tensors: spread, card: ModelCard::default() };
     assert!(spread_over_blocks(&folded, &fine).is_none());
-}
-
-/// Numbers between -1 and 1, a function of the name: `numbers` of tools/published_networks.py.
-fn numbers(name: &str, count: usize) -> Vec<f32> {
-    let salt =
-        name.bytes().fold(0x811C_9DC5u32, |salt, byte| (salt ^ u32::from(byte)).wrapping_mul(0x0100_0193));
-    let hash = |ix: u32| {
-        let h = ix.wrapping_add(salt).wrapping_mul(2_654_435_761);
-        let h = (h ^ (h >> 16)).wrapping_mul(0x045D_9F3B);
-        h ^ (h >> 16)
-    };
-    (0..count as u32).map(|ix| (f64::from(hash(ix)) / f64::from(1u32 << 31) - 1.0) as f32).collect()
 }
 
 /// The weights that tools/published_networks.py gives a network.

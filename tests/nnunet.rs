@@ -3,30 +3,21 @@
 
 #[expect(dead_code, reason = "other tests also use programs and heads")]
 mod common;
+#[path = "common/networks.rs"]
+mod networks;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use common::{gpu, wait};
 use glam::{DMat4, DVec3};
+use networks::{fixture, numbers, path, relative_l2};
 use trephine::gpu::Gpu;
-use trephine::graph::{Executor, ExecutorOptions};
 use trephine::model::published::nnunet;
-use trephine::model::{
-    AxisCodes, Intensity, Mode, Model, Patches, build, fold_for_inference, initialise, read_tensors,
-};
+use trephine::model::{AxisCodes, Intensity, Model, Patches, fold_for_inference, initialise, read_tensors};
 use trephine::pipeline::strip::{StripOptions, Stripper};
-use trephine::tensor::{DType, Xyz};
+use trephine::tensor::Xyz;
 use trephine::volume::Volume;
-
-fn path(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
-}
-
-fn fixture(name: &str) -> Vec<u8> {
-    std::fs::read(path(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
-}
 
 fn golden() -> BTreeMap<String, (Vec<usize>, Vec<f32>)> {
     read_tensors(&fixture("nnunet.safetensors"), "nnunet.safetensors").expect("reads").into_iter().collect()
@@ -36,36 +27,11 @@ fn checkpoint(file: &str) -> Model {
     nnunet::of_checkpoint(&fixture(file), file, AxisCodes::RAS).expect("reads").expect("is nnU-Net's")
 }
 
-/// Numbers between -1 and 1, a function of the name: `numbers` of tools/published_networks.py.
-fn numbers(name: &str, count: usize) -> Vec<f32> {
-    let salt =
-        name.bytes().fold(0x811C_9DC5u32, |salt, byte| (salt ^ u32::from(byte)).wrapping_mul(0x0100_0193));
-    let hash = |ix: u32| {
-        let h = ix.wrapping_add(salt).wrapping_mul(2_654_435_761);
-        let h = (h ^ (h >> 16)).wrapping_mul(0x045D_9F3B);
-        h ^ (h >> 16)
-    };
-    (0..count as u32).map(|ix| (f64::from(hash(ix)) / f64::from(1u32 << 31) - 1.0) as f32).collect()
-}
-
+/// What a model's network says of `numbers("input", ..)`.
 fn logits(gpu: &Arc<Gpu>, model: &Model, extents: [usize; 3]) -> Vec<f32> {
     let (description, tensors) = fold_for_inference(&model.description, &model.tensors);
-    let network = build(&description, 1, extents, Mode::Inference(DType::F32)).expect("builds");
-    let executor = Executor::new(gpu, network.graph, ExecutorOptions::default()).expect("compiles");
-    for (name, (_, values)) in &tensors {
-        let value = executor.graph().find(name).unwrap_or_else(|| panic!("no value '{name}'"));
-        wait(executor.write(value, values)).expect("write");
-    }
-    wait(executor.write(network.input, &numbers("input", extents.iter().product()))).expect("write");
-    executor.run().expect("runs");
-    wait(executor.read(network.logits)).expect("read")
-}
-
-fn relative_l2(got: &[f32], want: &[f32]) -> f64 {
-    assert_eq!(got.len(), want.len());
-    let square = |v: f64| v * v;
-    let difference: f64 = got.iter().zip(want).map(|(g, w)| square(f64::from(g - w))).sum();
-    (difference / want.iter().map(|w| square(f64::from(*w))).sum::<f64>()).sqrt()
+    let input = numbers("input", extents.iter().product());
+    networks::logits(gpu, &description, &tensors, &input, extents)
 }
 
 #[test]

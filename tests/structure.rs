@@ -886,15 +886,26 @@ fn the_walks_name_files_that_exist_and_each_once() {
 #[test]
 fn the_files_that_documents_link_to_exist() {
     let mut breaches = Vec::new();
-    for page in ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "weights/README.md"] {
-        let text = fs::read_to_string(root().join(page)).unwrap_or_else(|e| panic!("{page}: {e}"));
-        let folder = root().join(page);
-        let folder = folder.parent().expect("a file lies in a folder");
-        for (at, _) in text.match_indices("](") {
-            let target = text[at + 2..].split([')', '#', ' ']).next().unwrap_or_default();
-            let local = !target.is_empty() && !target.contains("://") && !target.ends_with(".png");
-            if local && !folder.join(target).exists() {
-                breaches.push(format!("{page}: links to {target}, which does not exist"));
+    let summary = fs::read_to_string(root().join("docs/SUMMARY.md")).expect("the book has a summary");
+    for folder in ["", "docs", "weights"].map(|folder| root().join(folder)) {
+        for path in
+            fs::read_dir(&folder).expect("a folder of ours").map(|entry| entry.expect("readable").path())
+        {
+            if path.extension().is_none_or(|extension| extension != "md") {
+                continue;
+            }
+            let page = path.strip_prefix(root()).expect("it is ours").display().to_string();
+            let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{page}: {e}"));
+            for (at, _) in text.match_indices("](") {
+                let target = text[at + 2..].split([')', '#', ' ']).next().unwrap_or_default();
+                if !target.is_empty() && !target.contains("://") && !folder.join(target).exists() {
+                    breaches.push(format!("{page}: links to {target}, which does not exist"));
+                }
+            }
+            if let Some(chapter) = page.strip_prefix("docs/").filter(|name| *name != "SUMMARY.md")
+                && !summary.contains(&format!("]({chapter})"))
+            {
+                breaches.push(format!("{page} is no chapter of the book: name it in docs/SUMMARY.md"));
             }
         }
     }

@@ -12,6 +12,8 @@ import nibabel as nib
 import numpy as np
 from PIL import Image
 
+from walk_picture import framed, side_by_side
+
 EDGE = 300
 LACKS, BESIDE = np.array([0, 114, 255]), np.array([255, 153, 0])
 
@@ -39,16 +41,8 @@ def main():
         for which, colour in ((lacks, LACKS), (beside, BESIDE)):
             here = take(which)
             rgb[here] = 0.35 * rgb[here] + 0.65 * colour
-        width, height = (rgb.shape[1] * mm[others[0]], rgb.shape[0] * mm[others[1]])
-        scale = EDGE / max(width, height)
-        picture = Image.fromarray(np.uint8(rgb)).resize((round(width * scale), round(height * scale)), Image.LANCZOS)
-        canvas = Image.new("RGB", (EDGE + 8, EDGE + 8))
-        canvas.paste(picture, ((EDGE + 8 - picture.width) // 2, (EDGE + 8 - picture.height) // 2))
-        panels.append(canvas)
-    whole = Image.new("RGB", (sum(p.width for p in panels), panels[0].height))
-    for number, panel in enumerate(panels):
-        whole.paste(panel, (number * panel.width, 0))
-    whole.save(options.picture, optimize=True)
+        panels.append(framed(np.uint8(rgb), [mm[a] for a in others], edge=EDGE, sampling=Image.LANCZOS))
+    side_by_side(panels).save(options.picture, optimize=True)
 
 
 if __name__ == "__main__":

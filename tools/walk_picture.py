@@ -28,22 +28,32 @@ def axial(path, at_mm):
     return np.flipud(slice_.T), image.header.get_zooms()[:2]
 
 
-def panel(slice_, zooms, low, high, title):
-    """One slice in grey, square, in mm, with its title above."""
-    grey = np.uint8(np.clip((slice_ - low) / (high - low), 0, 1) * 255)
-    height, width = (n * mm for n, mm in zip(grey.shape, zooms[::-1]))
-    scale = EDGE / max(height, width)
-    picture = Image.fromarray(grey).convert("RGB").resize((round(width * scale), round(height * scale)), Image.NEAREST)
-    canvas = Image.new("RGB", (EDGE + 8, EDGE + 26))
-    canvas.paste(picture, ((EDGE + 8 - picture.width) // 2, 26))
+def grey(slice_, low, high):
+    return np.uint8(np.clip((slice_ - low) / (high - low), 0, 1) * 255)
+
+
+def framed(pixels, zooms, title="", edge=EDGE, sampling=Image.NEAREST):
+    """A slice, grey or coloured, as a square picture of `edge` pixels with voxels in their proportions, its title above."""
+    height, width = (n * mm for n, mm in zip(pixels.shape, zooms[::-1]))
+    scale = edge / max(height, width)
+    picture = Image.fromarray(pixels).convert("RGB").resize((round(width * scale), round(height * scale)), sampling)
+    top = 26 if title else 4
+    canvas = Image.new("RGB", (edge + 8, edge + top))
+    canvas.paste(picture, ((edge + 8 - picture.width) // 2, top))
     ImageDraw.Draw(canvas).text((6, 7), title, fill=(230, 230, 230))
     return canvas
 
 
-def outlined(slice_, mask, low, high):
-    """Grey with the mask's edge in orange; as RGB."""
-    grey = np.uint8(np.clip((slice_ - low) / (high - low), 0, 1) * 255)
-    rgb = np.stack([grey] * 3, -1)
+def side_by_side(panels):
+    whole = Image.new("RGB", (sum(p.width for p in panels), panels[0].height))
+    for number, panel in enumerate(panels):
+        whole.paste(panel, (number * panel.width, 0))
+    return whole
+
+
+def outlined(pixels, mask):
+    """Grey pixels with the mask's edge in orange; as RGB."""
+    rgb = np.stack([pixels] * 3, -1)
     inside = mask > 0.5
     core = inside.copy()
     for axis in (0, 1):
@@ -74,23 +84,15 @@ def main():
         grid, grid_zooms = axial(at("grid.nii.gz"), middle_mm)
         probability, _ = axial(at("p.nii.gz"), middle_mm)
         brain, _ = axial(at("mask.nii.gz"), middle_mm)
+        bright = grey(head, low, high)
         panels = [
-            panel(head, zooms, low, high, "as read"),
-            panel(bias, zooms, *np.percentile(bias, (1, 99)), "bias field (N4)"),
-            panel(grid, grid_zooms, low, high, "the network's voxels, 2 mm"),
-            panel(probability, zooms, 0.0, 1.0, "probability, native grid"),
+            framed(bright, zooms, "as read"),
+            framed(grey(bias, *np.percentile(bias, (1, 99))), zooms, "bias field (N4)"),
+            framed(grey(grid, low, high), grid_zooms, "the network's voxels, 2 mm"),
+            framed(grey(probability, 0.0, 1.0), zooms, "probability, native grid"),
+            framed(outlined(bright, brain), zooms, "mask"),
         ]
-        last = panel(head, zooms, low, high, "mask")
-        edge = Image.fromarray(outlined(head, brain, low, high))
-        height, width = (n * mm for n, mm in zip(head.shape, zooms[::-1]))
-        scale = EDGE / max(height, width)
-        edge = edge.resize((round(width * scale), round(height * scale)), Image.NEAREST)
-        last.paste(edge, ((EDGE + 8 - edge.width) // 2, 26))
-        panels.append(last)
-    whole = Image.new("RGB", (sum(p.width for p in panels), panels[0].height))
-    for number, one in enumerate(panels):
-        whole.paste(one, (number * one.width, 0))
-    whole.save(options.picture, optimize=True)
+    side_by_side(panels).save(options.picture, optimize=True)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 
 pub mod activation;
 pub mod augment;
-pub mod avg_pool;
 mod case;
 pub mod cast;
 mod compare;

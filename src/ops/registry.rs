@@ -2,9 +2,9 @@
 
 use super::case::OpDef;
 use super::{
-    activation, augment, avg_pool, cast, concat, constant, conv, convolve, distance_loss, dropout,
-    elementwise, intensity, label, loss, n4, norm, optimizer, patch, pool, reduction, resample, softmax,
-    space_to_depth, synth, upsample,
+    activation, augment, cast, concat, constant, conv, convolve, distance_loss, dropout, elementwise,
+    intensity, label, loss, n4, norm, optimizer, patch, pool, reduction, resample, softmax, space_to_depth,
+    synth, upsample,
 };
 
 /// Every operator, in stable order.
@@ -28,8 +28,8 @@ pub static OPS: &[&OpDef] = &[
     &norm::BATCH_NORM_INFERENCE,
     &pool::MAX_POOL3D,
     &pool::MAX_POOL3D_GRAD,
-    &avg_pool::AVG_POOL3D,
-    &avg_pool::AVG_POOL3D_GRAD,
+    &pool::AVG_POOL3D,
+    &pool::AVG_POOL3D_GRAD,
     &upsample::UPSAMPLE,
     &upsample::UPSAMPLE_GRAD,
     &loss::SOFT_DICE_LOSS,

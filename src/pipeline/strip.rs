@@ -392,7 +392,7 @@ async fn corrected(
             divide_in_place(gpu, &placed.tensor, &result.log_field)?;
             Ok(result.fit)
         }
-        Source::Memory(volume, _) => {
+        Source::Memory { volume, .. } => {
             let region = FitRegion { head_less_mm: in_head.then_some(SCALP_MM), ..FitRegion::default() };
             let done = correct_bias(gpu, Cow::Borrowed(&***volume), region, options, false).await?;
             let Volume { shape, affine, .. } = ***volume;

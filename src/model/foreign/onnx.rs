@@ -248,19 +248,23 @@ impl Reader {
         name.unwrap_or_else(|| format!("{}_{ix}", node.op_type.to_lowercase()))
     }
 
-    fn conv(&mut self, name: &str, node: &Node) -> Result<LayerKind, String> {
-        let told = Told(node);
-        told.only("group", 1)?;
+    /// Takes the weights of a convolution, and its bias where it has one; the shape of the former.
+    fn weights(&mut self, name: &str, node: &Node) -> Result<([usize; 5], bool), String> {
         let shape = self.take(name, "weight", node, 1)?;
-        let [out_channels, _, kd, kh, kw] = shape[..] else {
-            return Err(format!(
-                "has weights of the shape {shape:?}; those of a convolution in 3D have five axes"
-            ));
-        };
+        let shape = <[usize; 5]>::try_from(shape).map_err(|shape| {
+            format!("has weights of the shape {shape:?}; those of a convolution in 3D have five axes")
+        })?;
         let bias = node.input.get(2).is_some_and(|input| !input.is_empty());
         if bias {
             self.take(name, "bias", node, 2)?;
         }
+        Ok((shape, bias))
+    }
+
+    fn conv(&mut self, name: &str, node: &Node) -> Result<LayerKind, String> {
+        let told = Told(node);
+        told.only("group", 1)?;
+        let ([out_channels, _, kernel @ ..], bias) = self.weights(name, node)?;
         let stride = told.axes("strides", Some(1))?;
         let padding = match told.text("auto_pad", "NOTSET").as_str() {
             "NOTSET" => Some(told.pads()?),
@@ -270,7 +274,7 @@ impl Reader {
         };
         Ok(LayerKind::Conv3d {
             out_channels,
-            kernel: [kd, kh, kw],
+            kernel,
             stride,
             dilation: told.axes("dilations", Some(1))?,
             padding,
@@ -286,16 +290,7 @@ impl Reader {
         if told.find("output_shape").is_some() || told.axes::<3>("dilations", Some(1))? != [1; 3] {
             return Err("has an output_shape or dilations, which are not known here".into());
         }
-        let shape = self.take(name, "weight", node, 1)?;
-        let [_, out_channels, kd, kh, kw] = shape[..] else {
-            return Err(format!(
-                "has weights of the shape {shape:?}; those of a convolution in 3D have five axes"
-            ));
-        };
-        let bias = node.input.get(2).is_some_and(|input| !input.is_empty());
-        if bias {
-            self.take(name, "bias", node, 2)?;
-        }
+        let ([_, out_channels, kernel @ ..], bias) = self.weights(name, node)?;
         let longer: [usize; 3] = told.axes("output_padding", Some(0))?;
         let mut crop = told.pads()?;
         for (axis, [_, after]) in crop.iter_mut().enumerate() {
@@ -304,7 +299,7 @@ impl Reader {
         }
         Ok(LayerKind::ConvTranspose3d {
             out_channels,
-            kernel: [kd, kh, kw],
+            kernel,
             stride: told.axes("strides", Some(1))?,
             crop,
             bias,

@@ -101,16 +101,18 @@ fn read(
 
 /// The volumes of an image, or why it cannot be read (further).
 fn volumes(frames: Result<Frames, VolumeError>, anonymise: bool) -> impl Iterator<Item = Loaded> {
+    // None once an error was told.
     let mut frames = Some(frames);
     std::iter::from_fn(move || {
         let begun = Instant::now();
-        let read = match frames.as_mut()? {
-            Ok(frames) => frames.next_frame().transpose()?,
-            Err(_) => frames.take()?.map(|_| unreachable!("matched as an error")),
+        let read = match frames.take()? {
+            Ok(mut opened) => {
+                let read = opened.next_frame().transpose()?;
+                frames = read.is_ok().then_some(Ok(opened));
+                read
+            }
+            Err(error) => Err(error),
         };
-        if read.is_err() {
-            frames = None;
-        }
         let read = read.map(|mut frame| {
             if anonymise {
                 frame.image.anonymise();

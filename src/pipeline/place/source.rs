@@ -21,8 +21,13 @@ use crate::volume::{Grid, Volume};
 pub enum Source<'v> {
     /// On the device.
     Device(PlacedVolume),
-    /// In memory, and averaged over boxes of these edges before it is sampled.
-    Memory(Arc<Cow<'v, Volume>>, Option<DVec3>),
+    /// In memory.
+    Memory {
+        /// Its voxels.
+        volume: Arc<Cow<'v, Volume>>,
+        /// Edges of the boxes that it is averaged over before it is sampled.
+        boxes_mm: Option<DVec3>,
+    },
 }
 
 impl<'v> Source<'v> {
@@ -33,7 +38,7 @@ impl<'v> Source<'v> {
     pub async fn of(gpu: &Gpu, volume: &'v Volume, window: &Window) -> Result<Self, GraphError> {
         match slabs(gpu, volume.shape).len() {
             1 => Ok(Self::Device(PlacedVolume::upload_through(gpu, volume, window).await?)),
-            _ => Ok(Self::Memory(Arc::new(window.through(volume)), None)),
+            _ => Ok(Self::Memory { volume: Arc::new(window.through(volume)), boxes_mm: None }),
         }
     }
 
@@ -41,7 +46,7 @@ impl<'v> Source<'v> {
     pub fn grid(&self) -> Grid {
         match self {
             Self::Device(placed) => placed.grid(),
-            Self::Memory(volume, _) => Grid::of(volume),
+            Self::Memory { volume, .. } => Grid::of(volume),
         }
     }
 
@@ -49,7 +54,7 @@ impl<'v> Source<'v> {
     pub fn axes(&self) -> AxisOrder {
         match self {
             Self::Device(placed) => placed.axes,
-            Self::Memory(..) => AxisOrder::Zyx,
+            Self::Memory { .. } => AxisOrder::Zyx,
         }
     }
 
@@ -60,7 +65,9 @@ impl<'v> Source<'v> {
     pub async fn averaged_over(&self, gpu: &Gpu, edges_mm: DVec3) -> Result<Self, GraphError> {
         match self {
             Self::Device(placed) => Ok(Self::Device(placed.averaged_over(gpu, edges_mm).await?)),
-            Self::Memory(volume, _) => Ok(Self::Memory(Arc::clone(volume), Some(edges_mm))),
+            Self::Memory { volume, .. } => {
+                Ok(Self::Memory { volume: Arc::clone(volume), boxes_mm: Some(edges_mm) })
+            }
         }
     }
 
@@ -94,10 +101,10 @@ impl<'v> Source<'v> {
                 op.edge = edge.unwrap_or(op.edge);
                 run_op1(gpu, &op, &[&placed.tensor])
             }
-            Self::Memory(volume, edges_mm) => {
+            Self::Memory { volume, boxes_mm } => {
                 let mut op = resample_op((volume.affine, AxisOrder::Zyx), grid, axes, interpolation);
                 op.edge = edge.unwrap_or(op.edge);
-                sampled_in_slabs(gpu, volume, *edges_mm, grid, axes, &op).await
+                sampled_in_slabs(gpu, volume, *boxes_mm, grid, axes, &op).await
             }
         }
     }
@@ -112,9 +119,10 @@ impl<'v> Source<'v> {
                 let tensor = gpu.upload(&placed.tensor.desc, &values).await?;
                 Self::Device(PlacedVolume { tensor, ..*placed })
             }
-            Self::Memory(volume, _) => {
+            Self::Memory { volume, .. } => {
                 let Volume { shape, affine, .. } = ***volume;
-                Self::Memory(Arc::new(Cow::Owned(Volume { shape, affine, data: values })), None)
+                let volume = Arc::new(Cow::Owned(Volume { shape, affine, data: values }));
+                Self::Memory { volume, boxes_mm: None }
             }
         })
     }
@@ -126,8 +134,8 @@ impl<'v> Source<'v> {
     pub async fn values(&self, gpu: &Gpu) -> Result<Vec<f32>, GraphError> {
         match self {
             Self::Device(placed) => Ok(gpu.download(&placed.tensor).await?),
-            Self::Memory(volume, None) => Ok(volume.data.clone()),
-            Self::Memory(volume, Some(_)) => {
+            Self::Memory { volume, boxes_mm: None } => Ok(volume.data.clone()),
+            Self::Memory { volume, boxes_mm: Some(_) } => {
                 let grid = Grid::of(volume);
                 let mut values = Vec::with_capacity(volume.data.len());
                 for planes in slabs(gpu, volume.shape) {
@@ -146,13 +154,13 @@ impl<'v> Source<'v> {
 async fn sampled_in_slabs(
     gpu: &Gpu,
     volume: &Volume,
-    edges_mm: Option<DVec3>,
+    boxes_mm: Option<DVec3>,
     grid: &Grid,
     axes: AxisOrder,
     op: &Resample,
 ) -> Result<GpuTensor, GraphError> {
     let own = Grid::of(volume);
-    let radius = edges_mm.map_or(0, |edges_mm| {
+    let radius = boxes_mm.map_or(0, |edges_mm| {
         let boxes = Grid::centred(Xyz([1; 3]), edges_mm, DVec3::ZERO);
         let matrix = index_matrix(grid_matrix(own.affine, boxes.affine), AxisOrder::Zyx, AxisOrder::Zyx);
         prefilters(&matrix).iter().find(|(filter, _)| filter.axis == 0).map_or(0, |(_, w)| w.len() / 2)
@@ -176,7 +184,7 @@ async fn sampled_in_slabs(
         let end_needed = if source.start == 0 { source.end.max(below) } else { source.end };
         let planes = first_needed.saturating_sub(halo)..(end_needed + halo).min(last);
         let mut placed = upload(gpu, volume, &planes).await?;
-        if let Some(edges_mm) = edges_mm {
+        if let Some(edges_mm) = boxes_mm {
             placed = placed.averaged_over(gpu, edges_mm).await?;
         }
         let mut op = op.clone().of_part(planes.start);

@@ -7,6 +7,7 @@ use crate::model::description::*;
 
 /// The slope below 0 that PyTorch's leaky ReLU has unless told otherwise.
 const USUAL_SLOPE: f32 = 0.01;
+
 /// Plans of a U-Net.
 #[derive(Debug)]
 struct Architecture {

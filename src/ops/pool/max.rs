@@ -1,10 +1,11 @@
 //! Maximum pooling in three dimensions and its backward.
 
-use super::{
-    Case, Cost, FLAT, Fill, GradientBuilder, NodeIo, OpDef, OpError, Operator, Precision, ValueId,
-    batch_pieces, element_kernel, expect_inputs, expect_ncdhw, sample_range,
-};
+use super::{grid, pooled, rows, spatial, with};
 use crate::gpu::{Caps, Dispatch, KernelKey, Lowered, Params, Slot};
+use crate::ops::{
+    Case, Cost, FLAT, Fill, GradientBuilder, NodeIo, OpDef, OpError, Operator, Precision, ValueId,
+    batch_pieces, element_kernel, expect_inputs, sample_range,
+};
 use crate::tensor::{HostTensor, TensorDesc};
 
 /// `max_pool3d`: maximum over windows, output extent floor((in + 2 * padding - kernel) / stride) + 1 as in
@@ -35,22 +36,7 @@ impl MaxPool3d {
 
     /// Description of the output for an input `ix` of the operator `name`.
     fn output(&self, name: &'static str, inputs: &[TensorDesc], ix: usize) -> Result<TensorDesc, OpError> {
-        let shape = expect_ncdhw(name, inputs, ix)?;
-        let mut out = shape.to_vec();
-        for axis in 0..3 {
-            let (kernel, stride, padding) = (self.kernel[axis], self.stride[axis], self.padding[axis]);
-            if kernel == 0 || stride == 0 || 2 * padding > kernel {
-                let reason = format!("{self:?} needs positive windows and strides, padding <= kernel / 2");
-                return Err(OpError::new(name, inputs, reason));
-            }
-            let padded = shape[2 + axis] + 2 * padding;
-            if padded < kernel {
-                let reason = format!("a window of {kernel} exceeds the padded extent {padded}");
-                return Err(OpError::new(name, inputs, reason));
-            }
-            out[2 + axis] = (padded - kernel) / stride + 1;
-        }
-        Ok(inputs[ix].with_shape(&out))
+        pooled(name, &inputs[ix], self.kernel, self.stride, self.padding)
     }
 
     fn params(&self, params: Params) -> Params {
@@ -89,24 +75,6 @@ impl MaxPool3d {
         }
         found
     }
-}
-
-pub(super) fn grid(n_d: usize, n_h: usize, n_w: usize) -> impl Iterator<Item = (usize, usize, usize)> {
-    (0..n_d * n_h * n_w).map(move |i| (i / n_w / n_h, i / n_w % n_h, i % n_w))
-}
-
-pub(super) fn with([d, h, w]: [usize; 3], last: usize) -> [usize; 4] {
-    [d, h, w, last]
-}
-
-/// The last three extents, and one more number: a kernel's `vec4`.
-pub(super) fn spatial(desc: &TensorDesc, last: usize) -> [usize; 4] {
-    with([desc.shape[2], desc.shape[3], desc.shape[4]], last)
-}
-
-/// Channels of all samples of a piece of the batch.
-pub(super) fn rows(desc: &TensorDesc, piece: &std::ops::Range<usize>) -> usize {
-    piece.len() * desc.shape[1]
 }
 
 /// Name, attributes, shape of x and whether it is for timing only, of both operators' cases.

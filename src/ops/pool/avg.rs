@@ -1,11 +1,11 @@
 //! Average pooling in three dimensions and its backward.
 
-use super::pool::{grid, rows, spatial, with};
-use super::{
+use super::{grid, pooled, rows, spatial, with};
+use crate::gpu::{Caps, Dispatch, KernelKey, Lowered, Params, Slot};
+use crate::ops::{
     Case, Cost, FLAT, Fill, GradientBuilder, NodeIo, OpDef, OpError, Operator, Precision, ValueId,
     batch_pieces, element_kernel, expect_inputs, expect_ncdhw, sample_range,
 };
-use crate::gpu::{Caps, Dispatch, KernelKey, Lowered, Params, Slot};
 use crate::tensor::{HostTensor, TensorDesc};
 
 /// `avg_pool3d`: mean over windows, output extent floor((in - kernel) / stride) + 1 as in PyTorch.
@@ -22,28 +22,7 @@ pub struct AvgPool3d {
 impl AvgPool3d {
     /// Description of the output for an input of the operator `name`.
     fn output(&self, name: &'static str, x: &TensorDesc) -> Result<TensorDesc, OpError> {
-        let inputs = std::slice::from_ref(x);
-        let shape = expect_ncdhw(name, inputs, 0)?;
-        let mut out = shape.to_vec();
-        for axis in 0..3 {
-            let (kernel, stride, n) = (self.kernel[axis], self.stride[axis], shape[2 + axis]);
-            if kernel == 0 || stride == 0 {
-                return Err(OpError::new(
-                    name,
-                    inputs,
-                    format!("{self:?} needs positive windows and strides"),
-                ));
-            }
-            if n < kernel {
-                return Err(OpError::new(
-                    name,
-                    inputs,
-                    format!("a window of {kernel} exceeds the extent {n}"),
-                ));
-            }
-            out[2 + axis] = (n - kernel) / stride + 1;
-        }
-        Ok(x.with_shape(&out))
+        pooled(name, x, self.kernel, self.stride, [0; 3])
     }
 
     fn voxels(&self) -> usize {
