@@ -95,20 +95,37 @@ impl Gpu {
     /// # Errors
     /// When the device is lost or an earlier command failed.
     pub async fn download<T: bytemuck::Pod>(&self, tensor: &GpuTensor) -> Result<Vec<T>, GpuError> {
-        let bytes = tensor.desc.bytes();
-        let mut values = Vec::with_capacity(bytes as usize / size_of::<T>());
+        let [values] = self.download_each([tensor]).await?;
+        Ok(values)
+    }
+
+    /// As [`Gpu::download`], several tensors in one wait where they are small.
+    ///
+    /// # Errors
+    /// As [`Gpu::download`].
+    pub async fn download_each<T: bytemuck::Pod, const N: usize>(
+        &self,
+        tensors: [&GpuTensor; N],
+    ) -> Result<[Vec<T>; N], GpuError> {
+        let mut values =
+            tensors.map(|tensor| Vec::with_capacity(tensor.desc.bytes() as usize / size_of::<T>()));
+        let mut pieces = tensors.iter().enumerate().flat_map(|(ix, tensor)| {
+            let bytes = tensor.desc.bytes();
+            (0..bytes)
+                .step_by(PIECE as usize)
+                .map(move |start| (ix, *tensor, start, PIECE.min(bytes - start)))
+        });
         let mut flying = VecDeque::new();
-        let mut start = 0;
         loop {
-            while start < bytes && flying.len() < PIECES {
-                let size = PIECE.min(bytes - start);
-                flying.push_back((self.read_piece(tensor, start, size)?, size));
-                start += size;
+            while flying.len() < PIECES
+                && let Some((ix, tensor, start, size)) = pieces.next()
+            {
+                flying.push_back((ix, self.read_piece(tensor, start, size)?, size));
             }
-            let Some((InFlight { buffer, submission, mapped }, size)) = flying.pop_front() else { break };
+            let Some((ix, InFlight { buffer, submission, mapped }, size)) = flying.pop_front() else { break };
             self.until(Some(submission), mapped).await?;
             let view = buffer.slice(..size).get_mapped_range().map_err(failed)?;
-            values.extend_from_slice(bytemuck::cast_slice(&view));
+            values[ix].extend_from_slice(bytemuck::cast_slice(&view));
             drop(view);
             buffer.unmap();
             let mut free = self.staging.down.lock().expect("no panic while held");

@@ -133,6 +133,17 @@ impl Executor {
         Ok(self.gpu.download(&self.tensors[value.0]).await?)
     }
 
+    /// As [`Executor::read`], several values in one wait.
+    ///
+    /// # Errors
+    /// As [`Executor::read`].
+    pub async fn read_each<T: bytemuck::Pod, const N: usize>(
+        &self,
+        values: [ValueId; N],
+    ) -> Result<[Vec<T>; N], GraphError> {
+        Ok(self.gpu.download_each(values.map(|value| &self.tensors[value.0])).await?)
+    }
+
     /// The kernel variant of each node.
     pub fn variants(&self) -> &[&'static str] {
         &self.variants

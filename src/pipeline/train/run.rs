@@ -377,14 +377,15 @@ impl TrainRun<'_> {
             }
             executor.run()?;
             loader.get_ready(config.batch).await;
-            let loss = executor.read::<f32>(graph.loss).await?[0];
-            let squares = executor.read::<f32>(graph.gradient_squares).await?[0];
+            let read =
+                executor.read_each::<f32, 3>([graph.loss, graph.gradient_squares, graph.counts]).await?;
+            let [loss, squares, counts] = read;
+            let (loss, squares) = (loss[0], squares[0]);
             row.step = step;
             if loss.is_finite() && squares.is_finite() {
                 skipped_in_a_row = 0;
                 counted += 1;
                 row.loss += loss as f64;
-                let counts: Vec<f32> = executor.read(graph.counts).await?;
                 let dice: f64 = counts.chunks_exact(6).map(|c| metrics_of(c)[0]).sum();
                 row.dice += dice / config.batch as f64;
             } else {
