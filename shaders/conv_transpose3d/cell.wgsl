@@ -1,9 +1,9 @@
-// conv_transpose3d, cell: stride 2, kernel 2 or 3 (K3), nothing cropped before: each invocation computes the 2x2x2
-// outputs of each of CELLS cells along w x 4 output channels, so that a weight that is loaded serves all cells.
-//   y[n,co,2i+k] += x[n,ci,i] * weight[ci,co,k]; output 2j of an axis takes taps 0 of x[j] and 2 of x[j-1], output
-//   2j+1 takes tap 1 of x[j].
+// conv_transpose3d, cell: stride 2, kernel 2 or 3 (K3): each invocation computes the 2x2x2 outputs of each of CELLS cells
+// along w x 4 output channels, so that a weight that is loaded serves all cells.
+//   y[n,co,2i+k-pad] += x[n,ci,i] * weight[ci,co,k]; before `pad` is cropped, output 2j of an axis takes taps 0 of x[j] and 2
+//   of x[j-1], output 2j+1 takes tap 1 of x[j].
 // Inputs: x [N, c_in, D, H, W] Element; weight packed [co/4][c_in][kd][kh][kw][4] f32 (conv3d/pack.wgsl, SWAP).
-// Output: y [N, c_out, OD, OH, OW] Element, OD <= 2 D + 1 and so on.
+// Output: y [N, c_out, OD, OH, OW] Element, OD + pad_d <= 2 D + 1 and so on.
 // Threads: global x (folded on to y) = CELLS cells along w; workgroup z = n * (c_out / 4) + channel quad. No workgroup memory.
 // Cost: 2 c_in K^3 / 8 flops an output element.
 #import "lib/conv_output.wgsl"
@@ -18,6 +18,9 @@ struct Params {
     out_d: i32,
     out_h: i32,
     out_w: i32,
+    pad_d: i32,
+    pad_h: i32,
+    pad_w: i32,
     negative_slope: f32,
 }
 
@@ -31,12 +34,15 @@ const TAPS: u32 = 8u;
 // An array an input channel, since constant indices cost no instruction.
 @group(0) @binding(1) var<storage, read> weight: array<array<vec4<f32>, TAPS>>;
 
-fn store(channel: u32, base: u32, d: i32, h: i32, w: i32, value: vec4<f32>) {
-    if d >= params.out_d || h >= params.out_h || w >= params.out_w {
+// Writes an output, at its place before cropping, of 4 channels.
+fn store(channel: u32, base: u32, uncropped: vec3<i32>, value: vec4<f32>) {
+    let place = uncropped - vec3<i32>(params.pad_d, params.pad_h, params.pad_w);
+    let extents = vec3<i32>(params.out_d, params.out_h, params.out_w);
+    if any(place < vec3<i32>(0)) || any(place >= extents) {
         return;
     }
     let volume = u32(params.out_d * params.out_h * params.out_w);
-    let voxel = u32((d * params.out_h + h) * params.out_w + w);
+    let voxel = u32((place.x * params.out_h + place.y) * params.out_w + place.z);
     for (var c = 0u; c < 4u; c++) {
         if channel + c < params.c_out {
             store_voxel(channel + c, base + (channel + c) * volume + voxel, value[c]);
@@ -84,10 +90,10 @@ fn main(
     @builtin(num_workgroups) groups: vec3<u32>,
 ) {
     let block = i32(flat_index(global, groups, 64u));
-    let cells_h = (params.out_h + 1) / 2;
-    let blocks_w = ((params.out_w + 1) / 2 + i32(CELLS) - 1) / i32(CELLS);
+    let cells_h = (params.out_h + params.pad_h + 1) / 2;
+    let blocks_w = ((params.out_w + params.pad_w + 1) / 2 + i32(CELLS) - 1) / i32(CELLS);
     let d = block / (blocks_w * cells_h);
-    if d >= (params.out_d + 1) / 2 {
+    if d >= (params.out_d + params.pad_d + 1) / 2 {
         return;
     }
     let h = block / blocks_w % cells_h;
@@ -158,7 +164,7 @@ fn main(
     for (var i = 0u; i < CELLS; i++) {
         for (var k = 0u; k < 8u; k++) {
             let offset = vec3<i32>(vec3<u32>(k / 4u, k / 2u % 2u, k % 2u));
-            store(quad * 4u, out_base, 2 * d + offset.x, 2 * h + offset.y, 2 * (w + i32(i)) + offset.z, sums[k][i]);
+            store(quad * 4u, out_base, 2 * vec3<i32>(d, h, w + i32(i)) + offset, sums[k][i]);
         }
     }
 }

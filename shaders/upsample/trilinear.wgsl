@@ -1,16 +1,17 @@
 // Trilinear resampling: y[o] = sum over the 8 neighbours of the source coordinate of weight * x; the
 // coordinates are those of lib/resample_axis.wgsl.
-// Input: x [rows, in_d, in_h, in_w] Element. Output: y [rows, out_d, out_h, out_w] Element.
-// One invocation an output element. Cost: 14 flops an output and 8 reads, which caches serve.
-#import "lib/element.wgsl"
+// Input: x [rows, in_d, in_h, in_w] Element. Output: y [rows, out_d, out_h, out_w] Stored; extents count Stored.
+// One invocation a Stored. With X4 the sources of its four outputs lie within four columns: 3 a <= 2 q along w.
+// Cost: 14 flops an output and 8 reads, which caches serve; with X4 4 reads and less than 14 flops.
 #import "lib/grid.wgsl"
 #import "lib/index.wgsl"
 #import "lib/resample_axis.wgsl"
+#import "lib/stored.wgsl"
 
 struct Params {
     // Extents (d, h, w, rows).
     in_shape: vec4<u32>,
-    // Extents (d, h, w, number of elements).
+    // Extents (d, h, w, number of all), which count Stored.
     out_shape: vec4<u32>,
     // (n_in, a, b, q) of each axis; bit patterns of signed numbers.
     axis_d: vec4<u32>,
@@ -19,7 +20,7 @@ struct Params {
 }
 
 @group(0) @binding(0) var<storage, read> x: array<Element>;
-@group(0) @binding(1) var<storage, read_write> y: array<Element>;
+@group(0) @binding(1) var<storage, read_write> y: array<Stored>;
 @group(0) @binding(2) var<uniform> params: Params;
 
 // The two neighbours along an axis, and the weights of both.
@@ -39,6 +40,18 @@ fn neighbours(bits: vec4<u32>, o: u32) -> Neighbours {
     return Neighbours(u32(low), u32(high), f32(axis.w - rest) / f32(axis.w), f32(rest) / f32(axis.w));
 }
 
+// Values at column `at` of the lines (low d, low h), (low d, high h), (high d, low h), (high d, high h).
+fn column(lines: vec4<u32>, at: u32) -> vec4<f32> {
+    let ix = lines + at;
+    return vec4<f32>(vec4<Element>(x[ix.x], x[ix.y], x[ix.z], x[ix.w]));
+}
+
+// Interpolates along h and d.
+fn across(values: vec4<f32>, d: Neighbours, h: Neighbours) -> f32 {
+    let along_h = h.weight_low * values.xz + h.weight_high * values.yw;
+    return d.weight_low * along_h.x + d.weight_high * along_h.y;
+}
+
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) global: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     let i = flat_index(global, groups, 64u);
@@ -46,20 +59,34 @@ fn main(@builtin(global_invocation_id) global: vec3<u32>, @builtin(num_workgroup
         return;
     }
     let n_in = params.in_shape.xyz;
-    let n_out = params.out_shape.xyz;
-    let place = place_of(i, n_out);
+    let place = place_of(i, params.out_shape.xyz);
     let d = neighbours(params.axis_d, place.x);
     let h = neighbours(params.axis_h, place.y);
-    let w = neighbours(params.axis_w, place.z);
     let plane_low = (place.w * n_in.x + d.low) * n_in.y;
     let plane_high = (place.w * n_in.x + d.high) * n_in.y;
     let lines = vec4<u32>(plane_low + h.low, plane_low + h.high, plane_high + h.low, plane_high + h.high)
         * n_in.z;
-    let at_low = lines + w.low;
-    let at_high = lines + w.high;
-    let low = vec4<f32>(vec4<Element>(x[at_low.x], x[at_low.y], x[at_low.z], x[at_low.w]));
-    let high = vec4<f32>(vec4<Element>(x[at_high.x], x[at_high.y], x[at_high.z], x[at_high.w]));
-    let along_w = w.weight_low * low + w.weight_high * high;
-    let along_h = h.weight_low * along_w.xz + h.weight_high * along_w.yw;
-    y[i] = Element(d.weight_low * along_h.x + d.weight_high * along_h.y);
+#ifdef X4
+    let axis = bitcast<vec4<i32>>(params.axis_w);
+    let o = 4u * place.z;
+    let first = source_times_q(axis, o) / axis.w;
+    var columns: vec4<f32>;
+    for (var c = 0; c < 4; c++) {
+        columns[c] = across(column(lines, u32(min(first + c, axis.x - 1))), d, h);
+    }
+    var value: vec4<f32>;
+    for (var j = 0u; j < 4u; j++) {
+        let beyond = source_times_q(axis, o + j) - first * axis.w;
+        let second = beyond >= axis.w;
+        let third = beyond >= 2 * axis.w;
+        let low = select(select(columns.x, columns.y, second), columns.z, third);
+        let high = select(select(columns.y, columns.z, second), columns.w, third);
+        let rest = beyond - (i32(second) + i32(third)) * axis.w;
+        value[j] = (f32(axis.w - rest) * low + f32(rest) * high) / f32(axis.w);
+    }
+    y[i] = stored_of(value);
+#else
+    let w = neighbours(params.axis_w, place.z);
+    y[i] = stored_of(w.weight_low * across(column(lines, w.low), d, h) + w.weight_high * across(column(lines, w.high), d, h));
+#endif
 }

@@ -79,6 +79,9 @@ pub(crate) struct Stored {
 }
 
 impl Stored {
+    /// One element.
+    pub(crate) const ONE: Self = Self { four: false };
+
     /// The legal variants where runs hold `run` elements.
     pub(crate) fn variants(run: usize) -> Vec<&'static str> {
         if run.is_multiple_of(4) { vec!["x4", "scalar"] } else { vec!["scalar"] }

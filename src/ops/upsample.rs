@@ -1,8 +1,8 @@
 //! Resampling of activations to a finer (or any other) grid, and its transpose.
 
 use super::{
-    Case, Cost, FLAT, Fill, GradientBuilder, NodeIo, OpDef, OpError, Operator, Precision, ValueId,
-    batch_pieces, element_kernel, expect_inputs, expect_ncdhw, sample_range,
+    Case, Cost, FLAT, Fill, GradientBuilder, NodeIo, OpDef, OpError, Operator, Precision, Stored, ValueId,
+    batch_pieces, expect_inputs, expect_ncdhw, sample_range,
 };
 use crate::gpu::{Caps, Dispatch, KernelKey, Lowered, Params, Slot};
 use crate::tensor::{HostTensor, TensorDesc};
@@ -119,15 +119,19 @@ fn axis_params(align_corners: bool, n_in: usize, n_out: usize) -> [u32; 4] {
     [n_in, a, b, q].map(i32::cast_unsigned)
 }
 
-/// Parameters of both kernels of a mode, for tensors `x` and `y` of the forward; `in_last` and `out_last`
-/// are the last components of the extents.
-fn params(mode: UpsampleMode, x: &TensorDesc, y: &TensorDesc, in_last: usize, out_last: usize) -> Params {
-    let extents = |desc: &TensorDesc, last: usize| {
-        let [d, h, w] = size_of(desc);
-        [d, h, w, last]
-    };
-    let params =
-        Params::new().extents("in_shape", extents(x, in_last)).extents("out_shape", extents(y, out_last));
+/// Parameters of both kernels of a mode, for tensors `x` and `y` of the forward, of which the latter counts `stored`; `in_last`
+/// and `out_last` are the last components of the extents.
+fn params(
+    mode: UpsampleMode,
+    x: &TensorDesc,
+    y: &TensorDesc,
+    [in_last, out_last]: [usize; 2],
+    stored: Stored,
+) -> Params {
+    let ([in_d, in_h, in_w], [out_d, out_h, out_w]) = (size_of(x), size_of(y));
+    let params = Params::new()
+        .extents("in_shape", [in_d, in_h, in_w, in_last])
+        .extents("out_shape", [out_d, out_h, out_w / stored.elements(), out_last]);
     let UpsampleMode::Trilinear { align_corners } = mode else { return params };
     let (size_in, size_out) = (size_of(x), size_of(y));
     ["axis_d", "axis_h", "axis_w"].into_iter().enumerate().fold(params, |params, (ix, name)| {
@@ -139,7 +143,11 @@ const LINEAR: UpsampleMode = UpsampleMode::Trilinear { align_corners: false };
 const ALIGNED: UpsampleMode = UpsampleMode::Trilinear { align_corners: true };
 
 /// Name, attributes, shape of x and whether it is for timing only, of both operators' cases.
-const CASES: [(&str, UpsampleMode, UpsampleTo, [usize; 5], bool); 13] = [
+const CASES: [(&str, UpsampleMode, UpsampleTo, [usize; 5], bool); 17] = [
+    ("nearest to size, fours", UpsampleMode::Nearest, UpsampleTo::Size([4, 3, 12]), [2, 2, 5, 2, 7], false),
+    ("linear to size, fours", LINEAR, UpsampleTo::Size([4, 3, 20]), [2, 2, 5, 2, 9], false),
+    ("aligned to size, fours", ALIGNED, UpsampleTo::Size([3, 5, 16]), [1, 3, 2, 4, 11], false),
+    ("linear from one column", LINEAR, UpsampleTo::Size([3, 5, 8]), [1, 3, 2, 4, 1], false),
     ("nearest twice", UpsampleMode::Nearest, UpsampleTo::Scale([2; 3]), [2, 3, 3, 5, 4], false),
     ("nearest by 1, 2, 3", UpsampleMode::Nearest, UpsampleTo::Scale([1, 2, 3]), [1, 2, 3, 1, 4], false),
     ("nearest to size", UpsampleMode::Nearest, UpsampleTo::Size([7, 3, 5]), [1, 2, 5, 4, 5], false),
@@ -190,8 +198,25 @@ impl Operator for Upsample {
         Ok(vec![inputs[0].with_shape(&[batch, channels, d, h, w])])
     }
 
-    fn lower(&self, inputs: &[TensorDesc], outputs: &[TensorDesc], caps: &Caps, _: &str) -> Lowered {
+    fn variants(&self, inputs: &[TensorDesc], _: &Caps) -> Vec<&'static str> {
+        let (n_in, n_out) = match (inputs[0].shape[4], self.to) {
+            (w, UpsampleTo::Scale(factor)) => (w, w * factor[2]),
+            (w, UpsampleTo::Size(size)) => (w, size[2]),
+        };
+        // Four outputs read a row of few columns.
+        let near = match self.mode {
+            UpsampleMode::Nearest => n_in <= n_out,
+            UpsampleMode::Trilinear { align_corners } => {
+                let [_, a, _, q] = axis_params(align_corners, n_in, n_out);
+                3 * a <= 2 * q
+            }
+        };
+        if near { Stored::variants(n_out) } else { vec!["scalar"] }
+    }
+
+    fn lower(&self, inputs: &[TensorDesc], outputs: &[TensorDesc], caps: &Caps, variant: &str) -> Lowered {
         let (x, y) = (&inputs[0], &outputs[0]);
+        let stored = Stored::of(variant);
         let path = match self.mode {
             UpsampleMode::Nearest => "upsample/nearest.wgsl",
             UpsampleMode::Trilinear { .. } => "upsample/trilinear.wgsl",
@@ -199,12 +224,12 @@ impl Operator for Upsample {
         let mut lowered = Lowered::default();
         for piece in batch_pieces(&[x, y], caps) {
             let rows = piece.len() * x.shape[1];
-            let n = rows * y.voxels();
+            let n = rows * y.voxels() / stored.elements();
             lowered.push(
-                Dispatch::new(element_kernel(path, x))
+                Dispatch::new(stored.kernel(path, x, caps))
                     .bind_range("x", Slot::Input(0), sample_range(x, &piece))
                     .bind_range("y", Slot::Output(0), sample_range(y, &piece))
-                    .params(params(self.mode, x, y, rows, n))
+                    .params(params(self.mode, x, y, [rows, n], stored))
                     .flat(n, FLAT),
             );
         }
@@ -288,7 +313,7 @@ impl Operator for UpsampleGrad {
                 Dispatch::new(KernelKey::new(path))
                     .bind_range("dy", Slot::Input(0), sample_range(dy, &piece))
                     .bind_range("dx", Slot::Output(0), sample_range(dx, &piece))
-                    .params(params(self.mode, dx, dy, n, rows))
+                    .params(params(self.mode, dx, dy, [n, rows], Stored::ONE))
                     .flat(n, FLAT),
             );
         }

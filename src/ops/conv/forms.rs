@@ -1,16 +1,17 @@
 //! The variants of a convolution: which are legal, which is preferred, and how a pass becomes launches in each.
 
 use super::pass::*;
-use super::window::{Window, spatial};
+use super::window::{IN_BOUNDS, Window, spatial};
 use super::winograd::{self, WINOGRAD_3D, WINOGRAD_HW};
 use crate::gpu::{Caps, DeviceClass, Lowered};
 use crate::ops::FLAT;
 use crate::tensor::TensorDesc;
 
-/// Kernels of [`lower_pass`]; the first serves only the gradient of a strided convolution by its input, the last two only
+/// Kernels of [`lower_pass`] and [`lower_transposed`]; the first two serve only transposed convolutions, the last two only
 /// activations in f16.
 pub(super) const SHADERS: &[&str] = &[
     TRANSPOSED,
+    CELL,
     NAIVE,
     DIRECT,
     DIRECT_X4,
@@ -98,8 +99,10 @@ pub(crate) fn direct_variants(
     let software = caps.class == DeviceClass::Software;
     let mut variants = Vec::new();
     let mut offer = |variant, first: bool| variants.insert(if first { 0 } else { variants.len() }, variant);
-    if window.is_dense() && matches!(kernel[2], 1 | 3) {
+    if row_columns(window, kernel[2]) <= MOST_COLUMNS {
         offer("direct_x4", true);
+    }
+    if window.is_dense() && matches!(kernel[2], 1 | 3) {
         if matches!(caps.lanes(), Some(8 | 16 | 32 | 64)) {
             offer("lanes", false);
         }
@@ -126,6 +129,31 @@ pub(crate) fn direct_variants(
     variants
 }
 
+/// Most columns of a row of the input that an invocation of `direct_x4` holds.
+const MOST_COLUMNS: usize = 16;
+
+/// Columns of a row of the input that 4 voxels of the output read, where the kernel is `kw` wide.
+fn row_columns(window: &Window, kw: usize) -> usize {
+    let span = 3 * window.stride[2] + 1;
+    span + window.dilation[2].min(span) * (kw - 1)
+}
+
+/// Legal variants of a transposed convolution, where `window.padding` is what is cropped, preferred first. With stride 1 it is
+/// a convolution.
+pub(super) fn transposed_variants(
+    window: &Window,
+    kernel: [usize; 3],
+    channels: [usize; 2],
+    output: [usize; 3],
+    caps: &Caps,
+) -> Vec<&'static str> {
+    if window.stride == [1; 3] {
+        return direct_variants(window, kernel, channels, output, caps);
+    }
+    let cell = [[2; 3], [3; 3]].contains(&kernel) && window.stride == [2; 3] && window.dilation == [1; 3];
+    if cell { vec!["cell", "naive"] } else { vec!["naive"] }
+}
+
 /// A kernel variant for a number of output channels.
 struct Form {
     path: &'static str,
@@ -142,7 +170,7 @@ struct Form {
 }
 
 impl Form {
-    fn new(variant: &str, n_out: usize, output: [usize; 3], caps: &Caps) -> Self {
+    fn new(variant: &str, n_out: usize, output: [usize; 3], window: &Window, caps: &Caps) -> Self {
         let [d, h, w] = output;
         let (rows, voxels) = (d * h, d * h * w);
         let groups = |limit: usize| match n_out.div_ceil(4).next_power_of_two() {
@@ -159,7 +187,19 @@ impl Form {
             invocations: rows * w.div_ceil(4),
         };
         match variant {
-            "direct_x4" => form(DIRECT_X4, 4 * groups(4), wide(groups(4))),
+            "direct_x4" => {
+                let ([sd, sh, sw], [dd, dh, dw]) = (window.stride, window.dilation);
+                let defines = vec![
+                    ("GROUPS", groups(4)),
+                    ("STRIDE_D", sd),
+                    ("STRIDE_H", sh),
+                    ("STRIDE_W", sw),
+                    ("DILATION_D", dd),
+                    ("DILATION_H", dh),
+                    ("DILATION_W", dw),
+                ];
+                form(DIRECT_X4, 4 * groups(4), defines)
+            }
             "single" => form(SINGLE, 1, Vec::new()),
             "winograd_w4" => form(WINOGRAD_W4, 4 * groups(2), wide(groups(2))),
             "lanes" => {
@@ -197,7 +237,7 @@ pub(crate) fn lower_pass(lowered: &mut Lowered, pass: &Pass<'_>, caps: &Caps, va
         _ => {}
     }
     let (weight, packing) = &pass.weight;
-    let form = Form::new(variant, packing.n_out, spatial(&pass.y.1.shape), caps);
+    let form = Form::new(variant, packing.n_out, spatial(&pass.y.1.shape), &pass.window, caps);
     let [kd, kh, kw] = packing.kernel;
     let taps = kd * kh * kw;
     let (pack, packed) = match form.path {
@@ -225,10 +265,36 @@ pub(crate) fn lower_pass(lowered: &mut Lowered, pass: &Pass<'_>, caps: &Caps, va
     pass.launch(lowered, &key, &params, packed, grid, caps);
 }
 
-/// Adds the launches of a transposed convolution with any window.
-pub(super) fn lower_transposed(lowered: &mut Lowered, pass: &Pass<'_>, caps: &Caps) {
+/// Adds the launches of a transposed convolution: the pass reads weights as [`Packing::swap`] has it, and its window's padding
+/// is what is cropped.
+pub(super) fn lower_transposed(lowered: &mut Lowered, mut pass: Pass<'_>, caps: &Caps, variant: &str) {
+    let kernel = pass.weight.1.kernel;
+    if pass.window.stride == [1; 3] {
+        // Each output gathers what the inputs round it scatter.
+        pass.weight.1.flip = true;
+        pass.pad = std::array::from_fn(|a| {
+            i32::try_from(pass.window.dilation[a] * (kernel[a] - 1)).expect(IN_BOUNDS) - pass.pad[a]
+        });
+        return lower_pass(lowered, &pass, caps, variant);
+    }
     let (weight, packing) = &pass.weight;
-    let packed = pack_weights(lowered, *weight, packing, 1);
-    let grid = [packing.n_out * pass.y.1.voxels(), FLAT, 1];
-    pass.launch(lowered, &pass.kernel(TRANSPOSED), &pass.window_params(), packed, grid, caps);
+    let (y, n_out) = (pass.y.1, packing.n_out);
+    if variant == "cell" {
+        let packed = pack_weights(lowered, *weight, packing, 4);
+        let cells_each = cells_each(caps);
+        let key = pass.kernel(CELL).define("K3", (kernel[0] == 3).into()).count("CELLS", cells_each);
+        let [d, h, w] = std::array::from_fn(|a| (y.shape[2 + a] + pass.window.padding[a][0]).div_ceil(2));
+        let grid = [d * h * w.div_ceil(cells_each), FLAT, n_out.div_ceil(4)];
+        pass.launch(lowered, &key, &pad_params(pass.shape_params(), pass.pad), packed, grid, caps);
+    } else {
+        let packed = pack_weights(lowered, *weight, packing, 1);
+        let grid = [n_out * y.voxels(), FLAT, 1];
+        pass.launch(lowered, &pass.kernel(TRANSPOSED), &pass.window_params(), packed, grid, caps);
+    }
+}
+
+/// Cells along w that an invocation of `cell` computes: what is loaded of the weights serves all of them. On a GPU the
+/// registers of more than three leave too few waves.
+fn cells_each(caps: &Caps) -> usize {
+    if caps.class == DeviceClass::Software { 2 } else { 3 }
 }

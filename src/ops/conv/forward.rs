@@ -59,7 +59,7 @@ impl Conv3d {
 pub static CONV3D: OpDef = OpDef {
     name: "conv3d",
     summary: "3D convolution of one or two inputs, fused bias and (leaky) ReLU",
-    shaders: SHADERS.split_at(1).1,
+    shaders: SHADERS.split_at(2).1,
     cases: conv3d_cases,
 };
 
@@ -103,6 +103,36 @@ fn conv3d_cases() -> Vec<Case> {
             5,
             [3, 3, 3],
             Window::symmetric([2; 3], [1; 3], [1; 3]),
+            true,
+            Activation::None,
+        ),
+        (
+            "stride 2, kernel 7, one channel in",
+            [1, 1, 9, 7, 21],
+            0,
+            18,
+            [7; 3],
+            Window::symmetric([2; 3], [1; 3], [3; 3]),
+            false,
+            Activation::None,
+        ),
+        (
+            "stride 2, one tap",
+            [2, 5, 5, 4, 11],
+            0,
+            9,
+            [1; 3],
+            Window::symmetric([2; 3], [1; 3], [0; 3]),
+            false,
+            Activation::Relu,
+        ),
+        (
+            "dilation 5, two inputs",
+            [1, 3, 7, 12, 13],
+            2,
+            5,
+            [3; 3],
+            Window::symmetric([1; 3], [5; 3], [5; 3]),
             true,
             Activation::None,
         ),
@@ -163,6 +193,10 @@ fn conv3d_cases() -> Vec<Case> {
             build((name, shape, c2, c_out, [3; 3], same([3; 3]), false, Activation::None)).bench_only(),
         );
     }
+    let strided = ("21 to 42, stride 2", [1, 21, 80, 80, 64], 0, 42, [3; 3]);
+    let (name, shape, c2, c_out, kernel) = strided;
+    let window = Window::symmetric([2; 3], [1; 3], [1; 3]);
+    cases.push(build((name, shape, c2, c_out, kernel, window, true, Activation::None)).bench_only());
     let last = [1, 1, 2];
     let head = ("16 to 1, 2 mm grid", [1, 16, 96, 128, 160], 0, 1, last, same(last), true, Activation::None);
     cases.push(build(head).bench_only());

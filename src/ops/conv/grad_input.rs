@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
-use super::forms::{SHADERS, direct_variants, lower_pass, lower_transposed};
+use super::forms::{SHADERS, lower_transposed, transposed_variants};
 use super::pass::{Packing, Pass};
-use super::window::{IN_BOUNDS, Window, conv_cost, for_each_tap, spatial};
+use super::window::{Window, conv_cost, for_each_tap, spatial};
 use super::winograd;
 use crate::gpu::{Caps, Lowered, Slot};
 use crate::ops::{Case, Cost, Fill, OpDef, OpError, Operator, Precision, expect_inputs, expect_ncdhw};
@@ -46,23 +46,13 @@ pub static CONV3D_GRAD_INPUT: OpDef = OpDef {
             case("second of two inputs", same, [3, 2, 5], [1, 4, 3, 2, 5], [4, 9, 3, 3, 3], 4..9),
             case("even kernel", Window::same([1, 1, 2]), [3, 5, 6], [2, 1, 3, 5, 6], [1, 4, 1, 1, 2], 0..4),
             case("stride 2", strided, [7, 6, 9], [2, 3, 4, 3, 5], [3, 5, 3, 3, 3], 0..5),
+            case("stride 2, even extents", strided, [8, 6, 10], [1, 3, 4, 3, 5], [3, 9, 3, 3, 3], 2..9),
             case("dilation 2", dilated, [5, 6, 7], [1, 3, 5, 6, 7], [3, 2, 3, 3, 3], 0..2),
             case("32 to 32, 4 mm grid", same, [48, 64, 64], [1, 32, 48, 64, 64], [32, 32, 3, 3, 3], 0..32)
                 .bench_only(),
         ]
     },
 };
-
-impl Conv3dGradInput {
-    /// Zeros before each axis of the equivalent convolution of dy with the flipped kernel (stride 1).
-    fn flipped_padding(&self, kernel: [usize; 3]) -> [i32; 3] {
-        std::array::from_fn(|a| {
-            let [reach, before] = [self.window.dilation[a] * (kernel[a] - 1), self.window.padding[a][0]];
-            let [reach, before] = [reach, before].map(|n| i32::try_from(n).expect(IN_BOUNDS));
-            reach - before
-        })
-    }
-}
 
 impl Operator for Conv3dGradInput {
     fn name(&self) -> &'static str {
@@ -85,34 +75,24 @@ impl Operator for Conv3dGradInput {
     }
 
     fn variants(&self, inputs: &[TensorDesc], caps: &Caps) -> Vec<&'static str> {
-        if self.window.stride == [1; 3] {
-            let channels = [inputs[0].shape[1], self.channels.len()];
-            let mut variants =
-                direct_variants(&self.window, spatial(&inputs[1].shape), channels, self.input, caps);
-            let dx = self.infer(inputs).unwrap_or_default();
-            winograd::retain_bindable(
-                &mut variants,
-                &inputs[..1].iter().chain(&dx).collect::<Vec<_>>(),
-                caps,
-            );
-            variants
-        } else {
-            vec!["naive"]
-        }
+        let channels = [inputs[0].shape[1], self.channels.len()];
+        let kernel = spatial(&inputs[1].shape);
+        let mut variants = transposed_variants(&self.window, kernel, channels, self.input, caps);
+        let dx = self.infer(inputs).unwrap_or_default();
+        winograd::retain_bindable(&mut variants, &inputs[..1].iter().chain(&dx).collect::<Vec<_>>(), caps);
+        variants
     }
 
     fn lower(&self, inputs: &[TensorDesc], outputs: &[TensorDesc], caps: &Caps, variant: &str) -> Lowered {
         let mut lowered = Lowered::default();
-        let kernel = spatial(&inputs[1].shape);
-        let flipped = self.window.stride == [1; 3];
         let packing = Packing {
             n_out: self.channels.len(),
             n_in: inputs[0].shape[1],
-            kernel,
+            kernel: spatial(&inputs[1].shape),
             row_channels: inputs[1].shape[1],
             first: self.channels.start,
             swap: true,
-            flip: flipped,
+            flip: false,
         };
         let pass = Pass {
             x: (Slot::Input(0), &inputs[0]),
@@ -121,15 +101,11 @@ impl Operator for Conv3dGradInput {
             weight: (Slot::Input(1), packing),
             bias: None,
             window: self.window,
-            pad: if flipped { self.flipped_padding(kernel) } else { self.window.padding_before() },
+            pad: self.window.padding_before(),
             negative_slope: 1.0,
             accumulate: false,
         };
-        if flipped {
-            lower_pass(&mut lowered, &pass, caps, variant);
-        } else {
-            lower_transposed(&mut lowered, &pass, caps);
-        }
+        lower_transposed(&mut lowered, pass, caps, variant);
         lowered
     }
 

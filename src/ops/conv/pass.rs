@@ -19,6 +19,7 @@ pub(super) const COOP: &str = "conv3d/coop.wgsl";
 pub(super) const PACK_COOP: &str = "conv3d/pack_coop.wgsl";
 pub(super) const PACK_WINOGRAD_W4: &str = "conv3d/pack_winograd_w4.wgsl";
 pub(super) const TRANSPOSED: &str = "conv_transpose3d/naive.wgsl";
+pub(super) const CELL: &str = "conv_transpose3d/cell.wgsl";
 pub(super) const WINOGRAD_MULTIPLY: &str = "conv3d/winograd_multiply.wgsl";
 pub(super) const PACK_WINOGRAD_3D: &str = "conv3d/pack_winograd_3d.wgsl";
 pub(super) const WINOGRAD_3D_INPUT: &str = "conv3d/winograd_3d_input.wgsl";

@@ -1,26 +1,19 @@
 //! `conv_transpose3d`: the adjoint of a strided convolution, used for learned upsampling.
 
-use super::forms::lower_transposed;
+use super::forms::{SHADERS, lower_transposed, transposed_variants};
 use super::forward::Conv3d;
 use super::grad_weight::Conv3dGradWeight;
-use super::pass::{PACK, Packing, Pass, TRANSPOSED, pack_weights};
+use super::pass::{Packing, Pass};
 use super::window::{Window, conv_cost, for_each_tap, spatial};
-use crate::gpu::{Caps, DeviceClass, Lowered, Slot};
+use super::winograd;
+use crate::gpu::{Caps, Lowered, Slot};
 use crate::ops::activation::Activation;
 use crate::ops::reduction::SumChannels;
 use crate::ops::{
-    Case, Cost, FLAT, Fill, GradientBuilder, NodeIo, OpDef, OpError, Operator, Precision, ValueId,
-    expect_inputs, expect_ncdhw,
+    Case, Cost, Fill, GradientBuilder, NodeIo, OpDef, OpError, Operator, Precision, ValueId, expect_inputs,
+    expect_ncdhw,
 };
 use crate::tensor::{HostTensor, TensorDesc};
-
-const CELL: &str = "conv_transpose3d/cell.wgsl";
-
-/// Cells along w that an invocation computes: what is loaded of the weights serves all of them. On a GPU the registers of
-/// more than three leave too few waves.
-fn cells_each(caps: &Caps) -> usize {
-    if caps.class == DeviceClass::Software { 2 } else { 3 }
-}
 
 /// `conv_transpose3d`:
 /// `y[n,co,o] = act(bias[co] + Σ_{i·stride + k·dilation − crop = o} x[n,ci,i] · weight[ci,co,k])`.
@@ -60,7 +53,7 @@ impl ConvTranspose3d {
 pub static CONV_TRANSPOSE3D: OpDef = OpDef {
     name: "conv_transpose3d",
     summary: "transposed 3D convolution (learned upsampling)",
-    shaders: &[TRANSPOSED, CELL, PACK],
+    shaders: SHADERS.split_at(SHADERS.len() - 2).0,
     cases: || {
         let case = |name: &str, x: [usize; 5], c_out, kernel: [usize; 3], op: ConvTranspose3d| {
             let mut inputs = vec![
@@ -84,6 +77,18 @@ pub static CONV_TRANSPOSE3D: OpDef = OpDef {
             case("kernel 3, nothing cropped", [1, 2, 1, 3, 2], 5, [3; 3], general([2; 3], [1; 3], [0; 3])),
             case("kernel 2", [2, 3, 2, 3, 5], 7, [2; 3], ConvTranspose3d::double(2, true)),
             case("kernel 3, padding 1", [1, 2, 3, 2, 4], 3, [3; 3], general([2; 3], [1; 3], [1; 3])),
+            case(
+                "kernel 3, first plane cropped",
+                [2, 3, 3, 2, 5],
+                6,
+                [3; 3],
+                ConvTranspose3d {
+                    window: Window { padding: [[1, 0]; 3], ..general([2; 3], [1; 3], [0; 3]).window },
+                    ..general([2; 3], [1; 3], [0; 3])
+                },
+            ),
+            case("stride 1", [2, 5, 3, 4, 6], 9, [3; 3], general([1; 3], [1; 3], [1; 3])),
+            case("stride 1 by axis", [1, 2, 3, 4, 3], 3, [2, 3, 1], general([1; 3], [1, 2, 1], [1, 0, 0])),
             case("by axis", [1, 2, 3, 2, 3], 3, [2, 3, 1], general([3, 1, 2], [1, 2, 1], [1, 0, 0])),
             case(
                 "fused relu",
@@ -132,24 +137,23 @@ impl Operator for ConvTranspose3d {
         Ok(vec![inputs[0].with_shape(&[x[0], w[1], out[0], out[1], out[2]])])
     }
 
-    fn variants(&self, inputs: &[TensorDesc], _: &Caps) -> Vec<&'static str> {
+    fn variants(&self, inputs: &[TensorDesc], caps: &Caps) -> Vec<&'static str> {
+        let [weight_in, weight_out] = [inputs[1].shape[0], inputs[1].shape[1]];
         let kernel = spatial(&inputs[1].shape);
-        let window = &self.window;
-        let cell = (kernel == [2; 3] || kernel == [3; 3])
-            && window.stride == [2; 3]
-            && window.dilation == [1; 3]
-            && window.padding.iter().all(|crop| crop[0] == 0);
-        if cell { vec!["cell", "naive"] } else { vec!["naive"] }
+        let output = self.output(spatial(&inputs[0].shape), kernel).unwrap_or_default();
+        let mut variants = transposed_variants(&self.window, kernel, [weight_in, weight_out], output, caps);
+        let y = self.infer(inputs).unwrap_or_default();
+        winograd::retain_bindable(&mut variants, &inputs[..1].iter().chain(&y).collect::<Vec<_>>(), caps);
+        variants
     }
 
     fn lower(&self, inputs: &[TensorDesc], outputs: &[TensorDesc], caps: &Caps, variant: &str) -> Lowered {
         let mut lowered = Lowered::default();
-        let kernel = spatial(&inputs[1].shape);
         let (c_in, c_out) = (inputs[1].shape[0], inputs[1].shape[1]);
         let packing = Packing {
             n_out: c_out,
             n_in: c_in,
-            kernel,
+            kernel: spatial(&inputs[1].shape),
             row_channels: c_out,
             first: 0,
             swap: true,
@@ -166,16 +170,7 @@ impl Operator for ConvTranspose3d {
             negative_slope: self.activation.negative_slope(),
             accumulate: false,
         };
-        if variant == "cell" {
-            let packed = pack_weights(&mut lowered, Slot::Input(1), &pass.weight.1, 4);
-            let cells_each = cells_each(caps);
-            let key = pass.kernel(CELL).define("K3", (kernel[0] == 3).into()).count("CELLS", cells_each);
-            let [d, h, w] = spatial(&outputs[0].shape).map(|n| n.div_ceil(2));
-            let grid = [d * h * w.div_ceil(cells_each), FLAT, c_out.div_ceil(4)];
-            pass.launch(&mut lowered, &key, &pass.shape_params(), packed, grid, caps);
-        } else {
-            lower_transposed(&mut lowered, &pass, caps);
-        }
+        lower_transposed(&mut lowered, pass, caps, variant);
         lowered
     }
 
