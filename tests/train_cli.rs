@@ -18,7 +18,7 @@ use heads::{head, image, mask, radius};
 use nii::{Folder, gz};
 use program::{has_gpu, program};
 use serde_json::Value;
-use trephine::model::{Model, WeightFile};
+use trephine::model::{AnswerKind, Model, WeightFile};
 
 fn run(arguments: &[&str]) -> Command {
     program(&Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache"), arguments)
@@ -336,6 +336,49 @@ fn a_run_that_begins_with_a_model_says_so() {
     let other = desk.fail(1, "other", &["--config", &config, "--init", "default"]);
     assert!(other.contains("the model 'default' to start from is another network"), "{other}");
     assert!(!desk.0.path("other").exists());
+}
+
+#[test]
+fn a_network_learns_distances_and_strips() {
+    if !has_gpu() {
+        return;
+    }
+    let desk = Desk::new();
+    let run_toml = RUN
+        .replace("shape = [16, 16, 16]\nfold = 1", "shape = [32, 32, 32]\nfold = 2")
+        .replace("12.0", "6.0")
+        .replace(
+            "steps_per_epoch = 2\n",
+            "steps_per_epoch = 8\nlearning_rate = 0.05\nloss = \"dice-distance\"\n",
+        )
+        .replace("batch = 1", "batch = 2")
+        + "[optimiser]\nema_decay = 0.0\n";
+    desk.0.put("distance.toml", run_toml.as_bytes());
+    desk.succeed("run", &["--config", &desk.path("distance.toml")]);
+    let log = String::from_utf8(desk.read("run/log.csv")).expect("text");
+    let column = |name: &str| -> Vec<f64> {
+        let ix = log.lines().next().expect("a header").split(',').position(|title| title == name);
+        let value = |line: &str| line.split(',').nth(ix.expect("a column"))?.parse().ok();
+        log.lines().skip(1).map(|line| value(line).expect("a number")).collect()
+    };
+    let [losses, dice] = ["loss", "validation_dice"].map(column);
+    assert!(losses.len() == 2 && losses[1] < 0.8 * losses[0], "{log}");
+    assert!(dice[1] > 0.7, "{log}");
+
+    // Its output is a distance in mm, and what follows reads it as one.
+    let file = desk.path("run/last.safetensors");
+    let model = Model::read(Path::new(&file)).expect("a model");
+    assert_eq!(model.description.answer, AnswerKind::DistanceMm { border_mm: 0.0 });
+    let [head, mask, sdt] = ["head1.nii.gz", "mask.nii", "sdt.nii"].map(|name| desk.path(name));
+    let mut strip = run(&["strip", "-i", &head, "-m", &mask, "-d", &sdt, "-b", "5", "--model", &file]);
+    let output = strip.output().expect("the program starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+
+    // Weights that give logits are no beginning for it.
+    desk.succeed("logits", &["--config", &desk.path("run.toml"), "--epochs", "1", "--steps", "1"]);
+    let logits = desk.path("logits/last.safetensors");
+    let refused = desk.fail(1, "other", &["--config", &desk.path("distance.toml"), "--init", &logits]);
+    assert!(refused.contains("is another network than the one to train"), "{refused}");
 }
 
 #[test]

@@ -121,8 +121,10 @@ enum Loss {
     Bce,
     /// Focal loss, gamma 2, alpha 0.25
     Focal,
-    /// Signed distances, for networks that answer with them
+    /// Signed distances in mm to the brain's border, for networks that answer with them; a new network then does
     Distance,
+    /// Soft Dice plus signed distances
+    DiceDistance,
 }
 
 impl From<Loss> for LossKind {
@@ -133,6 +135,7 @@ impl From<Loss> for LossKind {
             Loss::Bce => Self::Bce,
             Loss::Focal => Self::Focal,
             Loss::Distance => Self::Distance,
+            Loss::DiceDistance => Self::DiceDistance,
         }
     }
 }

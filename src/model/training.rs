@@ -11,10 +11,10 @@ use super::weights::expected_tensors;
 use super::{ModelError, Tensors};
 use crate::graph::{Executor, Graph, GraphError, ValueKind};
 use crate::ops::ValueId;
+use crate::ops::border_distance::BorderDistance;
 use crate::ops::constant::Constant;
 use crate::ops::distance_loss::DistanceLoss;
 use crate::ops::elementwise::Add;
-use crate::ops::label::{Distance, Threshold};
 use crate::ops::loss::{Loss, OverlapCounts};
 use crate::ops::optimizer::{AccumulateSumOfSquares, Adam, AdamForm, ClipFactor, Ema};
 use crate::tensor::{HostTensor, TensorDesc};
@@ -31,12 +31,14 @@ pub enum LossKind {
     Bce,
     /// Focal loss, gamma 2, alpha 0.25.
     Focal,
-    /// Signed distances to the brain's border, clipped, for networks that answer with them.
+    /// Huber loss of signed distances to the brain's border, clipped, for networks that answer with them.
     Distance,
+    /// Soft Dice plus that loss.
+    DiceDistance,
 }
 
-/// Distance from the brain's border from which on only the side counts, in mm: beyond the skull, and deep in the brain.
-const CLIP_MM: f32 = 10.0;
+/// Distance from the brain's border from which on only the side counts, in mm: in the skull, and below the cortex.
+const CLIP_MM: f32 = 5.0;
 
 impl LossKind {
     /// The loss that networks with such an answer learn by, unless another is asked for.
@@ -47,14 +49,19 @@ impl LossKind {
         }
     }
 
+    /// Whether it asks for signed distances instead of logits.
+    pub fn asks_for_distances(self) -> bool {
+        matches!(self, Self::Distance | Self::DiceDistance)
+    }
+
     /// Whether networks with such an answer can learn by it: a distance in mm is no probability's logit, nor the other way
     /// round.
     pub fn suits(self, answer: AnswerKind) -> bool {
-        (self == Self::Distance) == (Self::of(answer) == Self::Distance)
+        self.asks_for_distances() == matches!(answer, AnswerKind::DistanceMm { .. })
     }
 
-    /// Adds the loss `[1]` of logits and masks, and perhaps weights, `[N, 1, D, H, W]` to a graph; the masks may be fractions, but distances are
-    /// those to where they pass a half, on voxels of this size, for one sample at a time.
+    /// Adds the loss `[1]` of logits and masks, and perhaps weights, `[N, 1, D, H, W]` to a graph; the masks may be fractions, and
+    /// distances are those to where they pass a half, on voxels of this size.
     ///
     /// # Errors
     /// Shapes that differ.
@@ -66,22 +73,34 @@ impl LossKind {
         weights: Option<ValueId>,
         voxel_mm: [f64; 3],
     ) -> Result<ValueId, GraphError> {
-        let loss = match self {
-            Self::DiceBce => {
-                Loss::DiceBce { smooth: 1.0, per_sample: false, dice_weight: 1.0, bce_weight: 1.0 }
-            }
-            Self::Dice => Loss::SoftDice { smooth: 1.0, per_sample: false },
-            Self::Bce => Loss::Bce,
-            Self::Focal => Loss::Focal { gamma: 2.0, alpha: 0.25 },
-            Self::Distance => {
-                let brain = graph.apply1(Threshold::above(0.5), &[masks])?;
-                let distance = graph.apply1(Distance { voxel_size: voxel_mm }, &[brain])?;
-                let inputs: Vec<ValueId> = [logits, distance].into_iter().chain(weights).collect();
-                return graph.apply1(DistanceLoss { clip_mm: CLIP_MM }, &inputs);
-            }
+        let mut apply = |loss: Loss| -> Result<ValueId, GraphError> {
+            let inputs: Vec<ValueId> = [logits, masks].into_iter().chain(weights).collect();
+            Ok(graph.apply(loss, &inputs)?[0])
         };
-        let inputs: Vec<ValueId> = [logits, masks].into_iter().chain(weights).collect();
-        Ok(graph.apply(loss, &inputs)?[0])
+        let dice = Loss::SoftDice { smooth: 1.0, per_sample: false };
+        let overlap = match self {
+            Self::DiceBce => {
+                return apply(Loss::DiceBce {
+                    smooth: 1.0,
+                    per_sample: false,
+                    dice_weight: 1.0,
+                    bce_weight: 1.0,
+                });
+            }
+            Self::Dice => return apply(dice),
+            Self::Bce => return apply(Loss::Bce),
+            Self::Focal => return apply(Loss::Focal { gamma: 2.0, alpha: 0.25 }),
+            Self::Distance => None,
+            Self::DiceDistance => Some(apply(dice)?),
+        };
+        let to_border = BorderDistance { voxel_mm, most_mm: CLIP_MM.into() };
+        let distance = graph.apply1(to_border, &[masks])?;
+        let inputs: Vec<ValueId> = [logits, distance, masks].into_iter().chain(weights).collect();
+        let distances = graph.apply1(DistanceLoss { clip_mm: CLIP_MM }, &inputs)?;
+        match overlap {
+            Some(overlap) => graph.apply1(Add, &[overlap, distances]),
+            None => Ok(distances),
+        }
     }
 }
 

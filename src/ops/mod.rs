@@ -3,6 +3,7 @@
 
 pub mod activation;
 pub mod augment;
+pub mod border_distance;
 mod case;
 pub mod cast;
 mod compare;

@@ -2,9 +2,9 @@
 
 use super::case::OpDef;
 use super::{
-    activation, augment, cast, concat, constant, conv, convolve, distance_loss, dropout, elementwise,
-    intensity, label, loss, n4, norm, optimizer, patch, pool, reduction, resample, softmax, space_to_depth,
-    synth, upsample,
+    activation, augment, border_distance, cast, concat, constant, conv, convolve, distance_loss, dropout,
+    elementwise, intensity, label, loss, n4, norm, optimizer, patch, pool, reduction, resample, softmax,
+    space_to_depth, synth, upsample,
 };
 
 /// Every operator, in stable order.
@@ -41,6 +41,7 @@ pub static OPS: &[&OpDef] = &[
     &loss::DICE_BCE_LOSS,
     &loss::DICE_BCE_LOSS_GRAD,
     &loss::OVERLAP_COUNTS,
+    &border_distance::BORDER_DISTANCE,
     &distance_loss::DISTANCE_LOSS,
     &distance_loss::DISTANCE_LOSS_GRAD,
     &optimizer::ADAM,

@@ -176,7 +176,8 @@ impl NetworkConfig {
 
 impl TrainConfig {
     /// The network's description; `parent` is that of the model to begin with. What that says of brain without CSF is left out
-    /// where no label maps teach it, since it would go astray as what it reads changes.
+    /// where no label maps teach it, since it would go astray as what it reads changes. Any other network answers as the loss
+    /// asks for: with logits, or with distances to the brain's border.
     ///
     /// # Errors
     /// The network of a model where there is none to begin with.
@@ -184,14 +185,16 @@ impl TrainConfig {
     /// # Panics
     /// For a configuration in which [`TrainConfig::check`] finds a fault.
     pub fn description(&self, parent: Option<&Description>) -> Result<Description, String> {
-        let description = self.network.description(parent)?;
-        let from_maps = self.synthesis.as_ref().is_some_and(|synthesis| synthesis.share > 0.0);
-        match self.network {
-            NetworkConfig::Model { .. } if !from_maps => {
-                Ok(description.answering(false).expect("every network says what is brain"))
-            }
-            _ => Ok(description),
+        let mut description = self.network.description(parent)?;
+        let is_model = matches!(self.network, NetworkConfig::Model { .. });
+        if self.loss.asks_for_distances() && !is_model {
+            description.answer = AnswerKind::DistanceMm { border_mm: 0.0 };
         }
+        let from_maps = self.synthesis.as_ref().is_some_and(|synthesis| synthesis.share > 0.0);
+        if is_model && !from_maps {
+            return Ok(description.answering(false).expect("every network says what is brain"));
+        }
+        Ok(description)
     }
 
     /// What a run does that is told nothing else: the network of the built-in `default`, which `--init default` begins with,
@@ -541,9 +544,6 @@ impl TrainConfig {
                     AnswerKind::Logit | AnswerKind::TwoClasses => "logits",
                 }
             ));
-        }
-        if self.loss == LossKind::Distance && self.batch > 1 {
-            faults.push(format!("batch is {}, must be 1 with the loss distance", self.batch));
         }
         if let Err(fault) = self.optimiser.rates(network) {
             faults.push(fault.to_string());
