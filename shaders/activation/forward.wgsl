@@ -3,7 +3,7 @@
 //   SIGMOID:   1 / (1 + exp(-x))
 //   GELU_ERF:  x Phi(x)
 //   GELU_TANH: x / 2 (1 + tanh(u)) = x sigmoid(2 u), u = sqrt(2/pi) (x + 0.044715 x^3)
-// Input: x [n] Stored. Output: y [n] Stored. One invocation each. Cost: 1 to 30 flops and 2 elements moved an element.
+// Input: x [n] Stored; IN_PLACE: what y holds. Output: y [n] Stored. One invocation each. Cost: 1 to 30 flops and 2 elements moved an element.
 #import "lib/index.wgsl"
 #import "lib/normal_tail.wgsl"
 #import "lib/sigmoid.wgsl"
@@ -14,7 +14,10 @@ struct Params {
     slope: f32,
 }
 
+#ifdef IN_PLACE
+#else
 @group(0) @binding(0) var<storage, read> x: array<Stored>;
+#endif
 @group(0) @binding(1) var<storage, read_write> y: array<Stored>;
 @group(0) @binding(2) var<uniform> params: Params;
 
@@ -45,6 +48,11 @@ fn activate_all(x: Value) -> Value {
 fn main(@builtin(global_invocation_id) global: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     let i = flat_index(global, groups, 64u);
     if i < params.n {
-        y[i] = stored_of(activate_all(value_of(x[i])));
+#ifdef IN_PLACE
+        let stored = y[i];
+#else
+        let stored = x[i];
+#endif
+        y[i] = stored_of(activate_all(value_of(stored)));
     }
 }

@@ -1,6 +1,6 @@
 // Normalisation: y = activation((x - mean) * inv_std * gamma + beta).
 // With FROM_VARIANCE, `spread` is a variance and inv_std = 1 / sqrt(spread + eps); else it is inv_std.
-// Inputs: x [n_rows, voxels] Stored (a row is one channel of one sample), mean, spread [n_groups] f32,
+// Inputs: x [n_rows, voxels] Stored (a row is one channel of one sample; IN_PLACE: what y holds), mean, spread [n_groups] f32,
 // gamma, beta [channels] f32. Output: y [n_rows, voxels] Stored.
 // One workgroup a chunk of a row, so that the coefficients are uniform; neighbours take neighbours.
 // Cost: 4 flops and 2 elements moved an element.
@@ -21,7 +21,10 @@ struct Params {
     slope: f32,
 }
 
+#ifdef IN_PLACE
+#else
 @group(0) @binding(0) var<storage, read> x: array<Stored>;
+#endif
 @group(0) @binding(1) var<storage, read> mean: array<f32>;
 @group(0) @binding(2) var<storage, read> spread: array<f32>;
 @group(0) @binding(3) var<storage, read> gamma: array<f32>;
@@ -48,7 +51,12 @@ fn main(
     let scale = inv_std * gamma[c];
     let shift = beta[c];
     for (var i = piece.first + lane; i < piece.end; i += 256u) {
-        let z = (value_of(x[i]) - center) * scale + shift;
+#ifdef IN_PLACE
+        let stored = y[i];
+#else
+        let stored = x[i];
+#endif
+        let z = (value_of(stored) - center) * scale + shift;
         y[i] = stored_of(select(params.slope * z, z, z > Value(0.0)));
     }
 }

@@ -327,6 +327,11 @@ impl Gpu {
         Ok(CountedBuffer::new(buffer, &self.usage, kept))
     }
 
+    /// Gives up the buffers that are kept for tensors to come.
+    pub(crate) fn clear_spare(&self) {
+        self.usage.clear_spare();
+    }
+
     /// Allocates a tensor that somebody is about to fill: its content is anything.
     ///
     /// # Errors

@@ -18,7 +18,7 @@ pub use plan::{MemoryPlan, estimate_bytes};
 pub use tuning::{Tuning, TuningKey, source_hash};
 
 use crate::gpu::GpuError;
-use crate::ops::{self, GradientBuilder, NodeIo, OpError, Operator, ValueId};
+use crate::ops::{self, GradientBuilder, NodeIo, OpError, Operator, OverInput, ValueId};
 use crate::tensor::{HostTensor, TensorDesc};
 
 /// What can go wrong while a graph is built or run.
@@ -95,6 +95,8 @@ pub struct Graph {
     pub nodes: Vec<Node>,
     /// Computed values that can be read after a run.
     pub outputs: Vec<ValueId>,
+    /// Inputs that are written anew before every run.
+    pub(crate) fleeting: Vec<ValueId>,
     scope: String,
 }
 
@@ -182,6 +184,30 @@ impl Graph {
     pub fn mark_output(&mut self, value: ValueId) {
         if !self.outputs.contains(&value) {
             self.outputs.push(value);
+        }
+    }
+
+    /// Says that an input is written anew before every run: its memory serves other values once the nodes that read it are done.
+    pub fn write_anew(&mut self, input: ValueId) {
+        assert_eq!(self.values[input.0].kind, ValueKind::Input, "only inputs are written before each run");
+        self.fleeting.push(input);
+    }
+
+    /// Lets nodes write over the computed value that they are the last to read, where their operators can. No gradient flows
+    /// through such a node, and of the values of the graph only its outputs can be read after a run.
+    pub fn write_over_inputs(&mut self) {
+        for at in 0..self.nodes.len() {
+            let node = &self.nodes[at];
+            let (Some(&input), Some(&output)) = (node.inputs.first(), node.outputs.first()) else { continue };
+            let later = self.nodes[at + 1..].iter().flat_map(|node| &node.inputs);
+            let last = !later.chain(&node.inputs[1..]).chain(&self.outputs).any(|value| *value == input);
+            if last
+                && self.values[input.0].kind == ValueKind::Computed
+                && self.desc(input) == self.desc(output)
+                && let Some(op) = OverInput::new(Arc::clone(&node.op))
+            {
+                self.nodes[at].op = Arc::new(op);
+            }
         }
     }
 

@@ -292,6 +292,9 @@ pub fn build(
     };
     let logits = logits_of(&description.output)?;
     let no_csf = description.no_csf.as_ref().map(logits_of).transpose()?;
+    if mode != Mode::Training {
+        builder.graph.write_over_inputs();
+    }
     Ok(BuiltNetwork {
         graph: builder.graph,
         input,

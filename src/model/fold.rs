@@ -18,7 +18,48 @@ pub fn fold_for_inference(description: &Description, tensors: &Tensors) -> (Desc
             ix += 1;
         }
     }
+    fold_answer(&mut description, &mut tensors);
     (description, tensors)
+}
+
+/// Lets the convolution that a network ends with compute the logit that its answer stands for, which is linear in the answer.
+fn fold_answer(description: &mut Description, tensors: &mut Tensors) {
+    let (factors, offset): (&[f32], f32) = match description.answer {
+        AnswerKind::Logit => return,
+        AnswerKind::TwoClasses => (&[-1.0, 1.0], 0.0),
+        AnswerKind::DistanceMm { border_mm } => (&[-1.0], border_mm),
+    };
+    let name = description.output.clone();
+    if description.layers.iter().any(|layer| layer.inputs.contains(&name)) {
+        return;
+    }
+    let Some(layer) = description.layers.iter_mut().find(|layer| layer.name == name) else { return };
+    // Weights are [written, read, taps], or [read, written, taps] of a transposed convolution.
+    let written = usize::from(matches!(layer.kind, LayerKind::ConvTranspose3d { .. }));
+    let (LayerKind::Conv3d { out_channels, bias, activation, .. }
+    | LayerKind::ConvTranspose3d { out_channels, bias, activation, .. }) = &mut layer.kind
+    else {
+        return;
+    };
+    let Some((shape, weight)) = tensors.get_mut(&format!("{name}.weight")) else { return };
+    if *out_channels != factors.len() || *activation != ActivationKind::None {
+        return;
+    }
+    let combined = |values: &[f32], inner: usize| -> Vec<f32> {
+        let channels =
+            |values: &[f32], ix: usize| values.chunks(inner).zip(factors).map(|(v, f)| f * v[ix]).sum();
+        let outer = values.chunks(inner * factors.len());
+        outer.flat_map(|values| (0..inner).map(|ix| channels(values, ix)).collect::<Vec<f32>>()).collect()
+    };
+    *weight = combined(weight, shape[written + 1..].iter().product());
+    shape[written] = 1;
+    *out_channels = 1;
+    let old = tensors.remove(&format!("{name}.bias")).map_or(vec![0.0; factors.len()], |(_, values)| values);
+    *bias |= offset != 0.0;
+    if *bias {
+        tensors.insert(format!("{name}.bias"), (vec![1], vec![combined(&old, 1)[0] + offset]));
+    }
+    description.answer = AnswerKind::Logit;
 }
 
 fn rename(description: &mut Description, from: &str, to: &str) {

@@ -95,6 +95,7 @@ fn bytes(
     let (folded, weights) = fold_for_inference(description, weights);
     let split = split_channels(&folded, &weights, shape, DType::F32, caps.max_binding)?;
     let runs = split.map_or(folded, |(split, _)| split);
-    let network = build(&runs, 1, shape, Mode::Inference(DType::F32))?;
+    let mut network = build(&runs, 1, shape, Mode::Inference(DType::F32))?;
+    network.graph.write_anew(network.input);
     Ok([estimate_bytes(&network.graph, &caps)?, least_bytes(&network.graph, &caps)?])
 }

@@ -208,6 +208,8 @@ fn forward_cases(ops: &[Activate]) -> Vec<Case> {
         add("fours", &[2, 3, 5, 7, 4], Fill::AwayFromZero);
         add("one element", &[1], Fill::AwayFromZero);
         add("wide range", &[1, 2, 3, 11, 13], Fill::Uniform(-12.0, 12.0));
+        let inputs = vec![(TensorDesc::f32(&[2, 3, 5, 7, 4]), Fill::Normal(1.0))];
+        cases.push(Case::new(&format!("{op:?}, in place"), op, inputs).in_place());
         let inputs = vec![(TensorDesc::f32(&[1, 16, 96, 128, 160]), Fill::Normal(1.0))];
         cases.push(Case::new(&format!("{op:?}, 16 channels at 2 mm"), op, inputs).bench_only());
     }
@@ -324,6 +326,10 @@ impl Operator for Activate {
 
     fn variants(&self, inputs: &[TensorDesc], _: &Caps) -> Vec<&'static str> {
         Stored::variants(inputs[0].len() / inputs[0].shape[0])
+    }
+
+    fn takes_place(&self) -> bool {
+        true
     }
 
     fn lower(&self, inputs: &[TensorDesc], outputs: &[TensorDesc], caps: &Caps, variant: &str) -> Lowered {

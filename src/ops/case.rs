@@ -5,6 +5,7 @@ use rand::Rng;
 use rand::seq::SliceRandom;
 
 use super::operator::Operator;
+use super::over_input::OverInput;
 use crate::tensor::{DType, HostTensor, TensorDesc};
 
 /// How a case fills an input.
@@ -112,6 +113,18 @@ impl Case {
         self.name += ", f16";
         self.differentiable.clear();
         halved.then_some(self)
+    }
+
+    /// The output in the place of the first input, without gradients.
+    ///
+    /// # Panics
+    /// When the operator cannot.
+    #[must_use]
+    pub fn in_place(mut self) -> Self {
+        let op = OverInput::new(self.op.into()).expect("the case's operator takes the place of its input");
+        self.op = Box::new(op);
+        self.differentiable.clear();
+        self
     }
 
     /// For timing only.

@@ -23,6 +23,8 @@ pub static ADD: OpDef = OpDef {
         vec![
             case("odd", &[2, 3, 5, 7, 9]).differentiable(&[0, 1]),
             case("fours", &[2, 3, 5, 7, 2]),
+            case("in place", &[2, 3, 5, 7, 9]).in_place(),
+            case("fours in place", &[2, 3, 5, 7, 2]).in_place(),
             case("large", &[1, 16, 96, 128, 160]).bench_only(),
         ]
     },
@@ -47,6 +49,10 @@ impl Operator for Add {
 
     fn variants(&self, inputs: &[TensorDesc], _: &Caps) -> Vec<&'static str> {
         Stored::variants(inputs[0].len())
+    }
+
+    fn takes_place(&self) -> bool {
+        true
     }
 
     fn lower(&self, _: &[TensorDesc], outputs: &[TensorDesc], caps: &Caps, variant: &str) -> Lowered {

@@ -21,6 +21,7 @@ pub mod n4;
 pub mod norm;
 mod operator;
 pub mod optimizer;
+mod over_input;
 pub mod patch;
 mod pieces;
 pub mod pool;
@@ -39,6 +40,7 @@ pub use operator::{
     Cost, GradientBuilder, NodeIo, OpError, Operator, Precision, ValueId, arithmetic_dtype, infer,
 };
 pub(crate) use operator::{expect_inputs, expect_ncdhw, expect_volume};
+pub use over_input::OverInput;
 pub use pieces::{FLAT, Planes, batch_pieces, sample_planes, sample_range};
 pub(crate) use pieces::{Stored, element_kernel, sample_bytes};
 pub use registry::{OPS, find};

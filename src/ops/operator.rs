@@ -187,6 +187,12 @@ pub trait Operator: Any + Debug + Send + Sync {
     fn in_place(&self) -> &'static [(usize, usize)] {
         &[]
     }
+
+    /// Whether the first output may take the place of the first input, of the same description: of each element, the kernels
+    /// that bind both read it before they write it, and know `IN_PLACE`, with which they bind the output alone.
+    fn takes_place(&self) -> bool {
+        false
+    }
 }
 
 /// Refuses a number of inputs other than `n`.

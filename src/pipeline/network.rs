@@ -21,6 +21,9 @@ use crate::ops::patch::AddPatch;
 use crate::ops::resample::{AxisOrder, Edge, IDENTITY, Interpolation, Resample};
 use crate::tensor::{DType, TensorDesc};
 
+/// Bytes of a network beside whose run the time to make buffers anew does not count, but their memory does.
+const LARGE: u64 = 256 << 20;
+
 /// A network compiled for the extents that it was last asked for.
 pub(super) struct Network {
     gpu: Arc<Gpu>,
@@ -50,13 +53,24 @@ enum Runner {
     Parked(Box<Parked>),
 }
 
+/// How a network is asked.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Question {
+    /// Take the mean over the view's mirror images that the network knows.
+    pub mirrored: bool,
+    /// Which voxels of the network's grid come to the host: the first of so many along each axis.
+    pub every: [usize; 3],
+    /// Nothing else is asked before the answer is done with: it need not outlive the next pass.
+    pub alone: bool,
+}
+
 /// What a network says of a view of a volume, on the device and on the host.
 pub(super) struct Said {
-    /// The view on the network's grid.
+    /// The view on the network's grid, and what the network said of it: voxels that the question chose.
     pub seen: Vec<f32>,
     pub logits: Vec<f32>,
-    /// What the network was given: `seen`, normalised.
-    pub input: GpuTensor,
+    /// What the network was given: the view, normalised. Not kept where nothing else is asked.
+    pub input: Option<GpuTensor>,
     /// The logits on the device.
     pub tensor: GpuTensor,
     /// The statistics that intensities were brought to scale by.
@@ -122,6 +136,7 @@ impl Network {
         let most = self.gpu.caps.max_binding;
         let mode = Mode::Inference(self.dtype);
         let mut network = build(&self.description, 1, shape, mode)?;
+        network.graph.write_anew(network.input);
         let mut weights = Vec::new();
         if network.graph.values.iter().any(|value| value.desc.bytes() > most) {
             for tensors in &self.folds {
@@ -129,6 +144,7 @@ impl Network {
                 let Some((description, tensors)) = split else { break };
                 if weights.is_empty() {
                     network = build(&description, 1, shape, mode)?;
+                    network.graph.write_anew(network.input);
                 }
                 weights.push(tensors);
             }
@@ -159,19 +175,37 @@ impl Network {
         Ok(Runner::Parked(Box::new(Parked::new(gpu, graph.clone(), &self.tuning)?)))
     }
 
-    /// The network's logits for a view of a volume, where asked for the mean over its mirror images that the network knows; its
-    /// intensities may be brought to scale by the levels of another view.
+    /// The network's logits for a view of a volume; its intensities may be brought to scale by the levels of another view.
     pub async fn ask(
         &mut self,
         view: &View<'_>,
         levels: Option<&GpuTensor>,
-        mirrored: bool,
+        question: Question,
     ) -> Result<Said, PipelineError> {
+        let Question { mirrored, every, alone } = question;
         let (seen, input, levels) = self.input_of(view, levels).await?;
         let images = mirror_images(if mirrored { self.description.input.mirror_axes } else { [false; 3] });
-        let tensor = self.pass_of(&input, &images).await?;
-        let (seen, logits) = (self.gpu.download(&seen).await?, self.gpu.download(&tensor).await?);
+        // Gone before the network needs the memory.
+        let seen = self.gpu.download(&thinned(&self.gpu, seen, every)?).await?;
+        let once =
+            images.len() == 1 && self.description.folds <= 1 && self.description.input.patches.is_none();
+        let (tensor, input) = match alone && once {
+            true => (self.only_pass(input).await?, None),
+            false => (self.pass_of(&input, &images).await?, Some(input)),
+        };
+        let logits = self.gpu.download(&thinned(&self.gpu, tensor.clone(), every)?).await?;
         Ok(Said { seen, logits, input, tensor, levels })
+    }
+
+    /// As [`Network::pass`] of a network that answers once: the input makes room for the network's tensors, of which the logits
+    /// are one.
+    async fn only_pass(&mut self, input: GpuTensor) -> Result<GpuTensor, PipelineError> {
+        let shape: [usize; 3] = input.desc.shape[..].try_into().expect("a view has three axes");
+        self.compile(shape).await?;
+        let compiled = self.compiled.as_ref().expect("compiled just now");
+        let said = compiled.pass(&self.gpu, input).await?;
+        self.gpu.wait().await?;
+        Ok(said)
     }
 
     /// A view of a volume on the network's grid, the same normalised for the network, and by which levels.
@@ -236,7 +270,7 @@ impl Network {
             for (at, weights) in &parts {
                 for image in images {
                     let part = part_of(&self.gpu, input, extents, *at, *image)?;
-                    let said = compiled.pass(&self.gpu, &part).await?;
+                    let said = compiled.pass(&self.gpu, part).await?;
                     let said = part_of(&self.gpu, &said, extents, [0; 3], *image)?;
                     run_op(&self.gpu, &AddPatch { at: *at }, &[&sum, &said, weights])?;
                 }
@@ -263,6 +297,18 @@ impl Network {
     }
 }
 
+/// Every so many-th voxel of a tensor `[D, H, W]` along each axis, from the first on.
+pub(super) fn thinned(gpu: &Gpu, tensor: GpuTensor, every: [usize; 3]) -> Result<GpuTensor, GraphError> {
+    if every == [1; 3] {
+        return Ok(tensor);
+    }
+    let mut matrix = IDENTITY;
+    (0..3).for_each(|axis| matrix[axis][axis] = every[axis] as f64);
+    let shape = std::array::from_fn(|axis| tensor.desc.shape[axis].div_ceil(every[axis]));
+    let (interpolation, edge) = (Interpolation::Nearest, Edge::Zero);
+    run_op1(gpu, &Resample { matrix, shape, interpolation, edge, outside: 0.0 }, &[&tensor])
+}
+
 /// The voxels of a tensor `[D, H, W]` in a box that begins `at`, mirrored within it.
 fn part_of(
     gpu: &Gpu,
@@ -286,14 +332,20 @@ fn part_of(
 
 impl Compiled {
     /// Logits for an input, which the next pass may overwrite.
-    async fn pass(&self, gpu: &Gpu, input: &GpuTensor) -> Result<GpuTensor, GraphError> {
+    async fn pass(&self, gpu: &Gpu, input: GpuTensor) -> Result<GpuTensor, GraphError> {
         let logits = match &self.runner {
             Runner::Whole(executor) => {
-                gpu.copy(input, executor.tensor(self.input), 0)?;
+                gpu.copy(&input, executor.tensor(self.input), 0)?;
+                drop(input);
+                if executor.allocated_bytes >= LARGE {
+                    // What is dropped is free once the device is idle.
+                    gpu.clear_spare();
+                    gpu.wait().await?;
+                }
                 executor.run()?;
                 executor.tensor(self.logits).clone()
             }
-            Runner::Parked(parked) => parked.run((self.input, input), self.logits).await?,
+            Runner::Parked(parked) => parked.run((self.input, &input), self.logits).await?,
         };
         Ok(logits.view(0, TensorDesc::f32(&self.shape)))
     }

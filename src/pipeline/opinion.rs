@@ -3,10 +3,10 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use glam::DVec3;
+use glam::{DMat4, DVec3};
 
 use super::PipelineError;
-use super::network::{Network, Said};
+use super::network::{Network, Question, Said, thinned};
 use super::place::placed::PlacedVolume;
 use super::place::source::Source;
 use super::place::view::View;
@@ -15,7 +15,7 @@ use super::plausibility::Answer;
 use super::stopwatch::Stopwatch;
 use crate::gpu::{Gpu, GpuTensor};
 use crate::graph::{Tuning, run_op1};
-use crate::model::{Centre, GridSpec, Model, Readout, Usual, VoxelBox, weights_of_first};
+use crate::model::{Centre, GridSpec, Model, Readout, Sampling, Usual, VoxelBox, weights_of_first};
 use crate::ops::activation::Activate;
 use crate::ops::elementwise::{Add, Scale};
 use crate::ops::resample::{AxisOrder, Edge, Interpolation};
@@ -97,7 +97,8 @@ impl Member {
         let mut levels = None;
         if let Some(network) = &mut self.first {
             let view = View::new(&gpu, volume, &network.description().input).await?;
-            let said = network.ask(&view, None, false).await?;
+            let question = Question { mirrored: false, every: [1; 3], alone: true };
+            let said = network.ask(&view, None, question).await?;
             let mask = said.logits.iter().map(|&logit| u8::from(logit > 0.0)).collect();
             brain = brain_ranges(&view.grid(), mask, &volume.grid(), &spec)?;
             levels = Some(said.levels);
@@ -109,12 +110,15 @@ impl Member {
         watch.lap("resample").await?;
         // A network that knows mirrored heads is asked for those, and no grid is moved.
         let images = tta && spec.mirror_axes.contains(&true);
-        let mut first = network.ask(&view, levels, images).await?;
+        let every = judged_every(&spec, &view.grid());
+        let alone = !tta && !spec.mirror && spec.sampling != Sampling::Area;
+        let question = Question { mirrored: images, every, alone };
+        let mut first = network.ask(&view, levels, question).await?;
         let mut cut = view.suspects(&first.seen, |ix| first.logits[ix] > 0.0);
         // Asked again with the volume going on beyond the faces that seem to cut the brain, until it reaches all of them.
         while cut.any() {
             let further = view.clone().beyond(cut);
-            let beyond = network.ask(&further, levels, images).await?;
+            let beyond = network.ask(&further, levels, question).await?;
             let reached = cut.and(further.reached(|ix| beyond.logits[ix] > 0.0));
             if reached == cut {
                 (view, first) = (further, beyond);
@@ -124,12 +128,13 @@ impl Member {
         }
         let place = |tensor, grid: &Grid| PlacedVolume { tensor, affine: grid.affine, axes: AxisOrder::Xyz };
         let Said { seen, logits, input, tensor, .. } = first;
-        let mut answer = Answer { grid: view.grid(), seen, logits, mirrored: None };
-        let mut all = vec![place(tensor, &answer.grid)];
+        let mut answer = Answer { grid: every_of(&view.grid(), every), seen, logits, mirrored: None };
+        let mut all = vec![place(tensor, &view.grid())];
         if (tta && !images) || spec.mirror {
+            let input = input.expect("kept, since the mirror image is asked for");
             let (mean, mirrored) = network.with_mirror_image(&input, &all[0].tensor).await?;
-            answer.logits = gpu.download(&mean).await?;
-            answer.mirrored = Some(gpu.download(&mirrored).await?);
+            answer.logits = gpu.download(&thinned(&gpu, mean.clone(), every)?).await?;
+            answer.mirrored = Some(gpu.download(&thinned(&gpu, mirrored, every)?).await?);
             all[0].tensor = mean;
         }
         for shift in TTA_SHIFTS.into_iter().filter(|_| tta && !images) {
@@ -171,6 +176,27 @@ impl Opinion {
         }
         Ok(run_op1(gpu, &Activate::Sigmoid, &[&mean])?)
     }
+}
+
+/// An answer is judged on voxels of up to this edge: finer ones would take memory and time and say no more.
+const JUDGED_MM: f64 = 2.0;
+
+/// Every how many-th voxel along each axis of a network's grid an answer is judged by. Where faces of the field of view may cut the
+/// brain, all are looked at.
+fn judged_every(spec: &GridSpec, grid: &Grid) -> [usize; 3] {
+    match spec.sampling {
+        Sampling::Area => [1; 3],
+        Sampling::Nearest | Sampling::Linear | Sampling::Cubic => {
+            grid.voxel_size().to_array().map(|mm| (JUDGED_MM / mm).floor().max(1.0) as usize)
+        }
+    }
+}
+
+/// The grid of every so many-th voxel of another one along each axis, from the first on.
+fn every_of(grid: &Grid, every: [usize; 3]) -> Grid {
+    let scale = DVec3::from_array(every.map(|n| n as f64));
+    let shape = std::array::from_fn(|axis| grid.shape[axis].div_ceil(every[axis]));
+    Grid { affine: grid.affine * DMat4::from_scale(scale), shape: Xyz(shape) }
 }
 
 /// The voxels of a volume, turned to the axes of a network, that its grid is laid over: round the brain that another network
