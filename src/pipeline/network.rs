@@ -22,7 +22,7 @@ use crate::ops::resample::{AxisOrder, Edge, IDENTITY, Interpolation, Resample};
 use crate::tensor::{DType, TensorDesc};
 
 /// Bytes of a network beside whose run the time to make buffers anew does not count, but their memory does.
-const LARGE: u64 = 256 << 20;
+const LARGE: u64 = 128 << 20;
 
 /// A network compiled for the extents that it was last asked for.
 pub(super) struct Network {
