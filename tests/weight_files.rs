@@ -4,7 +4,9 @@ use std::io::Write;
 use std::path::Path;
 
 use trephine::model::published::{self, PACKAGES, recognise, take_described};
-use trephine::model::{AxisCodes, NamedTensors, initialise, read_tensors};
+use trephine::model::{
+    AxisCodes, NamedTensors, WeightFile, builtin_card, builtin_names, initialise, load, read_tensors,
+};
 
 fn fixture(name: &str) -> Vec<u8> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);
@@ -42,6 +44,23 @@ fn pytorchs_formats_hold_the_same_tensors() {
             assert_eq!(found.map(|(_, tensor)| tensor), Some(tensor), "{file}: {name}");
         }
     }
+}
+
+#[test]
+fn built_in_models_have_cards_and_fast_is_default_in_one_pass() {
+    assert_eq!(builtin_names(), ["article", "default", "fast"]);
+    for name in builtin_names() {
+        let model = load(name).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(model.description.name, name);
+        assert!(builtin_card(name).is_some_and(|card| card.starts_with(&format!("# Model card: `{name}`"))));
+    }
+    let [default, fast] = ["default", "fast"].map(|name| WeightFile::open(name).expect("it is built in"));
+    assert_ne!(default.sha256(), fast.sha256());
+    let [default, fast] = [default, fast].map(|file| file.model().expect("it is a model"));
+    assert!(default.tensors == fast.tensors);
+    assert!(default.description.input.mirror && !fast.description.input.mirror);
+    assert_eq!(default.card.licence, fast.card.licence);
+    assert_ne!(default.card.figures, fast.card.figures);
 }
 
 #[test]

@@ -4,12 +4,13 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use flate2::read::ZlibDecoder;
+use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use super::foreign::{Network, keras, onnx};
 use super::formats::{NamedTensors, is_torch, read_tensors};
 use super::published::{nnunet, recognise};
-use super::{AxisCodes, Model, ModelError, hex};
+use super::{AxisCodes, Model, ModelError, Usual, hex};
 
 /// A model of `weights/`, packed by `build.rs`.
 struct Packed {
@@ -36,14 +37,47 @@ impl Packed {
     }
 }
 
-/// Names of the built-in models.
+/// The weights of [`FAST_OF`] in one pass, without the one for the mirrored head.
+const FAST: &str = "fast";
+const FAST_OF: &str = "default";
+static FAST_CARD: &str = include_str!("../../weights/fast.md");
+
+/// What the card of [`FAST`] has of its own, from `weights/fast.toml`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FastCard {
+    figures: String,
+    usual: Usual,
+}
+
+/// The file of [`FAST`], byte by byte.
+fn fast_file() -> Vec<u8> {
+    let own: FastCard =
+        toml::from_str(include_str!("../../weights/fast.toml")).expect("a test opens every built-in model");
+    let of = Packed::named(FAST_OF).expect("it is built in").file();
+    let mut model = Model::from_bytes(&of, FAST_OF).expect("a test opens every built-in model");
+    FAST.clone_into(&mut model.description.name);
+    model.description.input.mirror = false;
+    model.card.figures = own.figures;
+    model.card.usual = Some(own.usual);
+    model.to_bytes(true).expect("its tensors were those of a file")
+}
+
+/// The file of a built-in model, byte by byte.
+fn builtin_file(name: &str) -> Option<Vec<u8>> {
+    Packed::named(name).map(Packed::file).or_else(|| (name == FAST).then(fast_file))
+}
+
+/// Names of the built-in models, in alphabetical order.
 pub fn builtin_names() -> Vec<&'static str> {
-    WEIGHTS.iter().map(|packed| packed.name).collect()
+    let mut names: Vec<_> = WEIGHTS.iter().map(|packed| packed.name).chain([FAST]).collect();
+    names.sort_unstable();
+    names
 }
 
 /// The model card of a built-in model, in Markdown.
 pub fn builtin_card(name: &str) -> Option<&'static str> {
-    Packed::named(name).map(|packed| packed.card)
+    Packed::named(name).map(|packed| packed.card).or_else(|| (name == FAST).then_some(FAST_CARD))
 }
 
 /// Variable that names another folder than [`user_folder`] would.
@@ -86,8 +120,8 @@ impl WeightFile {
     /// # Errors
     /// Neither a name nor a file, or a file that cannot be read.
     pub fn open(name_or_file: &str) -> Result<Self, ModelError> {
-        if let Some(packed) = Packed::named(name_or_file) {
-            return Ok(Self { bytes: packed.file(), origin: format!("built-in model {name_or_file}") });
+        if let Some(bytes) = builtin_file(name_or_file) {
+            return Ok(Self { bytes, origin: format!("built-in model {name_or_file}") });
         }
         let fail = |reason: String| ModelError::Weights { file: name_or_file.to_owned(), reason };
         let own = user_models().into_iter().find(|(name, _)| name == name_or_file).map(|(_, file)| file);
