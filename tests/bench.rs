@@ -87,7 +87,7 @@ fn a_wrong_kernel_is_a_failure_and_no_result() {
     }
     let folder = tempfile::tempdir().expect("a temporary folder");
     let source = include_str!("../shaders/elementwise/add.wgsl");
-    let right = "value_of(a[i]) + value_of(b[i])";
+    let right = "value_of(first) + value_of(b[i])";
     assert!(source.contains(right));
     let own = folder.path().join("own.wgsl");
     let arguments =
@@ -113,9 +113,9 @@ fn a_wrong_kernel_is_a_failure_and_no_result() {
     let output = trephine(folder.path(), &arguments);
     assert!(!String::from_utf8_lossy(&output.stdout).contains("own.wgsl"), "printed among the results");
 
-    let broken = source.replace(right, "value_of(a[i]) +");
+    let broken = source.replace(right, "value_of(first) +");
     let line =
-        1 + broken.lines().position(|line| line.contains("value_of(a[i]) +)")).expect("the broken line");
+        1 + broken.lines().position(|line| line.contains("value_of(first) +)")).expect("the broken line");
     fs::write(&own, &broken).expect("writes");
     let (code, _, err) = json(folder.path(), &arguments);
     assert_eq!(code, Some(1));
@@ -296,7 +296,7 @@ fn a_watched_kernel_is_measured_whenever_it_is_saved() {
             // Another time of modification, also on file systems that keep it coarsely.
             std::thread::sleep(Duration::from_millis(30));
             match rounds.len() {
-                1 => fs::write(&own, source.replace("value_of(a[i]) +", "value_of(a[i]) + +;"))
+                1 => fs::write(&own, source.replace("value_of(first) +", "value_of(first) + +;"))
                     .expect("writes"),
                 2 => fs::write(&own, source).expect("writes"),
                 _ => break,
