@@ -189,9 +189,10 @@ impl Network {
         let seen = self.gpu.download(&thinned(&self.gpu, seen, every)?).await?;
         let once =
             images.len() == 1 && self.description.folds <= 1 && self.description.input.patches.is_none();
-        let (tensor, input) = match alone && once {
-            true => (self.only_pass(input).await?, None),
-            false => (self.pass_of(&input, &images).await?, Some(input)),
+        let (tensor, input) = if alone && once {
+            (self.only_pass(input).await?, None)
+        } else {
+            (self.pass_of(&input, &images).await?, Some(input))
         };
         let logits = self.gpu.download(&thinned(&self.gpu, tensor.clone(), every)?).await?;
         Ok(Said { seen, logits, input, tensor, levels })
